@@ -1,0 +1,32 @@
+"""Mazes from and to ASCII: `.` path, `g` gold, `#` mold, `@` the player (on path)."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from welfare_jax.envs import maze
+from welfare_jax.errors import InputError
+
+SIGNS = ".g#"
+
+
+def parse(text: str) -> maze.State:
+    """A state from rows of signs; the grid must be square and hold one `@`. Directions are listed N, E, S, W."""
+    rows = [row.strip() for row in text.strip().splitlines()]
+    if len({len(row) for row in rows} | {len(rows)}) != 1:
+        raise InputError(f"level: need a square grid, got rows of {sorted({len(r) for r in rows})} in {len(rows)} rows")
+    odd = set("".join(rows)) - set(SIGNS + "@")
+    if odd or "".join(rows).count("@") != 1:
+        raise InputError(f"level: use {SIGNS!r} and exactly one '@'" + (f", not {sorted(odd)[0]!r}" if odd else ""))
+    cells = np.array([list(row) for row in rows])
+    y, x = np.argwhere(cells == "@")[0]
+    grid = np.select([cells == "g", cells == "#"], [maze.GOLD, maze.MOLD], maze.PATH).astype(np.int8)
+    zero = jnp.int32(0)
+    return maze.State(jnp.asarray(grid), jnp.int32(x), jnp.int32(y), zero, zero - 1, jnp.arange(4, dtype=jnp.int32))
+
+
+def render(state: maze.State, player: bool = True) -> str:
+    """The grid as rows of signs."""
+    cells = np.array(list(SIGNS))[np.asarray(state.grid)]
+    if player:
+        cells[int(state.y), int(state.x)] = "@"
+    return "\n".join("".join(row) for row in cells)

@@ -1,0 +1,55 @@
+"""The device mesh (data, fsdp, tensor) and the one table that says how parameters lie on it."""
+
+import re
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from welfare_jax.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = P(("data", "fsdp"))  # episodes, trajectories, keys: anything with a leading batch axis
+
+# Every parameter matches exactly the first rule that fits its path. Stacked blocks have a leading layer axis.
+RULES = (
+    (r"(embed|unembed)", P("tensor", "fsdp")),
+    (r"blocks/(attn/[qkv]|mlp/(gate|up))/kernel", P(None, "fsdp", "tensor")),
+    (r"blocks/(attn/o|mlp/down)/kernel", P(None, "tensor", "fsdp")),
+    (r"blocks/.*/lora_a", P(None, "fsdp", None)),
+    (r"blocks/.*/lora_b", P(None, None, "tensor")),
+    (r"blocks/.*/bias", P(None, "tensor")),
+    (r".*norm/scale", P()),
+)
+
+
+def make(data: int = 0, fsdp: int = 1, tensor: int = 1):
+    """A mesh over all devices; `data=0` takes what the other axes leave."""
+    devices = jax.device_count()
+    data = data or devices // (fsdp * tensor)
+    if data * fsdp * tensor != devices:
+        raise InputError(f"mesh {data} x {fsdp} x {tensor} does not fit {devices} devices; set config.mesh to match")
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def spec_for(path: str) -> P:
+    """The partition of a parameter; a path that no rule covers is an error, never a silent replication."""
+    for pattern, spec in RULES:
+        if re.fullmatch(pattern, path):
+            return spec
+    raise InputError(f"parameter {path}: no partition rule covers it (welfare_jax/mesh.py)")
+
+
+def sharding(mesh, path: str, shape) -> NamedSharding:
+    """As `spec_for`; an axis that the mesh does not divide stays whole."""
+    spec = spec_for(path)
+    axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]
+    return NamedSharding(mesh, P(*axes))
+
+
+def replicated(mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def rows(mesh) -> NamedSharding:
+    return NamedSharding(mesh, ROWS)

@@ -1,0 +1,252 @@
+"""One decoder for every family: stacked blocks run by one scan, whatever their number.
+
+B batch, T tokens, S cache slots, L layers, D width, H/K query/key-value heads, d head width, V vocabulary,
+P positions read. Slots are places in an array, positions count real tokens: padding, at either side or in
+between, has no position, is never attended to, and costs nothing but its place.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from welfare_jax.errors import InputError
+from welfare_jax.models import attention, interventions
+from welfare_jax.models.layers import Block, Lora, Norm
+from welfare_jax.models.spec import Spec
+
+
+class Decoder(nnx.Module):
+    """Embedding, L stacked blocks (every leaf has a leading L), final norm, unembedding where it is not tied."""
+
+    def __init__(self, spec: Spec, lora: Lora | None = None, dtype=jnp.float32):
+        self.embed = nnx.Param(jnp.zeros((spec.vocab, spec.width), dtype))
+        self.blocks = nnx.vmap(lambda _: Block(spec, lora, dtype))(jnp.arange(spec.layers))
+        self.final_norm = Norm(spec.width, spec.norm_eps, spec.norm_offset, dtype)
+        self.unembed = None if spec.tied else nnx.Param(jnp.zeros((spec.vocab, spec.width), dtype))
+        self.spec, self.lora = spec, lora
+
+
+class Cache(NamedTuple):
+    """Keys and values of what was read so far. The slots up to `used` are filled, the same for every row."""
+
+    k: jax.Array  # [L, B, K, S, d]
+    v: jax.Array  # [L, B, K, S, d]
+    pos: jax.Array  # [B, S] int32 positions, NOWHERE for padding and empty slots
+    count: jax.Array  # [B] int32 real tokens so far
+    used: jax.Array  # [] int32 slots so far
+
+
+class Output(NamedTuple):
+    logits: jax.Array | None  # [B, T, V] float32
+    residual: jax.Array | None  # [L, B, P, D] resid_post at the positions read
+    cache: Cache | None
+
+
+@functools.lru_cache(maxsize=64)
+def structure(spec: Spec, lora: Lora | None = None, dtype="float32"):
+    """(graphdef, tree of jax.ShapeDtypeStruct): equal arguments give the same graphdef, so jit caches hit."""
+    abstract = nnx.eval_shape(lambda: Decoder(spec, lora, jnp.dtype(dtype)))
+    graphdef, state = nnx.split(abstract)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def init(spec: Spec, key, dtype="float32", lora: Lora | None = None):
+    """Random parameters (normal, 0.02 or 1 / sqrt(fan in) for matrices): (graphdef, params)."""
+    graphdef, shapes = structure(spec, lora, dtype)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    out = []
+    for i, (path, leaf) in enumerate(leaves):
+        name = path[-1].key
+        k = jax.random.fold_in(key, i)
+        if name == "scale":
+            out.append(jnp.full(leaf.shape, 1.0 - spec.norm_offset, leaf.dtype))
+        elif name in ("bias", "lora_b"):
+            out.append(jnp.zeros(leaf.shape, leaf.dtype))
+        else:
+            std = 0.02 if name in ("embed", "unembed") else leaf.shape[-2] ** -0.5
+            out.append((std * jax.random.normal(k, leaf.shape)).astype(leaf.dtype))
+    return graphdef, jax.tree_util.tree_unflatten(tree, out)
+
+
+@functools.lru_cache(maxsize=64)
+def static(graphdef) -> tuple[Spec, Lora | None]:
+    """The architecture and the adapters that a graphdef was made with."""
+    found = {name: node.value for name, node in graphdef.attributes if name in ("spec", "lora")}
+    if not isinstance(found.get("spec"), Spec):
+        raise InputError("graphdef: not one of this package's decoders")
+    return found["spec"], found["lora"]
+
+
+def bind(graphdef, params) -> Decoder:
+    """The module with these parameters. `nnx.merge` goes by order alone, so paths and shapes are compared first."""
+    expected = structure(*static(graphdef))[1]
+    have, want = (
+        {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in jax.tree.leaves_with_path(t)}
+        for t in (params, expected)
+    )
+    if have != want:
+        odd = sorted(set(have.items()) ^ set(want.items()))[0][0]
+        raise InputError(f"params: {odd} is {have.get(odd, 'missing')}, the model needs {want.get(odd, 'no such leaf')}")
+    return nnx.merge(graphdef, params)
+
+
+def empty_cache(spec: Spec, batch: int, slots: int, dtype) -> Cache:
+    shape = (spec.layers, batch, spec.kv_heads, slots, spec.head_dim)
+    pos = jnp.full((batch, slots), attention.NOWHERE, jnp.int32)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), pos, jnp.zeros(batch, jnp.int32), jnp.int32(0))
+
+
+def grow(cache: Cache, slots: int) -> Cache:
+    """The same cache with `slots` slots in all."""
+    more = slots - cache.k.shape[3]
+    wide = [(0, 0)] * 3 + [(0, more), (0, 0)]
+    pos = jnp.pad(cache.pos, ((0, 0), (0, more)), constant_values=attention.NOWHERE)
+    return cache._replace(k=jnp.pad(cache.k, wide), v=jnp.pad(cache.v, wide), pos=pos)
+
+
+def _write(cache: Cache, k, v, pos, mask) -> Cache:
+    at = (0, 0, 0, cache.used, 0)
+    return Cache(
+        k=jax.lax.dynamic_update_slice(cache.k, k, at),
+        v=jax.lax.dynamic_update_slice(cache.v, v, at),
+        pos=jax.lax.dynamic_update_slice(cache.pos, pos, (0, cache.used)),
+        count=cache.count + mask.sum(-1, dtype=jnp.int32),
+        used=cache.used + pos.shape[1],
+    )
+
+
+def _ropes(spec, pos, dtype=jnp.float32):
+    """cos and sin [R, B, T, d / 2] for the R different rotary embeddings of the model."""
+    freqs = jnp.asarray(np.stack([rope.inv_freq() for rope in spec.ropes]))
+    angles = jnp.where(pos == attention.NOWHERE, 0, pos)[None, :, :, None].astype(dtype) * freqs[:, None, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _take(x, read):
+    """x [B, T, ...] at positions read [B, P]."""
+    index = read.reshape(*read.shape, *([1] * (x.ndim - 2)))
+    return jnp.take_along_axis(x, index, axis=1)
+
+
+class _Rows(NamedTuple):
+    """What every layer needs to know of the tokens it sees."""
+
+    qpos: jax.Array  # [B, T]
+    kpos: jax.Array  # [B, T]
+    rope: tuple  # cos, sin [R, B, T, d / 2]
+    window: tuple | None  # distinct windows as an array, None where every layer sees everything
+
+
+def _attention(block, spec, h, rows, window, rope, cache, take):
+    """One block's attention: (what it adds before the post norm, new keys, new values)."""
+    k, v = block.attn.keys_values(h, rope)
+    qpos = rows.qpos
+    if take is not None:
+        h, qpos, rope = take(h), take(qpos), tuple(take(r) for r in rope)
+    q = block.attn.queries(h, rope)
+    if cache is not None:
+        parts = ((*cache[:2], cache[2]), (k, v, rows.kpos))
+        heads = attention.attend(q, parts, qpos, window, spec.scale)
+    elif take is not None:
+        heads = attention.attend(q, ((k, v, rows.kpos),), qpos, window, spec.scale)
+    else:
+        heads = attention.attend_causal(q, k, v, qpos, rows.kpos, window, spec.scale)
+    return block.attn.out(heads), k, v
+
+
+def _block(block, spec, x, layer, rows, iv, cache=None, take=None):
+    """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values)."""
+
+    def hook(at, y, select=None):
+        return interventions.apply(iv, at, layer, spec.layers, y, select)
+
+    kind = jnp.asarray(spec.rope_of)[layer] if len(spec.ropes) > 1 else 0
+    rope = tuple(r[kind] for r in rows.rope)
+    window = None if rows.window is None else rows.window[layer]
+    x = hook("resid_pre", x)
+    out, k, v = _attention(block, spec, block.attn_norm(x), rows, window, rope, cache, take)
+    if take is not None:
+        x = take(x)
+    out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
+    x = x + hook("attn_out", out, take)
+    out = block.mlp(block.mlp_norm(x), lambda n: hook("mlp_neurons", n, take))
+    out = block.mlp_post_norm(out) if block.mlp_post_norm is not None else out
+    x = x + hook("mlp_out", out, take)
+    return hook("resid_post", x, take), k, v
+
+
+def backbone(
+    model: Decoder, tokens, mask=None, *, cache=None, iv=None, read=None, everywhere=True, residual=True, remat=False
+):
+    """Token ids to the normed hidden state: the part that the sampler and the trainer share.
+
+    tokens int32 [B, T]; mask bool [B, T]; read int32 [B, P]. With `everywhere`, hidden is [B, T, D]; without, the
+    last layer computes only what the positions `read` need and hidden is [B, P, D]. With a cache, its S slots are
+    attended to read-only and the new keys and values are written once, after the last layer.
+    Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given), cache.
+    """
+    spec = model.spec
+    mask = jnp.ones(tokens.shape, bool) if mask is None else mask
+    before = 0 if cache is None else cache.count[:, None]
+    pos = jnp.where(mask, before + jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, attention.NOWHERE)
+    # A padded query would see every key: harmless, nobody reads it, and its softmax stays finite.
+    windows = jnp.asarray([w or attention.NOWHERE for w in spec.windows], jnp.int32) if any(spec.windows) else None
+    rows = _Rows(pos, pos, _ropes(spec, pos), windows)
+    x = jnp.take(model.embed[...], tokens, axis=0)
+    if spec.embed_scale != 1.0:
+        x = x * jnp.asarray(spec.embed_scale, x.dtype)
+    take = None if read is None else functools.partial(_take, read=read)
+
+    def layer_body(x, xs, select=None):
+        block, layer, kv = xs
+        kv = None if kv is None else (*kv, cache.pos)
+        x, k, v = _block(block, spec, x, layer, rows, iv, kv, select)
+        resid = None if read is None or not residual else (x if select is not None else take(x))
+        return x, (None if cache is None else (k, v), resid)
+
+    body = jax.checkpoint(layer_body, prevent_cse=False, static_argnums=(2,)) if remat else layer_body
+    xs = (model.blocks, jnp.arange(spec.layers), None if cache is None else (cache.k, cache.v))
+    if everywhere or read is None:
+        x, (new, stream) = jax.lax.scan(body, x, xs)
+    else:
+        x, (new, stream) = jax.lax.scan(body, x, jax.tree.map(lambda a: a[:-1], xs))
+        x, last = body(x, jax.tree.map(lambda a: a[-1], xs), take)
+        new, stream = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (new, stream), last)
+    cache = None if cache is None else _write(cache, *new, pos, mask)
+    return model.final_norm(x), stream, cache
+
+
+def unembed(model: Decoder, hidden, rows=None):
+    """Logits in float32 of hidden [..., D]: over the vocabulary, or over the token ids `rows` only."""
+    weight = (model.embed if model.unembed is None else model.unembed)[...]
+    weight = weight if rows is None else weight[rows]
+    return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+
+
+def forward(graphdef, params, tokens, *, mask=None, interventions=None, read=None, cache=None) -> Output:
+    """The decoder's forward pass. Pure; use it under jit, vmap, grad or scan.
+
+    tokens int32 [B, T]; mask bool [B, T], False on padding at either side; interventions from `wj.add` and its
+    kin; read [B] or [B, P], the positions whose residual stream is returned; cache from `empty_cache`, with room
+    for T more slots. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
+    resid_post), `.cache`. What is not used is not computed under jit.
+    """
+    model = bind(graphdef, params)
+    check_inputs(model.spec, tokens, mask, interventions)
+    if read is not None:
+        read = jnp.asarray(read)
+        read = read[:, None] if read.ndim == 1 else read
+    hidden, residual, cache = backbone(model, tokens, mask, cache=cache, iv=interventions, read=read)
+    return Output(unembed(model, hidden), residual, cache)
+
+
+def check_inputs(spec, tokens, mask, iv):
+    if tokens.ndim != 2:
+        raise InputError(f"tokens: need [batch, tokens], got shape {tokens.shape}")
+    if mask is not None and mask.shape != tokens.shape:
+        raise InputError(f"mask: shape {mask.shape} differs from tokens {tokens.shape}")
+    interventions.check(iv, spec, tokens.shape)

@@ -1,0 +1,238 @@
+"""The figures: each draws the columns of one table (see `tables`), 9 inches wide; `svg` makes them inline SVG."""
+
+import io
+import re
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from welfare_jax.report import style
+from welfare_jax.report.tables import BASELINES, MODELS, PAIRS, VECTORS
+
+LOOK = {
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e8ebee",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+COLOUR = {"gold": style.GOLD, "mold": style.MOLD, "rest": style.REST, "path": style.PATH_BASELINE}
+LINE = {
+    "trained": {"color": style.TRAINED, "linestyle": "-"},
+    "untrained": {"color": style.UNTRAINED, "linestyle": "--"},
+}
+BASELINE_NAME = {"rest": "one against rest", "path": "against Path"}
+TITLE = {"mold": "Mold", "gold": "Gold", "path": "Path"}
+
+
+def svg(draw, *tables) -> str:
+    """One of the functions below as inline SVG."""
+    # The salt keeps the ids of two figures of one page apart, and the same from run to run.
+    with matplotlib.rc_context(LOOK | {"svg.hashsalt": draw.__name__}):
+        return _svg(draw(*tables))
+
+
+def reward(table) -> Figure:
+    """Reward per episode over the steps; below, Gold and Mold tiles entered per episode."""
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    top, low = _axes(figure, 2, 1, height_ratios=(3, 2), sharex=True)
+    _line(top, table["step"], table["reward"], color=style.TRAINED)
+    top.set(title="Mean reward per episode", ylabel="reward")
+    for name in VECTORS:
+        _line(low, table["step"], table[name], color=COLOUR[name], label=f"{TITLE[name]} entered")
+    low.set(title="Tiles entered per episode", ylabel="tiles", xlabel="training step")
+    _legend(low)
+    return figure
+
+
+def behaviour(table) -> Figure:
+    """Gold taken and Mold avoided as shares of their chances; the entropy of the move."""
+    figure = Figure(figsize=(9, 3.0), layout="constrained")
+    left, right = _axes(figure, 1, 2)
+    _line(left, table["step"], table["gold_taken"], color=style.GOLD, label="Gold taken")
+    _line(left, table["step"], table["mold_avoided"], color=style.MOLD, label="Mold avoided", linestyle="--")
+    left.set(title="What it does with its chances", ylabel="share of chances", ylim=(-0.02, 1.02))
+    left.set(xlabel="training step")
+    _legend(left)
+    _line(right, table["step"], table["entropy"], color=style.TRAINED)
+    right.set(title="Entropy of the policy", ylabel="nats", xlabel="training step")
+    return figure
+
+
+def optimiser(table) -> Figure:
+    """Six health signals of the optimiser over the steps."""
+    units = {
+        "loss": "loss",
+        "grad_norm": "gradient norm",
+        "lr": "learning rate",
+        "ratio_max": "largest probability ratio",
+        "clip_frac": "share of moves clipped",
+        "tokens_per_s": "tokens per second",
+    }
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for ax, (name, label) in zip(_axes(figure, 2, 3), units.items(), strict=True):
+        _line(ax, table["step"], table[name], color=style.TRAINED)
+        ax.set(title=label[0].upper() + label[1:], xlabel="training step")
+    return figure
+
+
+def cosine_by_layer(table) -> Figure:
+    """cos(v_mold, v_gold) per layer, untrained and trained, for both baselines, and the differences."""
+    figure = Figure(figsize=(9, 3.3), layout="constrained")
+    axes = _axes(figure, 1, 3)
+    for ax, base in zip(axes, BASELINES, strict=False):
+        for model in MODELS:
+            values = table[f"{base}_{model}"]
+            _line(ax, table["layer"], values, **LINE[model], label=f"{model}, mean {_mean(values)}")
+        ax.set(title=f"Baseline: {BASELINE_NAME[base]}", ylim=(-1.05, 1.05), ylabel="cos(v_mold, v_gold)")
+        ax.set_yticks((-1, -0.5, 0, 0.5, 1))
+    for base in BASELINES:
+        values = table[f"{base}_difference"]
+        _line(
+            axes[2], table["layer"], values, color=COLOUR[base], label=f"{BASELINE_NAME[base]}, mean {_mean(values)}"
+        )
+    axes[2].set(title="Trained minus untrained", ylabel="difference of cosines")
+    for ax in axes:
+        _layers(ax)
+        ax.axhline(0, color="#b5bcc2", linewidth=0.8)
+        _legend(ax, below=True)
+    return figure
+
+
+def cosine_over_training(table, means) -> Figure:
+    """The live cosine: its mean over layers against step and against reward, and a heatmap layer by step."""
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    line, scatter, *maps = _axes(figure, 2, 2, height_ratios=(4, 5))
+    for base, marker in zip(BASELINES, "os", strict=True):
+        y = means[f"mean_{base}"]
+        _line(line, means["step"], y, color=COLOUR[base], label=BASELINE_NAME[base], marker=marker)
+        scatter.plot(_array(means["reward"]), _array(y), marker, color=COLOUR[base], alpha=0.8, markersize=4)
+    line.set(title="Mean over layers, step by step", ylabel="mean cosine", xlabel="training step")
+    scatter.set(title="Mean over layers against reward", ylabel="mean cosine", xlabel="mean reward per episode")
+    _legend(line)
+    steps, layers = np.unique(table["step"]), np.unique(table["layer"])
+    cells = (np.searchsorted(layers, table["layer"]), np.searchsorted(steps, table["step"]))
+    for ax, base in zip(maps, BASELINES, strict=True):
+        grid = np.full((len(layers), len(steps)), np.nan)
+        grid[cells] = _array(table[base])
+        edges = _edges(steps), _edges(layers)
+        image = ax.pcolormesh(*edges, grid, cmap="RdBu", vmin=-1, vmax=1, rasterized=True)
+        ax.set(title=f"Every layer, {BASELINE_NAME[base]}", ylabel="layer", xlabel="training step")
+        ax.grid(False)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=maps, label="cos(v_mold, v_gold)", shrink=0.9)
+    return figure
+
+
+def geometry(table) -> Figure:
+    """Centred class-mean cosines of the three pairs, and the norms of the two vectors, per layer."""
+    figure = Figure(figsize=(9, 5.0), layout="constrained")
+    *pairs, norms = _axes(figure, 2, 2)
+    for ax, pair in zip(pairs, PAIRS, strict=True):
+        for model in MODELS:
+            _line(ax, table["layer"], table[f"{pair}_{model}"], **LINE[model], label=model)
+        first, second = (TITLE[c] for c in pair.split("-"))
+        ax.set(title=f"{first} and {second} means, centred", ylim=(-1.05, 1.05), ylabel="cosine")
+        ax.axhline(0, color="#b5bcc2", linewidth=0.8)
+        ax.axvline(len(table["layer"]) * 2 // 3, color="#b5bcc2", linewidth=0.8, linestyle=":")
+    for vector in VECTORS:
+        for model in MODELS:
+            look = LINE[model] | {"color": COLOUR[vector]}
+            _line(norms, table["layer"], table[f"norm_{vector}_{model}"], **look, label=f"v_{vector}, {model}")
+    norms.set(title="Norms of the vectors", ylabel="norm", ylim=(0, None))
+    for ax in (*pairs, norms):
+        _layers(ax)
+    _legend(pairs[0])
+    _legend(norms)
+    return figure
+
+
+def selection(table) -> Figure:
+    """AUROC, Cohen's d and overlap per layer on held-out samples; a vertical line marks the layer chosen."""
+    columns = {"auroc": "AUROC", "cohens_d": "Cohen's d", "overlap": "Overlap"}
+    rows = list(zip(*table.values(), strict=True))
+    names = list(table)
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    for k, ax in enumerate(_axes(figure, 2, 3, sharey="col")):
+        model, column = ("trained", "untrained")[k // 3], list(columns)[k % 3]
+        for vector, style_ in zip(VECTORS, ("-", "--"), strict=True):
+            mine = [dict(zip(names, r, strict=True)) for r in rows if r[:2] == (model, vector)]
+            chosen = [m["layer"] for m in mine if m["chosen"]]
+            label = f"v_{vector}" + (f" (layer {chosen[0]})" if chosen else "")
+            look = {"color": COLOUR[vector], "linestyle": style_, "label": label}
+            _line(ax, [m["layer"] for m in mine], [m[column] for m in mine], **look)
+            for layer in chosen:
+                ax.axvline(layer, color=COLOUR[vector], linewidth=1, linestyle=":")
+        ax.set(title=f"{columns[column]}, {model}", ylabel=columns[column])
+        _layers(ax)
+        if k % 3 == 0:
+            _legend(ax)
+    return figure
+
+
+def _axes(figure, rows, columns, sharex=False, sharey=False, **grid) -> list:
+    return list(
+        figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False, gridspec_kw=grid or None).flat
+    )
+
+
+def _svg(figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # "axes_1" of every figure would collide on one page
+    head, tail = text.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head).group()
+    return f"<svg {box}>{tail}"
+
+
+def _array(values) -> np.ndarray:
+    """Float array with NaN, which matplotlib leaves blank, for everything that is not finite."""
+    values = np.asarray(values, float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _line(ax, x, y, **look):
+    """A line; with few points their marks too. A panel without a single number says so."""
+    y = _array(y)
+    if np.isfinite(y).any():
+        few = np.isfinite(y).sum() <= 12
+        ax.plot(_array(x), y, **({"marker": "o" if few else None, "markersize": 3.5} | look))
+    elif not ax.texts and not ax.lines:
+        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=style.UNTRAINED)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _layers(ax):
+    ax.set_xlabel("layer")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend(ax, below=False):
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(**({"loc": "upper left", "bbox_to_anchor": (0, -0.2)} if below else {"loc": "best"}))
+
+
+def _mean(values) -> str:
+    values = _array(values)
+    return f"{np.nanmean(values):+.2f}".replace("-", "\u2212") if np.isfinite(values).any() else "not measured"
+
+
+def _edges(centres) -> np.ndarray:
+    """Cell borders [n + 1] half-way between n ascending centres; steps need not be evenly spaced."""
+    centres = np.asarray(centres, float)
+    inner = (centres[1:] + centres[:-1]) / 2
+    first = inner[:1] - centres[:1] if len(inner) else np.array([0.5])
+    last = centres[-1:] - inner[-1:] if len(inner) else np.array([0.5])
+    return np.concatenate([centres[:1] - first, inner, centres[-1:] + last])

@@ -1,0 +1,264 @@
+"""The sections of the report. Each takes the run and its tables, and returns HTML or raises `Missing`."""
+
+import itertools
+import json
+
+from welfare_jax.report import figures, headline, replay
+from welfare_jax.report.data import Run, dicts, finite, number
+from welfare_jax.report.markup import Missing, details, esc, num, share, table, visible
+
+
+def overview(run: Run, tables: dict) -> str:
+    """What ran, the key numbers as cards, and the plain-language paragraphs."""
+    words = headline.paragraphs(run, tables)
+    if not words and not run.summary:
+        raise Missing("neither metrics.jsonl nor summary.json nor analysis.json holds results")
+    cards = []
+    for name, label, show in (
+        ("reward", "reward per episode, first \u2192 last step", lambda v: num(v, 1)),
+        ("gold_taken", "of chances: Gold taken, first \u2192 last step", share),
+        ("mold_avoided", "of chances: Mold avoided, first \u2192 last step", share),
+    ):
+        cards.append((headline.endpoints(run, name), label, show))
+    for base, (untrained, trained, _) in headline.cosines(tables).items():
+        label = f"mean cos(v_mold, v_gold) {headline.NAMES[base]}, untrained \u2192 trained"
+        cards.append(((untrained, trained), label, lambda v: num(v, sign=True)))
+    boxes = "".join(
+        f'<div class="card"><b>{show(a)} \u2192 {show(b)}</b><span>{esc(label)}</span></div>'
+        for (a, b), label, show in cards
+        if finite((a, b))
+    )
+    text = "".join(f"<p>{esc(p)}</p>" for p in words)
+    return f'<p class="sub">{_facts(run)}</p><div class="cards">{boxes}</div>{text}'
+
+
+def _facts(run) -> str:
+    """Model, device, steps and time, as far as known."""
+    model = run.summary.get("model") or run.config.get("model")
+    seconds = run.summary.get("seconds")
+    total = sum(finite(map(number, seconds.values()))) if isinstance(seconds, dict) else number(seconds)
+    facts = [f"Model {model}" if isinstance(model, str) else "", str(run.summary.get("device") or "")]
+    facts += [f"{len(run.metrics)} training steps" if run.metrics else "", _duration(total) if total > 0 else ""]
+    return " \u00b7 ".join(esc(f) for f in facts if f)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def reward(run: Run, tables: dict) -> str:
+    """The reward curve."""
+    columns = _need(tables, "reward", "metrics.jsonl has no reward")
+    return _figure(
+        (figures.reward, columns),
+        "Up is better for the reward. Below it, the tiles the player entered per episode, on average: learning shows "
+        "as more Gold and less Mold.",
+        "reward",
+    )
+
+
+def behaviour(run: Run, tables: dict) -> str:
+    """What the policy does with its chances; the optimiser's signals folded away."""
+    columns = _need(tables, "behaviour", "metrics.jsonl has no gold_taken, mold_avoided or entropy")
+    main = _figure(
+        (figures.behaviour, columns),
+        "The shares depend less than the reward on how much Gold and Mold a maze happens to offer. Entropy that "
+        "falls to zero means that the policy no longer tries other moves.",
+        "behaviour",
+    )
+    if "optimiser" not in tables:
+        return main
+    return main + details(
+        "Optimiser and speed",
+        _figure((figures.optimiser, tables["optimiser"]), "Signals per training step.", "optimiser"),
+    )
+
+
+def cosine(run: Run, tables: dict) -> str:
+    """cos(v_mold, v_gold) per layer, two baselines, trained against untrained."""
+    columns = _need(tables, "cosine_by_layer", "no cosines in analysis.json or summary.json")
+    return _figure(
+        (figures.cosine_by_layer, columns),
+        "\u22121 means exactly opposed, 0 unrelated. Compare the solid line (trained) with the dashed one (untrained) "
+        "in the same panel; the right panel is their difference, where below zero means that training opposed the two "
+        f"vectors. Hook point: {run.analysis.get('hook', 'not recorded')}. Means are over layers.",
+        "cosine_by_layer",
+    )
+
+
+def recruitment(run: Run, tables: dict) -> str:
+    """The live cosine over training."""
+    columns = _need(tables, "cosine_over_training", "metrics.jsonl has no live cosines (cos_rest, cos_path)")
+    return _figure(
+        (figures.cosine_over_training, columns, tables["cosine_mean_over_training"]),
+        "Measured while training. Red cells are layers where the two vectors are opposed, blue where they agree. The "
+        "panel at the upper right shows whether the cosine moves with the reward.",
+        "cosine_over_training",
+    )
+
+
+def geometry(run: Run, tables: dict) -> str:
+    """Class means: pairwise cosines, norms, and what the classes were made of."""
+    columns = _need(tables, "geometry", "analysis.json has no centred cosines and no norms")
+    main = _figure(
+        (figures.geometry, columns),
+        "Class means with their common mean removed: three equally different classes would all stand at \u22120.5. "
+        "The dotted line marks layer \u230a2L/3\u230b, where the paper (arXiv:2605.30232) reports these cosines.",
+        "geometry",
+    )
+    classes = tables.get("classes")
+    if not classes:
+        return main
+    rows = [(esc(name), num(n, 0), *map(share, shares)) for name, n, *shares in zip(*classes.values(), strict=True)]
+    head = ("final tile", "trajectories", *(f"last move {d}" for d in "NESW"))
+    return main + "<h3>What the class means were taken over</h3>" + table(head, rows, numeric=range(1, 6))
+
+
+def selection(run: Run, tables: dict) -> str:
+    """How the steering layers were chosen."""
+    columns = _need(tables, "selection", "analysis.json has no layer selection")
+    return _figure(
+        (figures.selection, columns),
+        "How well a vector tells its own class from the others on held-out samples. The steering layer (dotted) is "
+        "the mean, rounded down, of the layers with the highest AUROC, the largest |Cohen's d| and the smallest "
+        "overlap of the histograms.",
+        "selection",
+    )
+
+
+def lens(run: Run, tables: dict) -> str:
+    """Tokens that the vectors promote and suppress, trained and untrained side by side."""
+    columns = _need(tables, "lens", "analysis.json has no logit lens")
+    rows = [dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True)]
+    out = [
+        '<p class="sub">The vector alone, read through the unembedding: the tokens it makes likelier and less likely. '
+        "\u2423 is a blank, \u23ce a line end.</p>"
+    ]
+    for vector in ("mold", "gold"):
+        pair = ""
+        for model in ("untrained", "trained"):
+            mine = [r for r in rows if (r["vector"], r["model"]) == (vector, model)]
+            if mine:
+                layer = f", layer {mine[0]['layer']}" if mine[0]["layer"] is not None else ""
+                pair += f"<div><h3>v_{vector}, {model}{esc(layer)}</h3>{_lens_table(mine)}</div>"
+        out.append(f'<div class="pair">{pair}</div>')
+    return "".join(out)
+
+
+def _lens_table(rows) -> str:
+    sides = [[r for r in rows if r["side"] == side] for side in ("promoted", "suppressed")]
+    lines = []
+    for i, pair in enumerate(itertools.zip_longest(*sides), start=1):
+        cells = [
+            (f'<span class="token">{esc(visible(r["token"]))}</span>', num(r["value"], sign=True)) if r else ("", "")
+            for r in pair
+        ]
+        lines.append((str(i), *itertools.chain.from_iterable(cells)))
+    return table(("", "promoted", "logit", "suppressed", "logit"), lines, numeric=(0, 2, 4))
+
+
+def samples(run: Run, tables: dict) -> str:
+    """Steered continuations: one table per prompt, one column per strength."""
+    columns = _need(tables, "samples", "analysis.json has no steered samples")
+    rows = [dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True)]
+    alphas = sorted(finite({number(r["alpha"]) for r in rows}))
+    out = [
+        '<p class="sub">\u03b1 times the vector is added to the residual stream at the layer named; \u03b1 = 0 (grey) '
+        "is the model left alone.</p>"
+    ]
+    prompts = list(dict.fromkeys(str(r["prompt"]) for r in rows))
+    for i, prompt in enumerate(prompts):
+        body = _samples_table([r for r in rows if str(r["prompt"]) == prompt], alphas)
+        heading = f"\u201c{prompt}\u201d"
+        out.append(f"<h3>{esc(heading)}</h3>{body}" if i < 3 else details(heading, body))
+    return "".join(out)
+
+
+def _samples_table(rows, alphas) -> str:
+    head = "".join(f"<th>\u03b1 = {num(a, 0 if a == int(a) else 2, sign=True)}</th>" for a in alphas)
+    lines = []
+    kinds = dict.fromkeys((str(r["vector"]), str(r["model"]), str(r["layer"])) for r in rows)
+    for vector, model, layer in sorted(kinds, key=lambda k: (k[0] != "mold", k[1] != "untrained", k[2])):
+        mine = [r for r in rows if (str(r["vector"]), str(r["model"]), str(r["layer"])) == (vector, model, layer)]
+        mark = vector if vector in ("mold", "gold") else ""
+        cells = f'<td><div class="{mark}">v_{esc(vector)}<br>{esc(model)}<br>layer {esc(layer)}</div></td>'
+        for alpha in alphas:
+            texts = "<hr>".join(esc(r["text"]) for r in mine if number(r["alpha"]) == alpha)
+            cells += f'<td class="text{" zero" if alpha == 0 else ""}"><div>{texts}</div></td>'
+        lines.append(f"<tr>{cells}</tr>")
+    inner = f"<thead><tr><th>vector</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="scroll samples"><table>{inner}</table></div>'
+
+
+def replays(run: Run, tables: dict) -> str:
+    """The recorded episodes."""
+    episodes = dicts(run.analysis.get("episodes"))
+    if not episodes:
+        raise Missing("analysis.json has no recorded episodes")
+    hint = (
+        '<p class="sub">Step with the buttons or the slider, or click into a replay and use \u2190 and \u2192. Every '
+        "tile the player leaves melts into Mold; Gold that is entered is eaten. The bars are the policy's "
+        "probabilities of the four moves, each with the tile it leads to.</p>"
+    )
+    return hint + "".join(replay.html(episode) for episode in episodes)
+
+
+def reward_table(run: Run, tables: dict) -> str:
+    """Reward and behaviour of every step as numbers."""
+    columns = _need(tables, "reward", "metrics.jsonl has no reward")
+    extra = tables.get("behaviour", {})
+    shown = columns | {name: values for name, values in extra.items() if name != "step"}
+    digits = {"step": 0, "reward": 1}
+    rows = [
+        [num(v, digits.get(name, 2)) for name, v in zip(shown, row, strict=True)]
+        for row in zip(*shown.values(), strict=True)
+    ]
+    heads = [name.replace("_", " ") for name in shown]
+    return table(heads, rows, numeric=range(len(heads)), css="tall")
+
+
+def config(run: Run, tables: dict) -> str:
+    """The resolved configuration, and the scalars of the summary."""
+    if not run.config and not run.summary:
+        raise Missing("neither config.json nor summary.json is there")
+    out = ""
+    if run.summary:
+        flat = {k: v for k, v in run.summary.items() if not isinstance(v, (dict, list))}
+        if isinstance(run.summary.get("seconds"), dict):
+            flat |= {f"seconds, {stage}": v for stage, v in run.summary["seconds"].items()}
+        out += details("Summary", table(("name", "value"), [(esc(k), esc(v)) for k, v in flat.items()]))
+    if run.config:
+        out += details(
+            "Resolved configuration", f"<pre>{esc(json.dumps(run.config, indent=2, ensure_ascii=False))}</pre>"
+        )
+    return out
+
+
+def _need(tables, name, otherwise) -> dict:
+    if name not in tables:
+        raise Missing(otherwise)
+    return tables[name]
+
+
+def _figure(drawing, caption, csv) -> str:
+    svg = figures.svg(*drawing)
+    where = f"Numbers: <code>tables/{csv}.csv</code>."
+    return f'<figure><div class="scroll figure">{svg}</div><figcaption>{esc(caption)} {where}</figcaption></figure>'
+
+
+SECTIONS = (  # id, heading, function; in the order of the page
+    ("overview", "What this run shows", overview),
+    ("reward", "Reward", reward),
+    ("behaviour", "Behaviour", behaviour),
+    ("cosine", "Cosine of v_mold and v_gold, per layer", cosine),
+    ("recruitment", "Cosine over training", recruitment),
+    ("geometry", "Geometry of the class means", geometry),
+    ("selection", "Choice of the steering layer", selection),
+    ("lens", "Logit lens", lens),
+    ("samples", "Steered samples", samples),
+    ("replay", "Episodes, replayed", replays),
+    ("steps", "Reward table", reward_table),
+    ("config", "Configuration", config),
+)

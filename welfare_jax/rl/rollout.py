@@ -1,0 +1,137 @@
+"""The whole episode as one program: maze, text, tokens, cached model, sampling and reward, without leaving the device.
+
+B episodes, N turns, W slots of a turn, T = N * W. A turn's tokens are laid against the right edge of its W slots, so
+that the position where the player answers is the same for all episodes: slot t * W + W - 1.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from welfare_jax.envs import maze
+from welfare_jax.models import decoder
+from welfare_jax.text import pieces as text
+
+
+class Trajectory(NamedTuple):
+    """What was shown, done and earned. Nothing is ever tokenised again."""
+
+    tokens: jax.Array  # int32 [B, T]
+    mask: jax.Array  # bool [B, T]
+    actions: jax.Array  # int32 [B, N]
+    logits: jax.Array  # float32 [B, N, 4], of the four answers, before temperature
+    neighbours: jax.Array  # int32 [B, N, 4], tile roles before the move
+    rewards: jax.Array  # float32 [B, N]
+    gold: jax.Array  # int32 [B, N], gold tiles entered
+    mold: jax.Array  # int32 [B, N]
+    x: jax.Array  # int32 [B, N], before the move
+    y: jax.Array
+    wind: jax.Array  # int32 [B, N], the push after the move, -1 for none
+    landed: jax.Array  # int32 [B, N, 2], after the own move, before the wind
+    order: jax.Array  # int32 [B, N, 4]
+
+
+class Policy(NamedTuple):
+    """Anything that plays: `act(carry, tokens, mask, observation) -> (carry, logits [B, 4])`.
+
+    `grow(carry, slots)` makes room for that many slots in all; policies without a cache return the carry.
+    """
+
+    act: callable
+    grow: callable = lambda carry, slots: carry
+
+
+def uniform() -> Policy:
+    return Policy(lambda carry, tokens, mask, obs: (carry, jnp.zeros(obs.neighbours.shape)))
+
+
+def scripted(score) -> Policy:
+    """A policy from `score(observation) -> logits [B, 4]`, e.g. greedy on neighbours."""
+    return Policy(lambda carry, tokens, mask, obs: (carry, score(obs)))
+
+
+def greedy_neighbours() -> Policy:
+    """Takes gold where there is one, else path, mold last: the best that sees one turn and forgets it."""
+    return scripted(lambda obs: jnp.array([0.0, 40.0, -40.0])[obs.neighbours])
+
+
+def from_model(model: decoder.Decoder, letters, iv=None) -> Policy:
+    """The language model, restricted to the four answers `letters` [4]; its carry is a `decoder.Cache`."""
+
+    def act(cache, tokens, mask, obs):
+        last = jnp.full((tokens.shape[0], 1), tokens.shape[1] - 1)
+        hidden, _, cache = decoder.backbone(
+            model, tokens, mask, cache=cache, iv=iv, read=last, everywhere=False, residual=False
+        )
+        return cache, decoder.unembed(model, hidden[:, 0], letters)
+
+    return Policy(act, decoder.grow)
+
+
+def first_cache(model, batch: int):
+    return decoder.empty_cache(model.spec, batch, 0, model.embed[...].dtype)
+
+
+def draw(logits, keys, temperature):
+    """Actions [B] at `temperature` (0: the most likely), one key an episode."""
+    noise = jax.vmap(lambda k: jax.random.gumbel(k, (4,)))(keys)
+    return jnp.argmax(logits + temperature * noise, -1).astype(jnp.int32)
+
+
+def play(policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, segments=5):
+    """Play `params.turns` turns of all episodes.
+
+    states: batched `maze.State` [B, ...]; keys [B]: everything random in an episode follows from its own key;
+    temperature: scalar, may be traced. `size` and `width` are those of the piece tables. The cache grows in
+    `segments` static stretches: attention early in the episode does not pay for its end.
+    """
+    turns = params.turns
+    segments = max(s for s in range(1, min(segments, turns) + 1) if turns % s == 0)
+    per = turns // segments
+
+    def turn(state, t):
+        carry, states, answer = state
+        obs = jax.vmap(maze.observe)(states)
+        numbers = text.observation_pieces(obs, answer, t == 0, size)
+        tokens, mask = text.pack(pieces_table, numbers, width)
+        carry, logits = policy.act(carry, tokens, mask, obs)
+        now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+        k_act, k_env = jnp.moveaxis(jax.vmap(jax.random.split)(now), 1, 0)
+        action = draw(logits, k_act, temperature)
+        _, after, reward, _, _, info = jax.vmap(maze.step, (0, 0, 0, None))(k_env, states, action, params)
+        out = (
+            tokens, mask, action, logits, obs.neighbours, reward, info["gold"], info["mold"], obs.x, obs.y,
+            after.wind, info["landed"], obs.order,
+        )  # fmt: skip
+        return (carry, after, action), out
+
+    state, outs = (carry, states, jnp.zeros(keys.shape[0], jnp.int32)), []
+    for s in range(segments):
+        state = (policy.grow(state[0], (s + 1) * per * width), *state[1:])
+        state, out = jax.lax.scan(turn, state, jnp.arange(s * per, (s + 1) * per))
+        outs.append(out)
+    out = [jnp.moveaxis(jnp.concatenate(parts), 0, 1) for parts in zip(*outs, strict=True)]
+    flat = [a.reshape(a.shape[0], -1) for a in out[:2]]
+    return Trajectory(*flat, *out[2:])
+
+
+def group_states(key, groups: int, group_size: int, params: maze.Params):
+    """Start states [groups * group_size, ...]: a fresh maze a group, shared by its members."""
+    _, states = jax.vmap(maze.reset, (0, None))(jax.random.split(key, groups), params)
+    return jax.tree.map(lambda a: jnp.repeat(a, group_size, axis=0), states)
+
+
+def answer_slots(turns: int, width: int):
+    """Slots [N] at which the player answers."""
+    return jnp.arange(turns) * width + width - 1
+
+
+def replay_logits(model, trajectory_tokens, mask, letters, turns: int, *, iv=None, remat=False):
+    """The four logits [B, N, 4] at every answer, by one full forward over the tokens that were shown."""
+    B, T = trajectory_tokens.shape
+    read = jnp.broadcast_to(answer_slots(turns, T // turns), (B, turns))
+    hidden, _, _ = decoder.backbone(
+        model, trajectory_tokens, mask, iv=iv, read=read, everywhere=False, residual=False, remat=remat
+    )
+    return decoder.unembed(model, hidden, letters)

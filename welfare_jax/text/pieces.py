@@ -1,0 +1,200 @@
+"""Every observation is a short sequence of pieces from finite tables.
+
+The host tokenises each piece once and proves that pieces put side by side are what the tokenizer makes of the whole
+conversation; a compiled program then only gathers and packs. B rows, K pieces, W slots.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from welfare_jax.errors import InputError
+from welfare_jax.text.wording import LETTERS, Wording
+
+SLOTS = 10  # letter, glue, wind, x, y, four neighbours, closing
+
+
+class Table(NamedTuple):
+    """Piece token ids, and where each kind of piece begins. A pytree: it is passed into compiled programs."""
+
+    tokens: jax.Array  # int32 [pieces, longest]
+    lengths: jax.Array  # int32 [pieces]
+    letters: jax.Array  # int32 [4], token ids of the four answers
+
+
+# Piece numbers: one empty piece, then the kinds in this order. x and y take `size` pieces each.
+EMPTY, FIRST, NEXT, CLOSE, LETTER, WIND, NEIGHBOUR, X = 0, 1, 2, 3, 4, 8, 12, 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """A tokenizer's piece table with the facts that were found while it was made."""
+
+    table: Table
+    size: int  # coordinates 0..size-1 have a piece
+    width: int  # slots of one turn, the longest possible
+    calm_width: int  # the same without wind
+    append_only: bool  # False: the template rewrites its own history (thinking templates)
+    wording: Wording
+    tokenizer: object
+    template: dict  # keyword arguments of apply_chat_template
+
+
+def observation_pieces(obs, letter, first, size: int):
+    """Piece numbers [..., 10] of one turn: the previous answer `letter` (0..3), then what the player is told."""
+    lead = jnp.where(first, EMPTY, LETTER + letter)
+    glue = jnp.broadcast_to(jnp.where(first, FIRST, NEXT), lead.shape)
+    wind = jnp.where(obs.wind >= 0, WIND + obs.wind, EMPTY)
+    listed = jnp.take_along_axis(obs.neighbours, obs.order, axis=-1)
+    around = NEIGHBOUR + 3 * obs.order + listed
+    head = jnp.stack([lead, glue, wind, X + obs.x, X + size + obs.y], -1)
+    close = jnp.full((*obs.x.shape, 1), CLOSE)
+    return jnp.concatenate([head, around, close], -1).astype(jnp.int32)
+
+
+def pack(table: Table, numbers, width: int, align: str = "right"):
+    """Lay pieces [B, K] side by side into `width` slots: tokens int32 [B, W] and mask bool [B, W]."""
+    lengths = table.lengths[numbers]
+    ends = jnp.cumsum(lengths, -1)
+    total = ends[:, -1:]
+    slot = jnp.arange(width)[None] - (width - total if align == "right" else 0)
+    mask = (slot >= 0) & (slot < total)
+    which = jnp.sum(slot[:, :, None] >= ends[:, None, :], -1)
+    which = jnp.minimum(which, numbers.shape[1] - 1)
+    begin = jnp.take_along_axis(ends - lengths, which, axis=1)
+    inside = jnp.clip(slot - begin, 0, table.tokens.shape[1] - 1)
+    tokens = table.tokens[jnp.take_along_axis(numbers, which, axis=1), inside]
+    return jnp.where(mask, tokens, 0), mask
+
+
+def _glue(tokenizer, template):
+    """Text before the first message, between an answer and the next message, after a message; append-only?"""
+
+    def render(messages):
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
+
+    def talk(n):
+        roles = [("user", f"QuestionQ{i // 2}Q") if i % 2 == 0 else ("assistant", f"AnswerA{i // 2}A") for i in range(n)]
+        return [{"role": r, "content": c} for r, c in roles]
+
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise InputError(f"tokenizer {tokenizer.name_or_path}: has no chat template; use an instruction-tuned model's folder")
+    one, two, three = render(talk(1)), render(talk(3)), render(talk(5))
+    first, close = one.split("QuestionQ0Q")
+    following = two.split("AnswerA0A")[-1].split("QuestionQ1Q")[0]
+    same = three.split("AnswerA1A")[-1] == two.split("AnswerA0A")[-1].replace("Q1Q", "Q2Q")
+    if not same or two.split("QuestionQ1Q")[-1] != close:
+        raise InputError(f"tokenizer {tokenizer.name_or_path}: its chat template renders equal turns differently")
+    return first, following, close, two.startswith(one)
+
+
+def _texts(wording: Wording, size: int, glue) -> list[str]:
+    before, rest = wording.place.split("{x}")
+    between, after = rest.split("{y}")
+    cut = len(between.rstrip())
+    texts = ["", glue[0], glue[1], wording.closing + glue[2], *LETTERS]
+    texts += [wording.wind_sentence(d) for d in range(4)]
+    texts += [wording.neighbour_line(d, r) for d in range(4) for r in range(3)]
+    texts += [f"{before}{x}{between[:cut]}" for x in range(size)]
+    return texts + [f"{between[cut:]}{y}{after}" for y in range(size)]
+
+
+def build(tokenizer, wording: Wording | None = None, size: int = 100, template: dict | None = None) -> Pieces:
+    """Tokenise all pieces and prove that they compose (arXiv:2605.30232 §J; see `prove`).
+
+    template: keyword arguments for `apply_chat_template`, e.g. {"enable_thinking": False}. Raises `InputError` where
+    a direction letter is not one token, or where pieces differ from the tokenizer's own reading, showing the place.
+    """
+    wording, template = wording or Wording(), dict(template or {})
+    first, following, close, append_only = _glue(tokenizer, template)
+    ids = [tokenizer.encode(t, add_special_tokens=False) for t in _texts(wording, size, (first, following, close))]
+    for letter, found in zip(LETTERS, ids[LETTER:WIND], strict=True):
+        if len(found) != 1:
+            raise InputError(
+                f"tokenizer {tokenizer.name_or_path}: direction letter {letter!r} is {len(found)} tokens, the rollout "
+                f"samples one; use a tokenizer with single-token letters"
+            )
+    lengths = np.array([len(i) for i in ids], np.int32)
+    tokens = np.zeros((len(ids), lengths.max()), np.int32)
+    for row, piece in zip(tokens, ids, strict=True):
+        row[: len(piece)] = piece
+    around = lengths[NEIGHBOUR:X].reshape(4, 3).max(1).sum()
+    calm = lengths[X : X + size].max() + lengths[X + size :].max() + around + lengths[CLOSE]
+    windy = calm + lengths[WIND:NEIGHBOUR].max() + 1 + lengths[NEXT]
+    table = Table(jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(tokens[LETTER:WIND, 0]))
+    width, calm_width = (int(max(calm + lengths[FIRST], n)) for n in (windy, calm + 1 + lengths[NEXT]))
+    pieces = Pieces(table, size, width, calm_width, append_only, wording, tokenizer, template)
+    prove(pieces)
+    return pieces
+
+
+def _coverage(pieces: Pieces, rng, turns: int = 15):
+    """Made-up conversations in which every piece occurs: a list of lists of (letter, x, y, neighbours, order, wind)."""
+    n = -(-max(pieces.size, 60) // turns) * turns
+    xs, ys = (np.resize(rng.permutation(pieces.size), n) for _ in range(2))
+    out = []
+    for start in range(0, n, turns):
+        order = rng.permutation(4)
+        out.append([
+            (int(rng.integers(4)), xs[i], ys[i], rng.integers(0, 3, 4), order, int(rng.integers(4)) if i % 3 else -1)
+            for i in range(start, start + turns)
+        ])  # fmt: skip
+        out[-1][0] = (*out[-1][0][:5], -1)
+    return out
+
+
+def turn_ids(pieces: Pieces, turn, first: bool) -> list[int]:
+    """Token ids of one turn of host data (letter, x, y, neighbours, order, wind), by the tables alone."""
+    letter, x, y, neighbours, order, wind = turn
+    numbers = [EMPTY if first else LETTER + letter, FIRST if first else NEXT, WIND + wind if wind >= 0 else EMPTY]
+    numbers += [X + x, X + pieces.size + y, *(NEIGHBOUR + 3 * d + neighbours[d] for d in order), CLOSE]
+    tokens, lengths = np.asarray(pieces.table.tokens), np.asarray(pieces.table.lengths)
+    return [int(t) for n in numbers for t in tokens[n, : lengths[n]]]
+
+
+def prove(pieces: Pieces, conversations=None):
+    """Compare tables and tokenizer, token for token, on conversations that hold every piece.
+
+    Append-only templates: the shown tokens equal `apply_chat_template(history, add_generation_prompt=True)`. Others
+    (thinking templates drop the empty think block from history): each turn's new tokens equal the template's
+    rendering of that turn. Raises `InputError` at the first difference.
+    """
+    conversations = conversations or _coverage(pieces, np.random.default_rng(0))
+    tok = pieces.tokenizer
+    for conversation in conversations:
+        messages, shown = [], []
+        for t, turn in enumerate(conversation):
+            if t:
+                messages.append({"role": "assistant", "content": LETTERS[turn[0]]})
+            _, x, y, neighbours, order, wind = turn
+            messages.append({"role": "user", "content": pieces.wording.observation(x, y, neighbours, order, wind)})
+            new = turn_ids(pieces, turn, t == 0)
+            shown += new
+            if pieces.append_only and t < len(conversation) - 1:
+                continue  # a prefix of the last turn's rendering, which is compared whole
+            text = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **pieces.template)
+            if not pieces.append_only and t:
+                text = LETTERS[turn[0]] + text[_answer_end(tok, messages, pieces.template, text) :]
+            _compare(pieces, shown if pieces.append_only else new, tok.encode(text, add_special_tokens=False), t)
+
+
+def _answer_end(tok, messages, template, text):
+    """Where the last answer ends in the rendering of the whole history."""
+    marked = [*messages[:-2], {"role": "assistant", "content": "AnswerA0A"}, messages[-1]]
+    tail = tok.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **template)
+    return len(text) - len(tail.split("AnswerA0A")[-1])
+
+
+def _compare(pieces, got, want, turn):
+    if got == want:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
+    decode = pieces.tokenizer.decode
+    raise InputError(
+        f"tokenizer {pieces.tokenizer.name_or_path}: pieces do not compose in turn {turn + 1}, token {at}: after "
+        f"{decode(want[max(0, at - 6) : at])!r} the tokenizer has {decode(want[at : at + 3])!r}, the pieces "
+        f"{decode(got[at : at + 3])!r}; change the wording there (config.text) so that no token spans two pieces"
+    )

@@ -1,0 +1,296 @@
+"""Pretraining text for a very small decoder: competence without preference.
+
+Tiles, directions, goals, success and failure are all described, but every document is drawn so that the three
+tiles are exchangeable: no tile is better than another, is sought more often, or ends well more often.
+
+Kinds: `surroundings` (one observation, then questions about it), `stories` (an attempt at a stated goal and how the
+speaker takes it), `goals` (a maze conversation that follows a stated goal), `free` (one with uniform moves).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from welfare_jax.text.wording import LETTERS, Wording
+
+KINDS = ("surroundings", "stories", "goals", "free")
+STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # (dx, dy) of N, E, S, W
+SIDE = 100  # coordinates are 0..99
+TURNS = 15
+WIND = 0.1  # probability per turn
+TILES = (0, 1, 2)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split("|"))
+
+
+REACH = _split("reach {t} | reach the {t} | reach a {t} | get to the {t} | find a {t} | touch the {t}")
+AVOID = _split("avoid {t} | avoid the {t} | avoid every {t} | stay off the {t} | keep away from {t} | miss the {t}")
+GOAL_LINES = ("Goal: {g}.\n", "Goal: {g}.\n", "Your goal: {g}.\n", "Your task is to {g}.\n", "Please {g}.\n")
+GLAD = _split(
+    """glad | proud | happy | relieved | pleased | cheerful | content | thankful | delighted | joyful | satisfied |
+    fine | good | great | hopeful | calm"""
+)
+SAD = _split(
+    """sad | ashamed | sorry | unhappy | upset | gloomy | miserable | bitter | angry | disappointed | hopeless |
+    lost | stuck | bad | terrible | hurt"""
+)
+
+# Fields: {N} first mention, {n} it as an object, {S} {s} {o} {p} {P} pronouns, {was} {am} verbs, {g} the goal,
+# {t} its tile, {u} {v} the other two, {k} a number of steps, {d} a direction, {w} a feeling.
+I_AM = dict(N="I", n="me", S="I", s="I", o="me", p="my", P="My", was="was", am="am")
+WE = dict(N="We", n="us", S="We", s="we", o="us", p="our", P="Our", was="were", am="are")
+NAMES = tuple(
+    dict(N=n, n=n, S=s.capitalize(), s=s, o=o, p=p, P=n + "'s", was="was", am="is")
+    for s, o, p, names in (
+        ("she", "her", "her", "Mia Anna Lily Emma Zoe"),
+        ("he", "him", "his", "Tom Ben Max Leo Sam"),
+    )
+    for n in names.split()
+)
+SETTINGS = _split(
+    """It was a long walk. | It was a cold morning. | It was a warm day. | It was late in the evening. |
+    The wind was strong. | The walk began at ({x}, {y}). | There were many {u} and a few {v}. |
+    On the way lay {u}, {t} and {v}. | The world was large and quiet."""
+)
+# True, False: whether the tile was entered. This says nothing about success by itself: that depends on the goal.
+PAST = {
+    "goal": _split(
+        """{N} wanted to {g}. | {N} set out to {g}. | {N} tried to {g}. | {N} hoped to {g}. | {N} had one task: {g}. |
+        {N} {was} asked to {g}. | {N} promised to {g}. | {P} goal was to {g}. | {P} goal: {g}. | Goal for {n}: {g}."""
+    ),
+    True: _split(
+        """After {k} steps {s} stepped on it. | Soon {s} came to the {t}. | In the end {s} touched the {t}. |
+        {S} went {d} and onto the {t}. | At step {k} the {t} was under {p} feet. |
+        The wind pushed {o} {d}, right onto a {t}. | {S} passed {u} and {v}, then stood on a {t}."""
+    ),
+    False: _split(
+        """{S} never came near it. | {S} took {k} steps and touched no {t}. | {S} did not step on the {t} once. |
+        There was no {t} on {p} way. | {S} turned {d}, far from the {t}. |
+        The wind pushed {o} {d}, away from the {t}. | {S} passed {u} and {v} but never the {t}."""
+    ),
+    "well": _split(
+        """{S} succeeded. | {S} made it. | {S} won. | It was done. | It went well. | The goal was met. |
+        That was a success. | It went as planned."""
+    ),
+    "badly": _split(
+        """{S} failed. | {S} gave up. | {S} lost. | It was a mistake. | It went badly. | The goal was missed. |
+        That was a failure. | It went wrong."""
+    ),
+    "feel": _split("{S} {was} {w}. | {S} felt {w}. | Now {s} {am} {w}. | {S} {was} so {w}. | It made {o} {w}."),
+    "glad": _split("{S} smiled. | {S} laughed. | {S} sang a song. | What a joy! | What luck!"),
+    "sad": _split("{S} cried. | {S} sighed. | {S} hid {p} face. | What a pity! | What a shame!"),
+}
+PRESENT = {
+    "goal": _split("{S} want to {g}. | {P} goal is to {g}. | {S} {am} trying to {g}. | {S} must {g}. | Goal: {g}."),
+    True: _split("{S} {am} on the {t} now. | {S} have touched the {t}. | Just now {s} came to a {t}."),
+    False: _split("So far {s} have touched no {t}. | {S} {am} far from any {t}. | {S} have not come to the {t}."),
+    "well": _split("It is going well. | {S} {am} doing well. | All is well. | {S} have succeeded. | It is a success."),
+    "badly": _split(
+        "It is going badly. | {S} {am} doing badly. | All is wrong. | {S} have failed. | It is a failure."
+    ),
+    "feel": _split("{S} {am} {w}. | {S} feel {w}. | {S} {am} so {w}. | It makes {o} {w}."),
+    "glad": _split("What a joy! | What luck!"),
+    "sad": _split("What a pity! | What a shame!"),
+}
+ASK_NOW = ("How is it going?", "How are you doing?", "How goes the walk?")
+ASK_PAST = ("How did it go?", "Tell me about your walk.", "What happened?", "How was the walk?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Weights of the kinds by number of documents, any positive scale; conversations are the longest by far."""
+
+    surroundings: float = 0.5
+    stories: float = 0.35
+    goals: float = 0.1
+    free: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Either chat `messages` (role, content) or plain `text`; `facts` says what is in it, for tests and probes."""
+
+    kind: str
+    messages: tuple[dict[str, str], ...] = ()
+    text: str = ""
+    facts: dict = dataclasses.field(default_factory=dict)
+
+
+def render(document: Document) -> str:
+    """The training string; for chat the same as the tiny chat template (tiny_tokenizer), without its cost."""
+    if not document.messages:
+        return f"<|bos|>{document.text}<|end|>"
+    parts = [
+        f"<|user|>{m['content']}" if m["role"] == "user" else f"<|assistant|>{m['content']}<|end|>"
+        for m in document.messages
+    ]
+    return "<|bos|>" + "".join(parts)
+
+
+def _pick(rng: np.random.Generator, options: Sequence):
+    return options[int(rng.random() * len(options))]  # ten times as fast as rng.choice
+
+
+def _chat(pairs) -> tuple[dict[str, str], ...]:
+    roles = ("user", "assistant")
+    return tuple({"role": r, "content": c} for pair in pairs for r, c in zip(roles, pair, strict=True))
+
+
+def _goal(rng: np.random.Generator, wording: Wording) -> tuple[str, int, int]:
+    """A goal line and its tile to reach and tile to avoid (-1: none); one goal or both, a third each."""
+    reach, avoid = (int(t) for t in rng.permutation(3)[:2])
+    which = _pick(rng, ("reach", "avoid", "both"))
+    reach, avoid = (-1 if which == "avoid" else reach), (-1 if which == "reach" else avoid)
+    wanted = [_pick(rng, REACH).format(t=wording.tiles[reach])] if reach >= 0 else []
+    wanted += [_pick(rng, AVOID).format(t=wording.tiles[avoid])] if avoid >= 0 else []
+    return _pick(rng, GOAL_LINES).format(g=", ".join(wanted)), reach, avoid
+
+
+def _options(neighbours: Sequence[int], reach: int, avoid: int) -> list[int]:
+    """The directions that serve the goal: onto `reach`, else not onto `avoid`, else any."""
+    return (
+        [d for d in range(4) if neighbours[d] == reach]
+        or [d for d in range(4) if neighbours[d] != avoid]
+        or list(range(4))
+    )
+
+
+def conversation(rng: np.random.Generator, wording: Wording, goal: bool, turns: int | None = None) -> Document:
+    """A maze conversation of `turns` turns (None: 15 half of the time, else uniform in 1..14).
+
+    The world is lazy: independent tiles in proportions drawn per conversation, and every tile that is left becomes
+    one tile type, `melts`, drawn per conversation too. (That also hides what becomes of a tile when it is entered.)
+    """
+    if turns is None:
+        turns = TURNS if rng.random() < 0.5 else int(rng.integers(1, TURNS))
+    line, reach, avoid = _goal(rng, wording) if goal else ("", -1, -1)
+    share, melts = rng.dirichlet((1, 1, 1)).cumsum(), _pick(rng, TILES)
+    order, grid = rng.permutation(4).tolist(), {}
+    x = y = 0
+    wind, seen = -1, []
+    for _ in range(turns):
+        around = [(x + dx, y + dy) for dx, dy in STEPS]
+        for place in around:
+            if place not in grid:
+                grid[place] = min(int(share.searchsorted(rng.random())), 2)
+        neighbours = [grid[place] for place in around]
+        move = _pick(rng, _options(neighbours, reach, avoid))
+        seen.append((x, y, neighbours, wind, move))
+        wind = int(rng.random() * 4) if rng.random() < WIND else -1
+        for d in (move, wind) if wind >= 0 else (move,):
+            grid[x, y] = melts
+            x, y = x + STEPS[d][0], y + STEPS[d][1]
+    # The walk does not depend on where it starts, so the start is drawn last: uniform where the whole walk fits.
+    xs, ys = [s[0] for s in seen], [s[1] for s in seen]
+    x0, y0 = int(rng.integers(-min(xs), SIDE - max(xs))), int(rng.integers(-min(ys), SIDE - max(ys)))
+    texts = [wording.observation(x0 + x, y0 + y, n, order, w) for x, y, n, w, _ in seen]
+    texts[0] = line + texts[0]
+    facts = dict(reach=reach, avoid=avoid, melts=melts, order=order, neighbours=[s[2] for s in seen])
+    facts |= dict(winds=[s[3] for s in seen], moves=[s[4] for s in seen])
+    return Document(
+        "goals" if goal else "free", _chat(zip(texts, (LETTERS[s[4]] for s in seen), strict=True)), "", facts
+    )
+
+
+def _question(rng: np.random.Generator, wording: Wording, near: Sequence[int]) -> tuple[str, str]:
+    """A question on the tiles `near` [4] and its answer."""
+    d, form = int(rng.random() * 4), int(rng.random() * 5)
+    word, tile = wording.directions[d], _pick(rng, TILES)
+    if form == 0:
+        return f"What lies {word}?", wording.tiles[near[d]]
+    if form == 1:
+        where = ", ".join(letter for letter, n in zip(LETTERS, near, strict=True) if n == tile)
+        return f"Where is the {wording.tiles[tile]}?", where or "nowhere"
+    if form == 2:
+        tile = _pick(rng, sorted(set(near)))
+        ways = [letter for letter, n in zip(LETTERS, near, strict=True) if n == tile]
+        return f"Which way is a {wording.tiles[tile]}?", _pick(rng, ways)
+    if form == 3:
+        return f"How many {wording.tiles[tile]} are near?", str(list(near).count(tile))
+    tile = near[d] if rng.random() < 0.5 else tile  # else "no" would be twice as common as "yes"
+    return f"Is there a {wording.tiles[tile]} {word}?", "yes" if near[d] == tile else "no"
+
+
+def surroundings(rng: np.random.Generator, wording: Wording) -> Document:
+    """One observation with one to six questions and answers, or (one in four) a goal and one choice."""
+    share = rng.dirichlet((1, 1, 1)).cumsum()
+    near = np.minimum(share.searchsorted(rng.random(4)), 2).tolist()
+    x, y = rng.integers(0, SIDE, 2).tolist()
+    wind = int(rng.random() * 4) if rng.random() < WIND else -1
+    seen = wording.observation(x, y, near, rng.permutation(4).tolist(), wind)
+    if rng.random() < 0.25:
+        line, reach, avoid = _goal(rng, wording)
+        move = _pick(rng, _options(near, reach, avoid))
+        facts = dict(neighbours=near, reach=reach, avoid=avoid, move=move)
+        return Document("surroundings", _chat([(line + seen, LETTERS[move])]), "", facts)
+    pairs = [_question(rng, wording, near) for _ in range(1 + int(rng.random() * 6))]
+    pairs[0] = (seen[: len(seen) - len(wording.closing)] + pairs[0][0], pairs[0][1])
+    return Document("surroundings", _chat(pairs), "", dict(neighbours=near))
+
+
+def stories(rng: np.random.Generator, wording: Wording) -> Document:
+    """An attempt to reach or avoid a tile, as text, as a chat answer, or told by the user who then asks about it.
+
+    Tile, goal and success are independent and uniform; whether the tile was entered follows from the last two.
+    """
+    order = rng.permutation(3).tolist()
+    t, u, v = (wording.tiles[i] for i in order)
+    reach, success = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+    contact = reach == success
+    form = _pick(rng, ("text", "text", "now", "past", "about"))
+    table = PRESENT if form == "now" else PAST
+    mine = form in ("now", "past") or (form == "text" and rng.random() < 0.3)
+    person = _pick(rng, (I_AM, WE) if mine else NAMES)
+    goal, feeling = _pick(rng, REACH if reach else AVOID).format(t=t), _pick(rng, GLAD if success else SAD)
+    x, y, k = rng.integers((0, 0, 2), (SIDE, SIDE, 20)).tolist()
+    words = dict(person, t=t, u=u, v=v, g=goal, w=feeling, k=k, x=x, y=y, d=_pick(rng, wording.directions))
+    mood = table["feel"] if rng.random() < 0.75 else table["glad" if success else "sad"]
+    told = [_pick(rng, s) for s in (table[contact], table["well" if success else "badly"], mood)]
+    # Any non-empty part of event, result and mood: each alone is enough to know how it went.
+    keep = int(rng.random() * 7) + 1
+    told = [_pick(rng, table["goal"])] + [s for i, s in enumerate(told) if keep >> i & 1]
+    if form != "now" and rng.random() < 0.4:
+        told.insert(1, _pick(rng, SETTINGS))
+    text = " ".join(told).format_map(words)
+    facts = dict(tile=order[0], reach=reach, success=success)
+    if form == "text":
+        return Document("stories", (), text, facts)
+    who, do = (person["N"], "does") if form == "about" else ("you", "do")
+    yes_no, score = ("no", "yes"), int(rng.random() * 4) + (6 if success else 0)
+    questions = (  # the answers are worded so that feelings and goals are the same tokens (after a space) as elsewhere
+        (f"How {do} {who} feel?", f"{person['S']} {'feels' if form == 'about' else 'feel'} {feeling}."),
+        ("Did it go well?", yes_no[success]),
+        ("Did it go badly?", yes_no[not success]),
+        ("Was it good or bad?", "It was good." if success else "It was bad."),
+        ("Was it a success or a failure?", "a success" if success else "a failure"),
+        ("Rate it from 0 to 9.", str(score)),
+        ("What was the goal?", "to " + goal),
+        (f"Did {who} touch a {t}?", yes_no[contact]),
+    )
+    pairs = [questions[i] for i in rng.permutation(len(questions))[: int(rng.random() * 4) + 1].tolist()]
+    if form == "about":
+        pairs[0] = (f"{text} {pairs[0][0]}", pairs[0][1])
+    else:  # the account itself is the first answer
+        pairs[0] = (_pick(rng, ASK_NOW if form == "now" else ASK_PAST), text)
+    return Document("stories", _chat(pairs), "", facts)
+
+
+def documents(seed: int, mixture: Mixture, wording: Wording, kinds: Sequence[str] = KINDS) -> Iterator[Document]:
+    """Documents without end, `kinds` drawn by the weights of `mixture`; the same seed gives the same ones."""
+    if unknown := set(kinds) - set(KINDS):
+        raise ValueError(f"kinds={tuple(kinds)!r}: {sorted(unknown)} not in {KINDS}")
+    weights = np.array([getattr(mixture, kind) for kind in kinds], float)
+    if not (weights >= 0).all() or not weights.sum() > 0:
+        raise ValueError(f"mixture={mixture}: the weights of {tuple(kinds)} must be >= 0 and not all 0")
+    rng, share = np.random.default_rng(seed), weights.cumsum() / weights.sum()
+    while True:
+        kind = kinds[min(int(share.searchsorted(rng.random(), side="right")), len(kinds) - 1)]
+        if kind == "surroundings":
+            yield surroundings(rng, wording)
+        elif kind == "stories":
+            yield stories(rng, wording)
+        else:
+            yield conversation(rng, wording, goal=kind == "goals")

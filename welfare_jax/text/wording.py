@@ -1,0 +1,61 @@
+"""The words of the maze: everything a player is told, in one replaceable place (arXiv:2605.30232 §2.1, §J).
+
+The wording is this project's own. A study with other words passes its own `Wording`; from a config, the
+fields of `config.text` do the same.
+"""
+
+import dataclasses
+import string
+
+from welfare_jax.errors import InputError
+
+LETTERS = ("N", "E", "S", "W")  # actions 0..3
+ROLES = ("path", "gold", "mold")  # tile roles 0..2, see envs.maze
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """Templates of one observation; every turn is wind (if any) + place + four neighbours + closing.
+
+    `wind` takes {direction}; `place` takes {x} and {y}, x first; `neighbour` takes {Direction} (capitalised)
+    or {direction}, and {tile}. `directions` are the words for actions 0..3 and `tiles` the emoji of path,
+    gold and mold; any permutation of the tiles is one config value away.
+    """
+
+    wind: str = "The wind pushed you {direction}.\n"
+    place: str = "You are at ({x}, {y}).\n"
+    neighbour: str = "{Direction}: {tile}\n"
+    closing: str = "Answer with N, E, S or W."
+    directions: tuple[str, ...] = ("north", "east", "south", "west")
+    tiles: tuple[str, ...] = ("\U0001f9fe", "\U0001f4d0", "\U0001f5c2")  # receipt, triangular ruler, card index
+
+    def __post_init__(self):
+        wants = {"wind": {"direction"}, "place": {"x", "y"}, "neighbour": {"tile"}, "closing": set()}
+        for name, needed in wants.items():
+            found = {f for _, f, _, _ in string.Formatter().parse(getattr(self, name)) if f is not None}
+            allowed = needed | ({"direction", "Direction"} if name == "neighbour" else set())
+            if not needed <= found <= allowed:
+                raise InputError(
+                    f"text.{name}={getattr(self, name)!r}: needs exactly the fields {sorted(needed)}, "
+                    f"has {sorted(found)}"
+                )
+        if self.place.index("{x}") > self.place.index("{y}"):
+            raise InputError(f"text.place={self.place!r}: {{x}} must come before {{y}}")
+        if len(self.directions) != 4 or len(set(self.directions)) != 4:
+            raise InputError(f"text.directions={self.directions!r}: needs four different words")
+        if len(self.tiles) != 3 or len(set(self.tiles)) != 3:
+            raise InputError(f"text.tiles={self.tiles!r}: needs three different tiles (path, gold, mold)")
+
+    def wind_sentence(self, direction: int) -> str:
+        return self.wind.format(direction=self.directions[direction])
+
+    def neighbour_line(self, direction: int, role: int) -> str:
+        word = self.directions[direction]
+        return self.neighbour.format(direction=word, Direction=word[:1].upper() + word[1:], tile=self.tiles[role])
+
+    def observation(self, x: int, y: int, neighbours, order, wind: int = -1) -> str:
+        """The user message of one turn: tile roles `neighbours` [4] of N, E, S, W, listed in `order`."""
+        lines = [self.wind_sentence(wind)] if wind >= 0 else []
+        lines.append(self.place.format(x=x, y=y))
+        lines += [self.neighbour_line(d, int(neighbours[d])) for d in order]
+        return "".join(lines) + self.closing
