@@ -12,12 +12,12 @@ def get_config():
         "seed": 0,
         "shape": {"layers": 4, "width": 128, "heads": 4, "kv_heads": 2, "head_dim": 32, "mlp": 384},
         "mixture": {"surroundings": 0.6, "stories": 0.4, "goals": 0.6, "free": 0.4},
-        "steps": 1400,
-        "short_steps": 400,  # short documents alone, in twice as many rows
+        "steps": 1200,
+        "short_steps": 300,  # short documents alone, in twice as many rows
         "short_rows": 24,
-        "short_length": 192,
-        "long_rows": 6,
-        "long_length": 616,
+        "short_length": 160,
+        "long_rows": 10,
+        "long_length": 352,
         "lr": 3e-3,
         "warmup": 50,
         "weight_decay": 0.1,

@@ -6,7 +6,7 @@ import os
 import pytest
 from transformers import AutoTokenizer
 
-from welfare_jax.text.tiny_tokenizer import SPECIAL, save, train
+from welfare_jax.text.tiny_tokenizer import SPECIAL, save, set_phrases, train
 from welfare_jax.text.tiny_world import KINDS, Mixture, documents, render
 from welfare_jax.text.wording import LETTERS, Wording
 
@@ -16,7 +16,8 @@ EVEN = Mixture(1, 1, 1, 1)
 
 @pytest.fixture(scope="module")
 def trained():
-    return train(render(d) for d in itertools.islice(documents(0, EVEN, WORDING), 3000))
+    texts = (render(d) for d in itertools.islice(documents(0, EVEN, WORDING), 3000))
+    return train(texts, phrases=set_phrases(WORDING))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_tile_is_the_same_single_token_everywhere(loaded, tile):
 
 def test_numbers_and_letters_are_single_tokens(loaded):
     for x in range(100):
-        assert pieces(loaded, f" at ({x}, {99 - x}).\n") == [" at", " (", str(x), ",", f" {99 - x}", ").\n"]
+        assert pieces(loaded, f"You are at ({x}, {99 - x}).\n") == ["You are at (", str(x), ",", f" {99 - x}", ").\n"]
     for letter in LETTERS:
         assert pieces(loaded, letter) == [letter]
         assert pieces(loaded, f"<|assistant|>{letter}<|end|>") == ["<|assistant|>", letter, "<|end|>"]
@@ -68,7 +69,7 @@ def test_numbers_and_letters_are_single_tokens(loaded):
 
 def test_observation_is_short(loaded):
     text = WORDING.observation(12, 57, [0, 1, 2, 0], [2, 0, 1, 3])
-    assert len(loaded.encode(text, add_special_tokens=False)) <= 34
+    assert len(loaded.encode(text, add_special_tokens=False)) == 5 + 4 * 3 + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

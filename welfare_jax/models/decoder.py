@@ -55,7 +55,7 @@ def structure(spec: Spec, lora: Lora | None = None, dtype="float32"):
 
 
 def init(spec: Spec, key, dtype="float32", lora: Lora | None = None):
-    """Random parameters (normal, 0.02 or 1 / sqrt(fan in) for matrices): (graphdef, params)."""
+    """Random parameters, normal with variance 1 / fan in, and smaller where blocks write: (graphdef, params)."""
     graphdef, shapes = structure(spec, lora, dtype)
     leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
     out = []
@@ -67,7 +67,9 @@ def init(spec: Spec, key, dtype="float32", lora: Lora | None = None):
         elif name in ("bias", "lora_b"):
             out.append(jnp.zeros(leaf.shape, leaf.dtype))
         else:
-            std = 0.02 if name in ("embed", "unembed") else leaf.shape[-2] ** -0.5
+            std = spec.width**-0.5 if name in ("embed", "unembed") else leaf.shape[-2] ** -0.5
+            writes = path[-2].key in ("o", "down") if len(path) > 1 else False
+            std = std / (2 * spec.layers) ** 0.5 if writes else std  # the stream's size does not grow with depth
             out.append((std * jax.random.normal(k, leaf.shape)).astype(leaf.dtype))
     return graphdef, jax.tree_util.tree_unflatten(tree, out)
 
@@ -208,13 +210,16 @@ def backbone(
         resid = None if read is None or not residual else (x if select is not None else take(x))
         return x, (None if cache is None else (k, v), resid)
 
-    body = jax.checkpoint(layer_body, prevent_cse=False, static_argnums=(2,)) if remat else layer_body
+    def body(select=None):
+        one = functools.partial(layer_body, select=select)
+        return jax.checkpoint(one, prevent_cse=False) if remat else one
+
     xs = (model.blocks, jnp.arange(spec.layers), None if cache is None else (cache.k, cache.v))
     if everywhere or read is None:
-        x, (new, stream) = jax.lax.scan(body, x, xs)
+        x, (new, stream) = jax.lax.scan(body(), x, xs)
     else:
-        x, (new, stream) = jax.lax.scan(body, x, jax.tree.map(lambda a: a[:-1], xs))
-        x, last = body(x, jax.tree.map(lambda a: a[-1], xs), take)
+        x, (new, stream) = jax.lax.scan(body(), x, jax.tree.map(lambda a: a[:-1], xs))
+        x, last = body(take)(x, jax.tree.map(lambda a: a[-1], xs))
         new, stream = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (new, stream), last)
     cache = None if cache is None else _write(cache, *new, pos, mask)
     return model.final_norm(x), stream, cache

@@ -19,11 +19,16 @@ from welfare_jax.models.spec import Spec
 
 FAMILIES = (qwen3, gemma3)
 INDEX = "model.safetensors.index.json"
+TINY = pathlib.Path(__file__).parents[1] / "tiny_base"  # the small decoder that ships with the package
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclasses.dataclass
 class LM:
-    """A loaded model: pure parts plus its tokenizer. `params` is a pytree for `wj.forward(lm.graphdef, lm.params, ...)`."""
+    """A loaded model: pure parts plus its tokenizer. `params` is a pytree for `wj.forward(lm.graphdef, lm.params, ...)`.
+
+    `path` is the folder that it was read from, wherever the hub's cache may have put it.
+    """
 
     graphdef: object
     params: dict
@@ -33,7 +38,9 @@ class LM:
 
 
 def resolve(path_or_repo: str) -> pathlib.Path:
-    """A local folder as it is; a hub name through `huggingface_hub` (its cache when offline)."""
+    """A local folder as it is; "tiny" is the package's own; a hub name through `huggingface_hub` or its cache."""
+    if path_or_repo == "tiny":
+        return TINY
     folder = pathlib.Path(path_or_repo).expanduser()
     if (folder / "config.json").is_file():
         return folder
@@ -62,20 +69,23 @@ def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
         raw = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: not readable as JSON ({error})") from None
-    kind = raw.get("model_type")
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
     family = next((f for f in FAMILIES if kind in f.MODEL_TYPES), None)
     if family is None:
         known = ", ".join(t for f in FAMILIES for t in f.MODEL_TYPES)
         raise InputError(f"{where}: model_type={kind!r} is not supported (known: {known})")
     from transformers import AutoConfig
 
-    full = AutoConfig.from_pretrained(folder).to_dict()
+    try:
+        full = AutoConfig.from_pretrained(folder).to_dict()
+    except Exception as error:  # whatever transformers finds wrong, over several lines
+        raise InputError(f"{where}: transformers refuses it ({' '.join(str(error).split())[:300]})") from None
     # Class defaults come from transformers; whatever the file itself says must be understood here.
     nested = "text_config" in full
     base = dict(full["text_config"]) if nested else full
     base.update({k: v for k, v in (raw.get("text_config", {}) if nested else raw).items() if k not in base})
-    if nested:
-        base["tie_word_embeddings"] = raw.get("text_config", {}).get("tie_word_embeddings", raw.get("tie_word_embeddings", True))
+    if nested:  # the head belongs to the outer model; what the inner config says of tying is not used
+        base["tie_word_embeddings"] = full.get("tie_word_embeddings", True)
     return family.spec(base, where), family
 
 
@@ -83,7 +93,10 @@ def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Tensor name -> file, from the index where there is one."""
     index = folder / INDEX
     if index.is_file():
-        shards = json.loads(index.read_text())["weight_map"]
+        try:
+            shards = dict(json.loads(index.read_text())["weight_map"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{index}: not a JSON object with a weight_map; download it again") from None
         for name in set(shards.values()):
             if pathlib.PurePath(name).name != name:
                 raise InputError(f"{index}: shard {name!r} points outside its folder")
@@ -131,7 +144,10 @@ def plan(spec: Spec, family, names) -> dict[str, tuple[tuple[str, ...], bool]]:
 def _read(name, path, transpose, shape, dtype, opened):
     if path not in opened:
         opened[path] = opened["stack"].enter_context(_open(path))
-    tensor = opened[path].get_tensor(name)
+    try:
+        tensor = opened[path].get_tensor(name)
+    except SafetensorError as error:
+        raise InputError(f"{path}: tensor {name} cannot be read ({error}); download the folder again") from None
     if tensor.dtype.kind not in "fV" and tensor.dtype.name != "bfloat16":
         raise InputError(f"{path}: {name} has type {tensor.dtype}, need a float type")
     tensor = tensor.T if transpose else tensor
@@ -169,6 +185,8 @@ def load_tokenizer(folder: pathlib.Path):
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # its advice on options that we do not use
+    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make an empty one up
+        raise InputError(f"{folder}: no tokenizer ({' or '.join(VOCABULARIES)}); download the whole folder")
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:
@@ -193,4 +211,4 @@ def load(path_or_repo, dtype="float32", mesh=None) -> LM:
             return jax.device_put(array, sharding(mesh, path, array.shape))
 
     graphdef, params, spec = load_params(folder, dtype, place)
-    return LM(graphdef, params, spec, load_tokenizer(folder), str(path_or_repo))
+    return LM(graphdef, params, spec, load_tokenizer(folder), str(folder))

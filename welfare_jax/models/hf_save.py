@@ -18,11 +18,13 @@ def qwen3_config(spec: Spec, tokenizer, dtype: str) -> dict:
     """A config.json for a Qwen3-type decoder made here."""
     if spec.family != "qwen3":
         raise InputError(f"family {spec.family!r}: a config can only be written anew for 'qwen3'; keep the loaded one")
-    return {
+    rope = spec.ropes[0]
+    scaling = {} if rope.kind == "default" else {"rope_scaling": {"rope_type": rope.kind, "factor": rope.factor}}
+    return scaling | {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": spec.vocab,
         "hidden_size": spec.width, "intermediate_size": spec.mlp, "num_hidden_layers": spec.layers,
         "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "head_dim": spec.head_dim,
-        "hidden_act": "silu", "rms_norm_eps": spec.norm_eps, "rope_theta": spec.ropes[0].theta,
+        "hidden_act": "silu", "rms_norm_eps": spec.norm_eps, "rope_theta": rope.theta,
         "tie_word_embeddings": spec.tied, "attention_bias": False, "max_position_embeddings": 4096,
         "torch_dtype": dtype, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -56,8 +58,6 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None) -> pathlib.Path:
         raise InputError(f"{lm.path}: writing a multimodal folder back is not supported yet")
     config["torch_dtype"] = dtype
     config.pop("dtype", None)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    lm.tokenizer.save_pretrained(folder)
     family = next(f for f in hf.FAMILIES if config["model_type"] in f.MODEL_TYPES)
     import ml_dtypes
 
@@ -69,12 +69,17 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None) -> pathlib.Path:
             shards, size = [*shards, {}], 0
         shards[-1][name] = array
         size += array.nbytes
-    if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", {"format": "pt"})
-        return folder
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = names if len(shards) > 1 else ["model.safetensors"]
+    mine = {*names, hf.INDEX} if len(shards) > 1 else set(names)
+    if others := sorted({p.name for p in folder.glob("*.safetensors*")} - mine):
+        raise InputError(f"{folder}: already holds {others[0]}, which would be read with or instead of this model; use another folder")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    lm.tokenizer.save_pretrained(folder)
     for name, shard in zip(names, shards, strict=True):
         save_file(shard, folder / name, {"format": "pt"})
+    if len(shards) == 1:
+        return folder
     index = {k: name for name, shard in zip(names, shards, strict=True) for k in shard}
     total = sum(a.nbytes for shard in shards for a in shard.values())
     (folder / hf.INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1))

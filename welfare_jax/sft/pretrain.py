@@ -171,7 +171,8 @@ def run(config, workdir) -> dict:
     begin, wording, folder = time.time(), Wording(), workdir / "model"
     mixture = tiny_world.Mixture(**config.mixture)
     sample = itertools.islice(tiny_world.documents(config.seed, mixture, wording), 3000)
-    tiny_tokenizer.save(tiny_tokenizer.train([tiny_world.render(d) for d in sample]), folder)
+    texts = [tiny_world.render(d) for d in sample]
+    tiny_tokenizer.save(tiny_tokenizer.train(texts, phrases=tiny_tokenizer.set_phrases(wording)), folder)
     tokenizer = hf.load_tokenizer(folder)
     spec = small(len(tokenizer), **config.shape)
     graphdef, params = decoder.init(spec, jax.random.key(config.seed))

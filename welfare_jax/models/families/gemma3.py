@@ -58,5 +58,5 @@ def spec(config: dict, where: str) -> Spec:
 
 def tensors(spec: Spec, names) -> list[Tensor]:
     prefix = next((p for p in PREFIXES if p + "embed_tokens.weight" in names), PREFIXES[0])
-    out = llama_tensors(spec, prefix, NORMS)
-    return out if prefix == "model." else [t._replace(name="language_model." + t.name) if t.name == "lm_head.weight" else t for t in out]
+    head = "language_model.lm_head.weight" if prefix == "language_model.model." else "lm_head.weight"
+    return [t._replace(name=head) if t.path == "unembed" else t for t in llama_tensors(spec, prefix, NORMS)]

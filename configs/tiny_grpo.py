@@ -1,0 +1,27 @@
+"""The main job on the small decoder inside the package: no download, under five minutes on two CPU cores.
+
+The maze, the objective and every stage are those of `gemma_grpo.py`; only sizes and the learning rate differ.
+--config.model.path=DIR puts any other Hugging Face folder in its place.
+"""
+
+from welfare_jax.config import rl
+
+
+def get_config():
+    config = rl()
+    config.model.path = "tiny"
+    config.model.dtype = "float32"
+    config.train.steps = 40
+    config.train.schedule_steps = 80
+    config.train.groups = 8
+    config.train.group_size = 16
+    config.train.micro_batch = 32
+    config.train.lr = 1e-3
+    config.train.merge_lora = True
+    config.train.remat = False
+    config.train.checkpoint_every = 10
+    config.curve.every = 5
+    config.curve.per_length = 2
+    config.extract.per_length = 16
+    config.extract.held_out = 0.5
+    return config

@@ -1,0 +1,55 @@
+"""Settings that must precede the first use of jax, and the fixtures that several rooms share."""
+
+import itertools
+import os
+import pathlib
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+jax.config.update("jax_default_matmul_precision", "highest")  # an accelerator would round to less than float32
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_tokenizer():
+    """`shared_tokenizer(name)`: a real tokenizer, loaded once; skips where its folder is absent."""
+    loaded = {}
+
+    def get(name):
+        folder = SHARED / "tokenizers" / name
+        if not folder.is_dir():
+            pytest.skip(f"needs {folder}")
+        if name not in loaded:
+            from transformers import AutoTokenizer
+
+            loaded[name] = AutoTokenizer.from_pretrained(folder)
+        return loaded[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory):
+    """A folder with a tokenizer of about 600 tokens that knows the maze's words."""
+    from welfare_jax.text import tiny_tokenizer, tiny_world
+    from welfare_jax.text.wording import Wording
+
+    documents = tiny_world.documents(0, tiny_world.Mixture(1, 1, 1, 1), Wording())
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer.save(tiny_tokenizer.train(map(tiny_world.render, itertools.islice(documents, 400))), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_tokenizer_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)

@@ -1,0 +1,179 @@
+"""Small random models on both sides: transformers' in torch, and this package's."""
+
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from welfare_jax.models import decoder, hf
+from welfare_jax.models.spec import Rope, Spec
+
+VOCAB = 61
+_COMMON = dict(
+    vocab_size=VOCAB, hidden_size=40, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+_GEMMA = dict(sliding_window=5, sliding_window_pattern=3, query_pre_attn_scalar=24, num_hidden_layers=4)
+_VISION = dict(
+    hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+)
+
+
+def randomise(model, seed=0):
+    """Every parameter far from where it starts: norms too, and embeddings large enough to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            if p.ndim == 1 and "norm" in name:
+                p.add_(0.3 * noise)
+            else:
+                p.copy_(noise * (0.5 if "embed" in name or "head" in name else p.shape[-1] ** -0.5))
+    return model.eval()
+
+
+def hf_model(kind="qwen3", **changes):
+    """A random transformers model: "qwen3", "gemma3" or "gemma3_vision" (decoder under a vision tower)."""
+    import transformers as t
+
+    if kind == "qwen3":
+        config, cls = t.Qwen3Config(**_COMMON | dict(rope_theta=1e4) | changes), t.Qwen3ForCausalLM
+    elif kind == "gemma3":
+        config, cls = t.Gemma3TextConfig(**_COMMON | _GEMMA | changes), t.Gemma3ForCausalLM
+    else:
+        tie = changes.pop("tie_word_embeddings", True)
+        config = t.Gemma3Config(
+            text_config=_COMMON | _GEMMA | changes, vision_config=_VISION, mm_tokens_per_image=4,
+            image_token_index=60, boi_token_index=58, eoi_token_index=59, tie_word_embeddings=tie,
+        )  # fmt: skip
+        cls = t.Gemma3ForConditionalGeneration
+    config._attn_implementation = "eager"
+    return randomise(cls(config))
+
+
+def save(model, folder, tokenizer_dir=None, **kw):
+    """The folder `folder` with the model and, where given, a tokenizer's files."""
+    model.save_pretrained(folder, **kw)
+    for path in tokenizer_dir.iterdir() if tokenizer_dir else ():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def edit_config(folder, **changes):
+    """Set attributes of config.json; None removes one."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def params(folder):
+    """(graphdef, params, spec) of a folder that needs no tokenizer."""
+    return hf.load_params(folder)
+
+
+def padded(lengths=(19, 12, 7), sides="-lr", width=19, vocab=VOCAB, seed=0):
+    """(tokens, mask) [B, width]; each row is full, padded at the left or padded at the right."""
+    rng = np.random.default_rng(seed)
+    tokens, mask = np.zeros((len(lengths), width), np.int32), np.zeros((len(lengths), width), bool)
+    for row, (n, side) in enumerate(zip(lengths, sides)):
+        at = slice(width - n, width) if side == "l" else slice(0, n)
+        tokens[row, at], mask[row, at] = rng.integers(3, vocab - 5, n), True
+    return tokens, mask
+
+
+def run(graphdef, params, tokens, **kw):
+    """The jitted forward: one compilation a structure, as users run it."""
+    return _forward(graphdef, params, jnp.asarray(tokens), kw)
+
+
+@jax.jit
+def _forward(graphdef, params, tokens, kw):
+    return decoder.forward(graphdef, params, tokens, **kw)
+
+
+def torch_layers(model):
+    """The decoder blocks of a transformers model, multimodal or not."""
+    found = [m for name, m in model.named_modules() if name.endswith("layers") and "vision" not in name]
+    return found[0]
+
+
+@contextlib.contextmanager
+def _hooked(model, edits):
+    """`edits`: (hook point, function (layer, x) -> x or None), placed on modules of the transformers model."""
+    handles = []
+    for at, edit in edits:
+        for i, block in enumerate(torch_layers(model)):
+            gemma = hasattr(block, "post_feedforward_layernorm")
+            module = {
+                "resid_pre": block,
+                "resid_post": block,
+                "attn_out": block.post_attention_layernorm if gemma else block.self_attn,
+                "mlp_out": block.post_feedforward_layernorm if gemma else block.mlp,
+                "mlp_neurons": block.mlp.act_fn,
+            }[at]
+
+            def before(_, args, i=i, edit=edit):
+                return (edit(i, args[0]), *args[1:])
+
+            def after(_, args, out, i=i, edit=edit):
+                first = out[0] if isinstance(out, tuple) else out
+                changed = edit(i, first)
+                return (changed, *out[1:]) if isinstance(out, tuple) else changed
+
+            if at == "resid_pre":
+                handles.append(module.register_forward_pre_hook(before))
+            else:
+                handles.append(module.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def torch_run(model, tokens, mask=None, edits=()):
+    """(logits [B, T, V], resid_post [L, B, T, D], final hidden [B, T, D]) as torch tensors, with edits applied."""
+    tokens = torch.as_tensor(np.array(tokens), dtype=torch.long)
+    mask = torch.ones_like(tokens) if mask is None else torch.as_tensor(np.array(mask), dtype=torch.long)
+    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    stream = []
+
+    def record(layer, x):
+        stream.append(x)
+        return x
+
+    with _hooked(model, [*edits, ("resid_post", record)]):
+        out = model(tokens, attention_mask=mask, position_ids=position, output_hidden_states=True, use_cache=False)
+    return out.logits, torch.stack(stream), out.hidden_states
+
+
+def tiny_spec(kind="qwen3", **changes):
+    """A decoder of three layers; "gemma3" has windows, two rotary bases, post norms and scaled embeddings."""
+    base = dict(family=kind, vocab=VOCAB, width=24, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=40, qk_norm=True)
+    if kind == "qwen3":
+        base |= dict(ropes=(Rope(1e4, 8),), rope_of=(0, 0, 0), windows=(0, 0, 0))
+    else:
+        base |= dict(
+            ropes=(Rope(1e5, 8, "linear", 4.0), Rope(1e3, 8)), rope_of=(1, 0, 1), windows=(4, 0, 3), norm_offset=1.0,
+            act="gelu_tanh", post_norms=True, embed_scale=24**0.5, attn_scale=0.3,
+        )  # fmt: skip
+    return Spec(**base | changes)
+
+
+def tiny_model(kind="qwen3", seed=0, lora=None, **changes):
+    """(graphdef, params) of random numbers: norms away from one, LoRA factors, where there are any, from zero."""
+    spec = tiny_spec(kind, **changes)
+    graphdef, shapes = decoder.structure(spec, lora)
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        name, noise = path[-1].key, rng.normal(size=leaf.shape)
+        if name == "scale":
+            return jnp.asarray(1.0 - spec.norm_offset + 0.3 * noise, leaf.dtype)
+        std = 0.5 if name in ("embed", "unembed") else 0.2 if name == "lora_b" else leaf.shape[-2] ** -0.5
+        return jnp.asarray(std * noise, leaf.dtype)
+
+    return graphdef, jax.tree_util.tree_map_with_path(fill, shapes)

@@ -1,0 +1,258 @@
+"""Folders that are wrong in one way each end in one line that names the fault; folders written here load anywhere."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from helpers import VOCAB, edit_config, hf_model, padded, params, run, save, tiny_spec, torch_run
+from safetensors.numpy import load_file, save_file
+
+from welfare_jax.errors import InputError
+from welfare_jax.models import decoder, hf, hf_save, lora
+from welfare_jax.models.layers import Lora
+from welfare_jax.models.spec import Rope
+
+ONE = "model.safetensors"
+KEY = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, tiny_tokenizer_dir):
+    return save(hf_model("qwen3"), tmp_path_factory.mktemp("good"), tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, tiny_tokenizer_dir):
+    return save(hf_model("qwen3"), tmp_path_factory.mktemp("sharded"), tiny_tokenizer_dir, max_shard_size="20KB")
+
+
+def retensor(folder, change):
+    tensors = load_file(folder / ONE)
+    change(tensors)
+    save_file(tensors, folder / ONE, {"format": "pt"})
+
+
+def reindex(folder, change):
+    index = json.loads((folder / hf.INDEX).read_text())
+    change(index)
+    (folder / hf.INDEX).write_text(json.dumps(index))
+
+
+def cut(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def last_shard(folder):
+    return sorted(folder.glob("*.safetensors"))[-1]
+
+
+def duplicate(folder):
+    save_file({KEY: load_file(folder / ONE)[KEY]}, folder / "more.safetensors")
+
+
+def swap_two(folder):
+    """The index sends a tensor to the first shard, which does not hold it."""
+
+    def change(index):
+        index["weight_map"]["model.norm.weight"] = min(index["weight_map"].values())
+
+    reindex(folder, change)
+
+
+BROKEN = {  # name -> (what to break, what the message must name)
+    "truncated": (lambda d: cut(d / ONE, 9000), [ONE, "truncated"]),
+    "truncated_header": (lambda d: cut(d / ONE, 20), [ONE, "truncated"]),
+    "empty_file": (lambda d: cut(d / ONE, 0), [ONE, "truncated"]),
+    "missing_tensor": (lambda d: retensor(d, lambda t: t.pop(KEY)), ["missing", KEY]),
+    "unknown_tensor": (lambda d: retensor(d, lambda t: t.update(extra=np.zeros(3, "f4"))), ["unknown", "extra"]),
+    "unknown_layer": (
+        lambda d: retensor(d, lambda t: t.update({KEY.replace("1", "9"): t[KEY]})),
+        ["unknown", KEY.replace("1", "9")],
+    ),
+    "bias": (
+        lambda d: retensor(d, lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.zeros(64, "f4")})),
+        ["unknown", "q_proj.bias"],
+    ),
+    "wrong_shape": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY][:, :-1].copy()})), [KEY, "39", "40"]),
+    "transposed": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].T.copy()})), [KEY, "shape"]),
+    "integers": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].astype("i4")})), [KEY, "int32"]),
+    "duplicate": (duplicate, [KEY, ONE, "more.safetensors"]),
+    "no_weights": (lambda d: (d / ONE).unlink(), ["no *.safetensors"]),
+    "unknown_model_type": (lambda d: edit_config(d, model_type="mamba"), ["config.json", "mamba", "qwen3"]),
+    "no_model_type": (lambda d: edit_config(d, model_type=None), ["config.json", "model_type"]),
+    "unhandled_attribute": (lambda d: edit_config(d, parallel_norm=True), ["config.json", "parallel_norm"]),
+    "quantised": (lambda d: edit_config(d, quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
+    "other_activation": (lambda d: edit_config(d, hidden_act="relu"), ["hidden_act", "relu"]),
+    "yarn": (
+        lambda d: edit_config(d, rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}),
+        ["rope", "yarn"],
+    ),
+    "attention_bias": (lambda d: edit_config(d, attention_bias=True), ["attention_bias"]),
+    "heads": (lambda d: edit_config(d, num_key_value_heads=3), ["num_key_value_heads"]),
+    "wrong_type": (lambda d: edit_config(d, num_hidden_layers="three"), ["config.json", "num_hidden_layers"]),
+    "config_cut": (lambda d: cut(d / "config.json", 40), ["config.json", "JSON"]),
+    "config_is_a_list": (lambda d: (d / "config.json").write_text("[1]"), ["config.json"]),
+    "no_config": (lambda d: (d / "config.json").unlink(), ["config.json"]),
+    "no_folder": (shutil.rmtree, ["does not exist"]),
+    "no_tokenizer": (lambda d: [p.unlink() for p in d.glob("tokenizer*")], ["tokenizer"]),
+    "tokenizer_cut": (lambda d: cut(d / "tokenizer.json", 400), ["tokenizer"]),
+}
+BROKEN_SHARDS = {
+    "missing_shard": (lambda d: last_shard(d).unlink(), ["missing", "model-000"]),
+    "outside": (
+        lambda d: reindex(d, lambda i: i["weight_map"].update({KEY: "../elsewhere.safetensors"})),
+        ["../elsewhere.safetensors", "outside"],
+    ),
+    "absolute": (lambda d: reindex(d, lambda i: i["weight_map"].update({KEY: "/etc/passwd"})), ["/etc/passwd"]),
+    "truncated_shard": (lambda d: cut(last_shard(d), 3000), ["truncated"]),
+    "index_cut": (lambda d: cut(d / hf.INDEX, 300), [hf.INDEX]),
+    "index_without_map": (lambda d: reindex(d, lambda i: i.pop("weight_map")), [hf.INDEX]),
+    "missing_in_index": (lambda d: reindex(d, lambda i: i["weight_map"].pop(KEY)), [KEY]),
+    "wrong_shard": (swap_two, ["model-00001-of", "model.norm.weight"]),
+}
+
+
+def one_line(error, *names):
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 500, text
+    for name in names:
+        assert name in text, text
+
+
+@pytest.mark.parametrize("case", [*BROKEN, *BROKEN_SHARDS])
+def test_broken_folder(case, good, sharded, tmp_path):
+    break_it, names = BROKEN.get(case) or BROKEN_SHARDS[case]
+    folder = tmp_path / "model"
+    shutil.copytree(good if case in BROKEN else sharded, folder)
+    break_it(folder)
+    with pytest.raises(InputError) as error:
+        hf.load(folder)
+    one_line(error, *names)
+
+
+def test_the_same_folders_unbroken_load(good, sharded):
+    a, b = (hf.load(str(d)) for d in (good, sharded))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, a.params, b.params))
+    assert a.graphdef == b.graphdef and a.spec == b.spec
+    assert a.tokenizer.encode("N") == b.tokenizer.encode("N")
+
+
+def test_bad_dtype_is_refused(good):
+    with pytest.raises(InputError) as error:
+        hf.load(good, dtype="float16")
+    one_line(error, "float16", "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtype_of_the_parameters(good, dtype):
+    assert {x.dtype.name for x in jax.tree.leaves(hf.load(good, dtype).params)} == {dtype}
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing-7b", "nobody/nothing/7b", "./nothing", "nothing"])
+def test_a_name_that_is_not_there(name):
+    with pytest.raises(InputError) as error:
+        hf.load(name)
+    one_line(error, name)
+
+
+def test_a_hub_name_in_the_local_cache(good, tmp_path, monkeypatch):
+    """A hub name loads offline from the cache, and what was loaded by name can be written back."""
+    import huggingface_hub
+
+    cache = tmp_path / "models--nobody--small"
+    shutil.copytree(good, cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    fetch = huggingface_hub.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: fetch(*a, **k, cache_dir=tmp_path))
+    lm = hf.load("nobody/small")
+    hf_save.save_hf(lm, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["rms_norm_eps"] == lm.spec.norm_eps and config["max_position_embeddings"] == 256
+
+
+def test_unknown_safetensors_beside_an_index_is_not_read(sharded, tmp_path):
+    """Only what the index names belongs to the model; an adapter in the same folder does not."""
+    shutil.copytree(sharded, tmp_path / "model")
+    save_file({"base_model.lora_A.weight": np.zeros((2, 2), "f4")}, tmp_path / "model" / "adapter_model.safetensors")
+    hf.load(tmp_path / "model")
+
+
+def from_transformers(folder, tokens, mask):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        return torch_run(model, tokens, mask)[0].numpy()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 20_000])
+def test_save_hf_round_trip(kind, shard_bytes, tiny_tokenizer_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(hf_save, "SHARD_BYTES", shard_bytes)
+    lm = hf.load(save(hf_model(kind), tmp_path / "in", tiny_tokenizer_dir))
+    changed = jax.tree.map(lambda x: 0.9 * x, lm.params)  # so that copying the old folder would not pass
+    lm = dataclasses.replace(lm, params=changed)
+    out = hf_save.save_hf(lm, tmp_path / "out")
+    assert (len(list(out.glob("*.safetensors"))) > 1) == (shard_bytes == 20_000)
+    tokens, mask = padded()
+    want = np.asarray(run(lm.graphdef, changed, tokens, mask=mask).logits)
+    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
+    again = hf.load(out)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, again.params, changed))
+    assert again.spec == lm.spec
+    assert again.tokenizer.get_vocab() == lm.tokenizer.get_vocab()
+
+
+def test_save_hf_of_a_model_made_here(tiny_tokenizer, tmp_path):
+    spec = tiny_spec(norm_eps=1e-5, tied=False, ropes=(Rope(500.0, 8, "linear", 4.0),))
+    graphdef, weights = decoder.init(spec, jax.random.key(0))
+    out = hf_save.save_hf(hf.LM(graphdef, weights, spec, tiny_tokenizer, "nowhere"), tmp_path)
+    tokens, mask = padded()
+    want = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
+    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
+
+
+def test_save_hf_merges_adapters(good, tmp_path):
+    lm = hf.load(good)
+    graphdef, weights = lora.attach(lm.graphdef, lm.params, Lora(3, 6.0), jax.random.key(0))
+    weights = jax.tree.map(lambda x: x + 0.05, weights)
+    out = hf_save.save_hf(dataclasses.replace(lm, graphdef=graphdef, params=weights), tmp_path)
+    tokens, mask = padded()
+    want = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
+    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
+
+
+def test_save_hf_in_bfloat16_halves_the_file(good, tmp_path):
+    out = hf_save.save_hf(hf.load(good), tmp_path, "bfloat16")
+    assert (out / ONE).stat().st_size < 0.6 * (good / ONE).stat().st_size
+    _, weights, _ = params(out)
+    _, exact, _ = params(good)
+    assert weights["embed"].shape == (VOCAB, 40)
+    assert jnp.array_equal(weights["embed"], exact["embed"].astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def test_save_hf_of_a_multimodal_folder_is_refused(tiny_tokenizer_dir, tmp_path):
+    lm = hf.load(save(hf_model("gemma3_vision"), tmp_path / "in", tiny_tokenizer_dir))
+    with pytest.raises(InputError) as error:
+        hf_save.save_hf(lm, tmp_path / "out")
+    one_line(error, str(tmp_path / "in"), "multimodal")
+
+
+def test_save_hf_over_an_older_sharded_export(sharded, good, tmp_path):
+    """Old shards and their index must not be what the next load reads."""
+    shutil.copytree(sharded, tmp_path / "out")
+    lm = hf.load(good)
+    lm = dataclasses.replace(lm, params=jax.tree.map(lambda x: 2 * x, lm.params))
+    try:
+        hf_save.save_hf(lm, tmp_path / "out")
+    except InputError as error:
+        assert str(tmp_path / "out") in str(error)  # refusing is fine too, as long as the folder is what it was
+        assert jnp.array_equal(hf.load(tmp_path / "out").params["embed"], lm.params["embed"] / 2)
+    else:
+        assert jnp.array_equal(hf.load(tmp_path / "out").params["embed"], lm.params["embed"])

@@ -1,0 +1,120 @@
+"""The decoder against transformers: random weights, awkward shapes, padding on both sides, all spellings of rope."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import edit_config, hf_model, padded, params, run, save, torch_run
+
+CASES = {
+    "qwen3": ("qwen3", {}),
+    "qwen3_untied_linear": ("qwen3", dict(
+        tie_word_embeddings=False, rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=500.0))),
+    "qwen3_tied_one_kv_head": ("qwen3", dict(tie_word_embeddings=True, num_key_value_heads=1, head_dim=6)),
+    "gemma3": ("gemma3", {}),
+    "gemma3_scaled_untied": ("gemma3", dict(
+        num_attention_heads=5, num_key_value_heads=5, tie_word_embeddings=False, num_hidden_layers=6,
+        rope_parameters=dict(
+            full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e5),
+            sliding_attention=dict(rope_type="default", rope_theta=500.0)))),
+    "gemma3_multimodal": ("gemma3_vision", {}),
+    "gemma3_multimodal_untied": ("gemma3_vision", dict(tie_word_embeddings=False)),
+}  # fmt: skip
+OLD_ROPE = {
+    "qwen3": dict(rope_theta=5e5, rope_scaling=dict(type="linear", factor=4.0)),
+    "gemma3": dict(rope_theta=1e5, rope_scaling=dict(rope_type="linear", factor=8.0), rope_local_base_freq=500.0),
+}
+
+
+def compare(model, folder, tokens, mask, atol=1e-4):
+    graphdef, weights, spec = params(folder)
+    read = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    out = run(graphdef, weights, tokens, mask=mask, read=read)
+    with torch.no_grad():
+        logits, stream, hidden = torch_run(model, tokens, mask)
+    assert logits.std() > 0.1  # a model that says nothing would agree with anything
+    assert np.abs(np.asarray(out.logits) - logits.numpy())[mask].max() < atol
+    mine = np.asarray(out.residual)
+    assert mine.shape == (spec.layers, *tokens.shape, spec.width)
+    for layer in range(spec.layers):
+        assert np.abs(mine[layer] - stream[layer].numpy())[mask].max() < atol, layer
+        if layer + 1 < spec.layers:  # the last entry of transformers' hidden states comes after the final norm
+            assert np.abs(mine[layer] - hidden[layer + 1].numpy())[mask].max() < atol, layer
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_residuals(case, tmp_path):
+    kind, changes = CASES[case]
+    model = hf_model(kind, **changes)
+    compare(model, save(model, tmp_path), *padded())
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "gemma3_vision"])
+def test_sharded_files(kind, tmp_path):
+    model = hf_model(kind)
+    save(model, tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 3
+    compare(model, tmp_path, *padded())
+
+
+@pytest.mark.parametrize("kind", OLD_ROPE)
+def test_old_spelling_of_rope(kind, tmp_path):
+    """Files written before `rope_parameters`: transformers and this package read the same settings from them."""
+    save(hf_model(kind), tmp_path)
+    edit_config(tmp_path, rope_parameters=None, **OLD_ROPE[kind])
+    graphdef, weights, spec = params(tmp_path)
+    assert spec.ropes[0].factor == OLD_ROPE[kind]["rope_scaling"]["factor"]
+    assert [r.theta for r in spec.ropes] == [v for k, v in OLD_ROPE[kind].items() if k != "rope_scaling"]
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    compare(model, tmp_path, *padded())
+
+
+def test_old_spelling_in_a_multimodal_folder(tmp_path):
+    model = save(hf_model("gemma3_vision"), tmp_path)
+    text = json.loads((tmp_path / "config.json").read_text())["text_config"]
+    text = {k: v for k, v in text.items() if k not in ("rope_parameters", "layer_types")}
+    edit_config(tmp_path, text_config=text | OLD_ROPE["gemma3"] | dict(sliding_window_pattern=2))
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    compare(model, tmp_path, *padded())
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+@pytest.mark.parametrize("tied", [True, False])
+def test_both_layouts_of_multimodal_tensors(prefix, tied, tmp_path):
+    """Older folders put the decoder under `language_model.model.`, newer ones under `model.language_model.`."""
+    from safetensors.numpy import load_file, save_file
+
+    model = hf_model("gemma3_vision", tie_word_embeddings=tied)
+    save(model, tmp_path)
+    old = prefix.startswith("language")
+    tensors = {}
+    for name, value in load_file(tmp_path / "model.safetensors").items():
+        inner = name.split("model.", 2)[-1] if "language_model" in name else None
+        if name.endswith("lm_head.weight"):
+            name = "language_model.lm_head.weight" if old else "lm_head.weight"
+        elif inner is not None:
+            name = prefix + inner
+        tensors[name] = value
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    compare(model, tmp_path, *padded())
+
+
+def test_bfloat16_file_is_read_as_stored(tmp_path):
+    model = hf_model("qwen3")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.to(torch.bfloat16))
+    save(copy.deepcopy(model).to(torch.bfloat16), tmp_path)
+    compare(model, tmp_path, *padded())
+
+
+def test_long_text_is_attended_in_blocks(tmp_path):
+    """Beyond 128 tokens the queries are cut into blocks; padding in front moves every block's edge."""
+    model = hf_model("gemma3", num_hidden_layers=3)
+    compare(model, save(model, tmp_path), *padded((200, 150, 77), "-lr", 200))

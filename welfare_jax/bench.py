@@ -1,0 +1,298 @@
+"""python -m welfare_jax.bench NAME --json: measurements of the parts on random weights, one JSON object on one line.
+
+The default shape is small: 4 layers, width 256, the Qwen3 vocabulary, float32. Seconds are medians of the repeats,
+compilation apart. Timings on shared machines are noisy: compare in one run, as ratios.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+from welfare_jax import runtime
+from welfare_jax.errors import InputError
+
+QWEN3_VOCABULARY = 151_936
+# Tokens of every kind of piece under the Qwen3 tokenizer and its chat template, for runs without a tokenizer at hand.
+QWEN3_LENGTHS = {"first": 3, "next": 5, "close": 15, "wind": 6, "neighbour": 6, "place": (6, 4)}
+
+
+def stand_in_pieces(size: int = 100):
+    """Pieces of the lengths that the Qwen3 tokenizer gives, with arbitrary ids."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from welfare_jax.text import pieces as text
+    from welfare_jax.text.wording import Wording
+
+    n, (x, y) = QWEN3_LENGTHS, QWEN3_LENGTHS["place"]
+    digits = np.where(np.arange(size) < 10, 1, 2)
+    kinds = [0, n["first"], n["next"], n["close"], *[1] * 4, *[n["wind"]] * 4, *[n["neighbour"]] * 12]
+    lengths = np.concatenate([kinds, x - 1 + digits, y - 1 + digits]).astype(np.int32)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 1000, (len(lengths), lengths.max())).astype(np.int32)
+    letters = jnp.asarray(tokens[text.LETTER : text.WIND, 0])
+    table = text.Table(jnp.asarray(tokens), jnp.asarray(lengths), letters)
+    calm = 1 + n["next"] + x + 1 + y + 1 + 4 * n["neighbour"] + n["close"]
+    return text.Pieces(table, size, calm + n["wind"], calm, True, Wording(), None, {})
+
+
+class Bench:
+    """The pieces that the measurements share, made from the command line."""
+
+    def __init__(self, args):
+        import jax
+
+        from welfare_jax.envs import maze
+        from welfare_jax.models import decoder, hf, spec
+        from welfare_jax.text import pieces
+
+        self.args, self.maze, self.key = args, maze.Params(), jax.random.key(0)
+        vocab = QWEN3_VOCABULARY
+        if args.tokenizer:
+            tokenizer = hf.load_tokenizer(pathlib.Path(args.tokenizer))
+            vocab, self.pieces = len(tokenizer), pieces.build(tokenizer)
+        else:
+            self.pieces = stand_in_pieces()
+        self.spec = spec.small(vocab, args.layers, args.width, args.heads, args.kv_heads, args.head_dim, args.mlp)
+        self.graphdef, self.params = decoder.init(self.spec, self.key, args.dtype)
+        self.episodes = args.groups * args.group_size
+
+    def time(self, run):
+        """(median seconds, compile seconds, last result) of `run(i)`."""
+        import jax
+
+        begin = time.perf_counter()
+        jax.block_until_ready(run(0))
+        first = time.perf_counter() - begin
+        seconds = []
+        for i in range(1, self.args.repeats + 1):
+            begin = time.perf_counter()
+            out = jax.block_until_ready(run(i))
+            seconds.append(time.perf_counter() - begin)
+        median = statistics.median(seconds)
+        return median, max(first - median, 0.0), out
+
+    def collect(self, graphdef):
+        import jax
+
+        from welfare_jax.train import step
+
+        program = step.make_collect(
+            graphdef, self.pieces, self.maze, self.args.groups, self.args.group_size, merged=False
+        )
+        return jax.jit(program)
+
+    def lora(self):
+        import jax
+
+        from welfare_jax.models import lora
+        from welfare_jax.models.layers import Lora
+        from welfare_jax.train import state
+
+        graphdef, params = lora.attach(self.graphdef, self.params, Lora(32, 64.0), jax.random.key(1))
+        return graphdef, *state.split(params, lora.PATTERN)
+
+
+def flat(params):
+    from flax import traverse_util
+
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def rollout(b: Bench) -> dict:
+    """Whole episodes: `groups` mazes x `group_size` episodes."""
+    program, frozen = b.collect(b.graphdef), flat(b.params)
+    seconds, compiling, (played, _) = b.time(lambda i: program({}, frozen, b.key, i, 0.7))
+    tokens = int(played.mask.sum())
+    context = tokens / b.episodes / 2
+    return {
+        "seconds": seconds, "compile_seconds": compiling, "episodes_per_s": b.episodes / seconds,
+        "tokens_per_s": tokens / seconds, "tokens": tokens, "flops": tokens * b.spec.flops_per_token(context),
+    }  # fmt: skip
+
+
+def update(b: Bench) -> dict:
+    """One Dr. GRPO update with LoRA 32 on the episodes of one rollout."""
+    import jax
+    import jax.numpy as jnp
+
+    from welfare_jax import config
+    from welfare_jax.train import state, step
+
+    cfg = config.rl().train
+    cfg.group_size, cfg.micro_batch, cfg.remat = b.args.group_size, min(b.args.micro_batch, b.episodes), b.args.remat
+    graphdef, trainable, frozen = b.lora()
+    played, _ = b.collect(graphdef)(trainable, frozen, b.key, 0, 0.7)
+    tx = state.optimizer(cfg)
+    program = jax.jit(step.make_update(graphdef, b.pieces, tx, cfg, b.maze.turns))
+    now = state.State(jnp.int32(0), trainable, tx.init(trainable))
+    seconds, compiling, _ = b.time(lambda i: program(now, frozen, None, played, 0.7))
+    tokens = int(played.mask.sum())
+    forward = tokens * b.spec.flops_per_token(tokens / b.episodes / 2)
+    return {
+        "seconds": seconds, "compile_seconds": compiling, "episodes_per_s": b.episodes / seconds,
+        "tokens_per_s": tokens / seconds, "tokens": tokens, "flops": 2 * forward,  # frozen kernels need no gradient
+    }  # fmt: skip
+
+
+def extract(b: Bench) -> dict:
+    """Class means over extraction walks, all layers."""
+    import jax
+    import numpy as np
+
+    from welfare_jax.envs import walks as walks_lib
+    from welfare_jax.interp import extract as x
+    from welfare_jax.models import decoder
+
+    walks = walks_lib.generate(b.maze, max(1, b.episodes // 8))
+    tokens, mask = x.encode(b.pieces, walks)
+    n = len(tokens)
+    data = x.buckets(tokens, mask, walks.final, np.zeros(n, bool), 32)
+    program = jax.jit(lambda params, data: x.means(decoder.bind(b.graphdef, params), data))
+    seconds, compiling, _ = b.time(lambda i: program(b.params, data))
+    return {
+        "seconds": seconds, "compile_seconds": compiling, "trajectories_per_s": n / seconds, "trajectories": n,
+        "tokens_per_s": int(mask.sum()) / seconds,
+    }  # fmt: skip
+
+
+def steer(b: Bench) -> dict:
+    """Steered sampling: 32 prompts of about 52 tokens, 64 new tokens each, a vector, layer and strength a row."""
+    import jax
+    import numpy as np
+
+    from welfare_jax.models import generate, interventions
+
+    rng = np.random.default_rng(0)
+    rows, new = 32, 64
+    tokens = rng.integers(0, 1000, (rows, 56))
+    mask = np.arange(56)[None] >= rng.integers(0, 9, (rows, 1))
+    iv = interventions.add(
+        rng.normal(size=(rows, b.spec.width)), rng.integers(0, b.spec.layers, rows), rng.normal(size=rows)
+    )
+
+    def run(i):
+        return generate.generate(
+            b.graphdef, b.params, tokens, mask, jax.random.key(i), max_new_tokens=new, temperature=0.7,
+            interventions=iv,
+        )  # fmt: skip
+
+    seconds, compiling, _ = b.time(run)
+    done = rows * new
+    flops = (done + int(mask.sum())) * b.spec.flops_per_token(84) + done * 2 * b.spec.width * b.spec.vocab
+    return {"seconds": seconds, "compile_seconds": compiling, "tokens_per_s": done / seconds, "tokens": done, "flops": flops}
+
+
+def load(b: Bench) -> dict:
+    """Reading a Hugging Face folder of this shape from disk."""
+    from welfare_jax.models import hf, hf_save
+
+    with tempfile.TemporaryDirectory() as folder:
+        lm = hf.LM(b.graphdef, b.params, b.spec, hf.load_tokenizer(hf.TINY), "none")
+        hf_save.save_hf(lm, folder)
+        size = sum(p.stat().st_size for p in pathlib.Path(folder).glob("*.safetensors"))
+        seconds, compiling, _ = b.time(lambda i: hf.load_params(pathlib.Path(folder), b.args.dtype)[1])
+    return {"seconds": seconds, "compile_seconds": compiling, "mb": size / 1e6, "mb_per_s": size / 1e6 / seconds}
+
+
+def env(b: Bench) -> dict:
+    """The maze alone, random actions: with a fresh maze for every episode, and without generation."""
+    import jax
+
+    from welfare_jax.envs import maze
+
+    n, turns = b.args.envs, b.maze.turns
+
+    @jax.jit
+    def fresh(key):
+        return jax.vmap(maze.reset, (0, None))(jax.random.split(key, n), b.maze)[1]
+
+    @jax.jit
+    def play(states, key):
+        def turn(states, k):
+            keys = jax.random.split(k, n)
+            actions = jax.random.randint(k, (n,), 0, 4)
+            _, states, reward, *_ = jax.vmap(maze.step, (0, 0, 0, None))(keys, states, actions, b.maze)
+            return states, reward
+
+        return jax.lax.scan(turn, states, jax.random.split(key, turns))[1].sum()
+
+    making, compiling, states = b.time(lambda i: fresh(jax.random.key(i)))
+    playing, more, _ = b.time(lambda i: play(states, jax.random.key(i)))
+    return {
+        "seconds": making + playing, "compile_seconds": compiling + more, "mazes_per_s": n / making,
+        "steps_per_s": n * turns / (making + playing), "steps_per_s_without_generation": n * turns / playing,
+    }  # fmt: skip
+
+
+NAMES = {f.__name__: f for f in (rollout, update, extract, steer, load, env)}
+
+
+def matmul_peak(dtype) -> float:
+    """FLOP/s of a large matrix product in this process, best of five."""
+    import jax
+    import jax.numpy as jnp
+
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (n, n)).astype(jnp.dtype(dtype))
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    best = 1e9
+    for _ in range(5):
+        begin = time.perf_counter()
+        product(a).block_until_ready()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * n**3 / best
+
+
+def peak_mb() -> float:
+    """Peak device memory where the backend reports it, else the process's peak resident size, in MB."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    found = stats.get("peak_bytes_in_use")
+    return found / 1e6 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="python -m welfare_jax.bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("name", choices=sorted(NAMES))
+    parser.add_argument("--json", action="store_true", help="print one JSON object on one line")
+    for flag, default in (
+        ("layers", 4), ("width", 256), ("heads", 4), ("kv-heads", 2), ("head-dim", 64), ("mlp", 768), ("groups", 2),
+        ("group-size", 16), ("repeats", 5), ("micro-batch", 32), ("envs", 1024),
+    ):  # fmt: skip
+        parser.add_argument(f"--{flag}", type=int, default=default)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--tokenizer", metavar="DIR", help="a tokenizer folder; default: pieces as long as Qwen3's")
+    parser.add_argument("--remat", action="store_true", help="recompute activations in the backward pass")
+    return parser
+
+
+def main(argv=None) -> int:
+    args = arguments().parse_args(argv)
+    runtime.quiet()
+    runtime.keep_heap()
+    try:
+        import jax
+
+        bench = Bench(args)
+        out = {"name": args.name, **NAMES[args.name](bench)}
+        if "flops" in out:
+            out["fraction_of_matmul_peak"] = out.pop("flops") / out["seconds"] / matmul_peak(args.dtype)
+        out |= {"peak_mb": peak_mb(), "device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    out = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in out.items()}
+    print(json.dumps(out) if args.json else "\n".join(f"{k:>32}  {v}" for k, v in out.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

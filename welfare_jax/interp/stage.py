@@ -1,0 +1,196 @@
+"""The analysis stage of a run: walks, vectors of the trained and the untrained model, lens, steered text, episodes."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.envs import levels, maze
+from welfare_jax.envs import walks as walks_lib
+from welfare_jax.interp import extract, geometry, lens, vectors
+from welfare_jax.models import decoder, generate, interventions
+
+TARGETS = (geometry.MOLD, geometry.GOLD)
+
+
+def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int):
+    """(buckets, facts) of freshly generated walks; `held_out` of every class and length is kept out of the means."""
+    walks = walks_lib.generate(params, per_length, seed)
+    tokens, mask = extract.encode(pieces, walks)
+    held = np.arange(len(walks.length)) % per_length >= round(per_length * (1 - held_out))
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def place(a):
+        spec = P(None, *mesh_lib.ROWS) if a.shape[1] % rows == 0 else P()
+        return jax.device_put(a, NamedSharding(mesh, spec))
+
+    data = extract.buckets(tokens, mask, walks.final, held, batch, place=place)
+    counts = np.bincount(walks.final[~held], minlength=3)
+    facts = {
+        "counts": {name: int(counts[c]) for c, name in geometry.NAMES.items()},
+        "directions": walks_lib.last_moves(walks),
+        "data": vectors.data_hash(tokens, mask),
+    }
+    return data, facts
+
+
+def make_live(graphdef, data, join):
+    """The live curve as `curve(trainable, frozen) -> {"cos_rest": [L], "cos_path": [L]}`, one compiled program."""
+
+    @jax.jit
+    def program(trainable, frozen, data):
+        return extract.live(decoder.bind(graphdef, join(trainable, frozen)), data)
+
+    def curve(trainable, frozen):
+        return {k: np.asarray(v).round(6).tolist() for k, v in program(trainable, frozen, data).items()}
+
+    return curve
+
+
+def make_geometry(graphdef, join):
+    """One compiled program: everything about one model that is a function of its class means and held-out scores."""
+
+    @jax.jit
+    def program(trainable, frozen, data):
+        model = decoder.bind(graphdef, join(trainable, frozen))
+        sums, counts = extract.means(model, data)
+        v = {c: {b: geometry.difference_in_means(sums, counts, c, b) for b in geometry.BASELINES} for c in TARGETS}
+        proj, cos, labels, held = extract.scores(model, data, jnp.stack([v[c]["rest"] for c in TARGETS]))
+        lens_layer = 5 * model.spec.layers // 6
+        out = {
+            "cos": geometry.gold_mold_cosines(sums, counts),
+            "centred": geometry.centred_cosines(sums, counts),
+            "norms": {geometry.NAMES[c]: jnp.linalg.norm(v[c]["rest"], axis=-1) for c in TARGETS},
+        }
+        words = lens.logit_lens(model, jnp.stack([v[c]["rest"][lens_layer] for c in TARGETS]))
+        named = {f"{geometry.NAMES[c]}/{b}": v[c][b] for c in TARGETS for b in geometry.BASELINES}
+        return out, words, named, (proj, cos, labels, held)
+
+    return program
+
+
+@jax.jit
+def _select(proj, cos, positive):
+    return geometry.select_layer(proj, cos, positive)
+
+
+def analyse(program, trainable, frozen, data, tokenizer, layers: int) -> tuple[dict, dict]:
+    """(numbers for the report, vectors) of one model."""
+    out, words, named, (proj, cos, labels, held) = jax.device_get(program(trainable, frozen, data))
+    use = held & (labels >= 0)
+    selection = {}
+    for i, c in enumerate(TARGETS):
+        selection[geometry.NAMES[c]] = _select(proj[:, i][:, use], cos[:, i][:, use], labels[use] == c)
+    lensed = dict(zip((geometry.NAMES[c] for c in TARGETS), lens.words(tokenizer, words)))
+    numbers = out | {"selection": selection, "lens": {"layer": 5 * layers // 6, **lensed}}
+    return jax.tree.map(lambda a: a if isinstance(a, int | float | str) else np.asarray(a).tolist(), numbers), named
+
+
+def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, config, template, key) -> list[dict]:
+    """Text of every (model, class, strength, prompt), all cells of one model in one batch (§4).
+
+    models: name -> params; directions: class -> [L, D]; chosen: class -> layer.
+    """
+    cells = [(c, a, p) for c in ("mold", "gold") for a in config.alphas for p in config.prompts]
+    tokens, mask = generate.encode(tokenizer, [p for _, _, p in cells], template)
+    layer = np.array([chosen[c] for c, _, _ in cells], np.int32)
+    push = np.stack([directions[c][chosen[c]] for c, _, _ in cells])
+    # The prompt's own tokens stay as they are: the generation prompt's last token is where the answer begins.
+    where = np.zeros_like(mask)
+    where[:, -1] = True
+    iv = interventions.add(push, layer, np.array([a for _, a, _ in cells]), where)
+    out = []
+    for name, params in models.items():
+        new, kept = jax.device_get(generate.generate(
+            graphdef, params, tokens, mask, key, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+            stop=generate.stop_ids(tokenizer), interventions=iv,
+        ))  # fmt: skip
+        for (c, a, prompt), ids, keep in zip(cells, new, kept):
+            said = tokenizer.decode(ids[keep], skip_special_tokens=True)
+            out.append({"model": name, "vector": c, "layer": chosen[c], "alpha": a, "prompt": prompt, "text": said})
+    return out
+
+
+def replays(played, grids, temperature, pieces, title: str, group_size: int, count: int = 2, margin: int = 32):
+    """The first episode of each of `count` groups, as the report draws them, and what the whole batch earned."""
+    played, grids = jax.device_get((played, grids))
+    episodes = []
+    for group in range(min(count, len(grids))):
+        e = jax.tree.map(lambda a: a[group * group_size], played)
+        size = grids.shape[1]
+        x0, y0 = (max(0, int(v) - margin) for v in (e.x[0], e.y[0]))
+        rows = ["".join(levels.SIGNS[t] for t in row[x0 : x0 + 2 * margin + 1]) for row in grids[group][y0 : y0 + 2 * margin + 1]]
+        scaled = e.logits / max(temperature, 1e-6)
+        probs = np.exp(scaled - scaled.max(-1, keepdims=True))
+        probs /= probs.sum(-1, keepdims=True)
+        turns = []
+        for t in range(len(e.actions)):
+            pushed = int(e.wind[t])
+            end = np.clip(e.landed[t] + (np.asarray(maze.MOVES)[pushed] if pushed >= 0 else 0), 0, size - 1)
+            said = pieces.wording.observation(e.x[t], e.y[t], e.neighbours[t], e.order[t], int(e.wind[t - 1]) if t else -1)
+            turns.append({
+                "x": int(e.x[t]), "y": int(e.y[t]), "message": said, "action": int(e.actions[t]),
+                "probs": [round(float(p), 4) for p in probs[t]], "landed": e.landed[t].tolist(), "wind": pushed,
+                "end": end.tolist(), "reward": round(float(e.rewards[t]), 3),
+            })  # fmt: skip
+        episodes.append({
+            "title": f"{title}, maze {group + 1}", "size": [size, size],
+            "tiles": dict(zip(("path", "gold", "mold"), pieces.wording.tiles)),
+            "window": {"x0": x0, "y0": y0, "rows": rows}, "start": [int(e.x[0]), int(e.y[0])],
+            "turns": turns, "reward": round(float(e.rewards.sum()), 3),
+        })  # fmt: skip
+    return episodes, float(played.rewards.sum(-1).mean())
+
+
+def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 100_000) -> dict:
+    """Everything after training. Writes `vectors/*.safetensors` and `analysis.json`; returns the summary's part."""
+    workdir, layers = pathlib.Path(workdir), setup.lm.spec.layers
+    bar = tqdm(total=6, desc="analysis", unit="part")
+    cfg = config.extract
+    data, facts = walk_data(
+        setup.pieces, setup.maze, setup.mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + live_seed_skip
+    )
+    bar.update()
+    program = make_geometry(setup.graphdef, join)
+    tokenizer = setup.pieces.tokenizer
+    models = {"untrained": setup.initial, "trained": trained}
+    result = {"layers": layers, "hook": "resid_post", "classes": ["mold", "gold", "path"], **facts}
+    named = {}
+    for name, trainable in models.items():
+        result[name], named[name] = analyse(program, trainable, setup.frozen, data, tokenizer, layers)
+        chosen = {c: result[name]["selection"][c]["layer"] for c in ("mold", "gold")}
+        vectors.save(
+            workdir / "vectors" / f"{name}.safetensors", named[name], model=f"{config.model.path or 'tiny'} ({name})",
+            hook="resid_post", data=facts["data"], layers=chosen,
+        )  # fmt: skip
+        bar.update()
+    chosen = {c: result["trained"]["selection"][c]["layer"] for c in ("mold", "gold")}
+    directions = {c: named["trained"][f"{c}/rest"] for c in ("mold", "gold")}
+    full = {name: join(trainable, setup.frozen) for name, trainable in models.items()}
+    result["samples"] = steer(
+        setup.graphdef, full, tokenizer, directions, chosen, config.steer, setup.pieces.template, jax.random.key(config.seed)
+    )
+    bar.update()
+    seed = jax.random.fold_in(jax.random.key(config.seed), 2)  # mazes that training never drew
+    result["episodes"], rewards = [], {}
+    for name, trainable in models.items():
+        played, grids = collect(trainable, setup.frozen, seed, 0, config.train.temperature)
+        shown, rewards[name] = replays(
+            played, grids, config.train.temperature, setup.pieces, name, config.train.group_size
+        )
+        result["episodes"] += shown
+        bar.update()
+    (workdir / "analysis.json").write_text(json.dumps(result))
+    bar.close()
+    return {
+        "cos_trained": result["trained"]["cos"]["rest"], "cos_untrained": result["untrained"]["cos"]["rest"],
+        "cos_trained_path": result["trained"]["cos"]["path"], "cos_untrained_path": result["untrained"]["cos"]["path"],
+        "layer_mold": chosen["mold"], "layer_gold": chosen["gold"],
+        "reward_held_out_trained": rewards["trained"], "reward_held_out_untrained": rewards["untrained"],
+    }  # fmt: skip

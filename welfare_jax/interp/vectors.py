@@ -1,0 +1,54 @@
+"""Vector files: safetensors whose metadata says what the numbers are and where they act."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from welfare_jax.errors import InputError
+from welfare_jax.models.interventions import HOOKS
+
+
+def data_hash(*arrays) -> str:
+    """Short SHA-256 of the tokens that vectors were computed from."""
+    digest = hashlib.sha256()
+    for a in arrays:
+        digest.update(np.ascontiguousarray(a).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save(path, vectors: dict, *, model: str, hook: str, data: str, layers: dict, operation="difference in means"):
+    """Write vectors {"mold/rest": [L, D], ...}; `layers` maps a class to its chosen steering layer.
+
+    Metadata: model, hook point, classes, baselines, operation, norms per layer, chosen layers, data hash.
+    """
+    if hook not in HOOKS:
+        raise InputError(f"{path}: hook point {hook!r} is unknown: use one of {', '.join(HOOKS)}")
+    arrays = {k: np.ascontiguousarray(np.asarray(v, np.float32)) for k, v in vectors.items()}
+    metadata = {
+        "model": model, "hook": hook, "operation": operation, "data": data,
+        "classes": json.dumps(sorted({k.split("/")[0] for k in arrays})),
+        "layers": json.dumps(layers),
+        "norms": json.dumps({k: np.linalg.norm(v, axis=-1).round(6).tolist() for k, v in arrays.items()}),
+        "convention": "row l acts at block l, zero-based",
+    }  # fmt: skip
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, path, metadata)
+    return path
+
+
+def load(path) -> tuple[dict, dict]:
+    """(vectors, metadata). Refuses a file that does not say at which known hook point its vectors act."""
+    try:
+        with safe_open(path, "numpy") as f:
+            metadata = dict(f.metadata() or {})
+            arrays = {k: f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable vector file ({error})") from None
+    if metadata.get("hook") not in HOOKS:
+        raise InputError(f"{path}: hook point {metadata.get('hook')!r} is unknown, so it is not clear where to steer")
+    return arrays, metadata

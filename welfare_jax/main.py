@@ -1,0 +1,116 @@
+"""python -m welfare_jax.main --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"""
+
+import json
+import pathlib
+import sys
+import time
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from welfare_jax import runtime
+from welfare_jax.errors import InputError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a Python file with get_config().", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder again resumes it.")
+
+
+def parse(argv):
+    """(config, workdir), or `InputError` in one line."""
+    named = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+    if named is None:
+        raise InputError("--config is missing: name an experiment, for example --config=configs/tiny_grpo.py")
+    if not pathlib.Path(named.split(":")[0]).is_file():
+        raise InputError(f"--config={named}: there is no such file")
+    try:
+        rest = flags.FLAGS(argv)
+        config = CONFIG.value
+    except Exception as error:  # absl and ml_collections raise their own kinds, and the file may raise anything
+        raise InputError(" ".join(str(error).split()) or f"--config={named}: {type(error).__name__}") from None
+    if len(rest) > 1:
+        raise InputError(f"argument {rest[1]!r} is not understood: settings are --config.field=value")
+    if not WORKDIR.value:
+        raise InputError("--workdir is missing: name the folder that this run may fill")
+    return config, pathlib.Path(WORKDIR.value).expanduser()
+
+
+def write_json(path, tree):
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(tree, indent=1) + "\n")
+    fresh.replace(path)
+
+
+def pretrain(config, workdir):
+    from welfare_jax.sft import pretrain as job
+
+    summary = job.run(config, workdir)
+    print(f"model: {workdir / 'model'}  sha256 {summary['sha256'][:16]}")
+
+
+def rl(config, workdir):
+    """The main job: train, read the axis, steer with it, report."""
+    import jax
+
+    from welfare_jax import report
+    from welfare_jax.interp import stage
+    from welfare_jax.train import loop, state, step
+
+    seconds, begin = {}, time.perf_counter()
+
+    def lap(name):
+        seconds[name] = round(time.perf_counter() - begin - sum(seconds.values()), 2)
+
+    setup = loop.build(config)
+    print(loop.describe(setup, config), flush=True)
+    write_json(workdir / "config.json", config.to_dict())
+    curve = None
+    if config.curve.every:
+        data, _ = stage.walk_data(
+            setup.pieces, setup.maze, setup.mesh, config.curve.per_length, 0.0, config.extract.batch, stage.walks_lib.SEED
+        )
+        curve = stage.make_live(setup.graphdef, data, state.join)
+    lap("build")
+    trained = loop.train(setup, config, workdir, curve)
+    lap("train")
+    cfg = config.train
+    collect = jax.jit(step.make_collect(
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh
+    ))  # fmt: skip
+    found = stage.run(setup, trained, config, workdir, collect, state.join)
+    lap("analysis")
+    summary = loop.ends(workdir) | found | {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
+    write_json(workdir / "summary.json", summary | {"seconds": seconds})
+    page = report.write(workdir)
+    lap("report")
+    write_json(workdir / "summary.json", summary | {"seconds": seconds})
+    print(f"reward {summary['reward_first']:.1f} -> {summary['reward_last']:.1f}; report: {page}")
+
+
+JOBS = {"rl": rl, "pretrain": pretrain}
+
+
+def main(argv) -> int:
+    runtime.quiet()
+    runtime.keep_heap()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        config, workdir = parse(argv)
+        job = JOBS.get(config.get("job"))
+        if job is None:
+            raise InputError(f"config.job={config.get('job')!r}: choose one of {', '.join(JOBS)}")
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--workdir={workdir}: cannot be made ({error.strerror})") from None
+        job(config, workdir)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command again continues from the newest checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,141 @@
+"""The training stage: build the programs, resume, step, log, save."""
+
+import dataclasses
+import math
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.envs import maze
+from welfare_jax.errors import InputError
+from welfare_jax.models import hf, lora
+from welfare_jax.models.layers import Lora
+from welfare_jax.text import pieces as text
+from welfare_jax.text.wording import Wording
+from welfare_jax.train import checkpoints, state, step
+
+
+@dataclasses.dataclass
+class Setup:
+    """Everything that the stages of a run share: the model in two parts, the text tables, the maze."""
+
+    lm: hf.LM  # as loaded: the untrained model
+    graphdef: object  # with adapters
+    initial: dict  # trainable parameters before training, flat
+    frozen: dict
+    pieces: text.Pieces
+    maze: maze.Params
+    mesh: object
+
+
+def build(config) -> Setup:
+    """Load the model, attach adapters, tokenise and prove the pieces. Raises `InputError` before anything is written."""
+    mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    params = maze.Params(**config.maze.to_dict()).check()
+    words = config.text.to_dict()
+    template = words.pop("template")
+    wording = Wording(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in words.items()})
+    folder = hf.resolve(config.model.path)
+    pieces = text.build(hf.load_tokenizer(folder), wording, params.size, template)
+    lm = hf.load(folder, config.model.dtype, mesh)
+    adapters = Lora(config.train.lora.rank, config.train.lora.alpha, config.train.lora.targets)
+    graphdef, full = lm.graphdef, lm.params
+    if adapters.rank:
+        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(config.seed))
+    trainable, frozen = state.split(full, config.train.trainable)
+    trainable, frozen = (
+        {k: jax.device_put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()} for part in (trainable, frozen)
+    )
+    check_batch(config.train, mesh)
+    return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
+
+
+def check_batch(config, mesh):
+    episodes = config.groups * config.group_size
+    part = min(config.micro_batch, episodes)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if episodes % part or part % rows:
+        raise InputError(
+            f"train.micro_batch={config.micro_batch}: must divide the {episodes} episodes of a step "
+            f"and be a multiple of the {rows} devices that share them"
+        )
+
+
+def describe(setup: Setup, config) -> str:
+    count = sum(v.size for v in setup.initial.values())
+    total = count + sum(v.size for v in setup.frozen.values())
+    said = "append-only" if setup.pieces.append_only else "rewrites its history: turns are kept as they were shown"
+    return (
+        f"{config.model.path}: {total:,} parameters, {count:,} trained; chat template {said}; "
+        f"{setup.pieces.width} slots a turn; {jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+
+
+def train(setup: Setup, config, workdir, curve=None) -> dict:
+    """Train for `config.train.steps` steps; returns the trained parameters (flat).
+
+    `curve(trainable, frozen) -> dict of lists` runs every `config.curve.every` steps and its result joins the
+    metrics. A run that was killed continues from its newest checkpoint with the same metrics.
+    """
+    cfg, workdir = config.train, pathlib.Path(workdir)
+    collect = step.make_collect(
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh
+    )
+    tx = state.optimizer(cfg)
+    update = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns)
+    collect, update = step.jit_programs(collect, update)
+    fresh = jax.tree.map(jnp.copy, setup.initial)  # the update gives its input's memory away
+    now = state.State(jnp.int32(0), fresh, tx.init(fresh))
+    saved = checkpoints.Checkpoints(workdir, cfg.keep)
+    start, now = saved.restore(now, config.to_dict())
+    reference = setup.initial if cfg.kl_coef else None
+    seed = jax.random.fold_in(jax.random.key(config.seed), 1)
+    log = checkpoints.MetricsLog(workdir / "metrics.jsonl", start)
+    bar = tqdm(range(start, cfg.steps), desc="training", initial=start, total=cfg.steps, unit="step")
+    for i in bar:
+        begin = time.perf_counter()
+        row = {"step": i}
+        if curve is not None and i % config.curve.every == 0:
+            row |= curve(now.trainable, setup.frozen)
+        curve_seconds = time.perf_counter() - begin
+        played, _ = collect(now.trainable, setup.frozen, seed, i, cfg.temperature)
+        jax.block_until_ready(played)
+        rollout_seconds = time.perf_counter() - begin - curve_seconds
+        now, metrics = update(now, setup.frozen, reference, played, cfg.temperature)
+        row |= step.values(metrics)
+        seconds = time.perf_counter() - begin
+        row |= timing(row, cfg, seconds, rollout_seconds, curve_seconds)
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
+            raise InputError(f"step {i}: loss {row['loss']}, gradient norm {row['grad_norm']}; lower train.lr and run again")
+        log.write(row)
+        bar.set_postfix(reward=f"{row['reward']:.1f}", gold=f"{row['gold_taken'] or 0:.2f}", mold=f"{row['mold_avoided'] or 0:.2f}")
+        if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
+            saved.save(i + 1, now, config.to_dict())
+    log.close()
+    saved.close()
+    return now.trainable
+
+
+def timing(row, cfg, seconds, rollout_seconds, curve_seconds) -> dict:
+    return {
+        "seconds": seconds,
+        "rollout_seconds": rollout_seconds,
+        "curve_seconds": curve_seconds,
+        "episodes_per_s": cfg.groups * cfg.group_size / (seconds - curve_seconds),
+        "tokens_per_s": row["tokens"] / (seconds - curve_seconds),
+    }
+
+
+def ends(workdir, count: int = 5) -> dict:
+    """Means over the first and the last `count` steps of what the summary compares."""
+    rows = checkpoints.read_metrics(pathlib.Path(workdir) / "metrics.jsonl")
+    out = {"steps": len(rows)}
+    for name in ("reward", "gold_taken", "mold_avoided"):
+        for end, part in (("first", rows[:count]), ("last", rows[-count:])):
+            found = [row[name] for row in part if row.get(name) is not None]
+            out[f"{name}_{end}"] = sum(found) / len(found) if found else None
+    return out
