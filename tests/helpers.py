@@ -1,4 +1,4 @@
-"""Small random models on both sides: transformers' in torch, and this package's."""
+"""Small random models on both sides, transformers' in torch and this package's; the maze's rules in plain Python."""
 
 import contextlib
 import json
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from welfare_jax.envs.maze import GOLD, MOLD, PATH
 from welfare_jax.models import decoder, hf
 from welfare_jax.models.spec import Rope, Spec
 
@@ -177,3 +178,30 @@ def tiny_model(kind="qwen3", seed=0, lora=None, **changes):
         return jnp.asarray(std * noise, leaf.dtype)
 
     return graphdef, jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # N, E, S, W; y grows southward
+
+
+def play_again(grid, x, y, actions, winds, params):
+    """The rules in plain Python, from the moves and the winds: one dict a turn."""
+    grid, x, y, size, out = [list(map(int, row)) for row in grid], int(x), int(y), len(grid), []
+    for action, wind in zip(actions, winds):
+        moves = bool(params.wind_mode == "push" or wind < 0)
+        pushes = [action] * moves + [wind] * bool(wind >= 0)
+        golds = molds = 0
+        landed = (x, y)
+        for i, (dx, dy) in enumerate(STEPS[d] for d in pushes):
+            grid[y][x] = MOLD
+            if 0 <= x + dx < size and 0 <= y + dy < size:
+                x, y = x + dx, y + dy
+            golds, molds = golds + (grid[y][x] == GOLD), molds + (grid[y][x] == MOLD)
+            if grid[y][x] == GOLD:
+                grid[y][x] = PATH
+            if i == 0 and moves:
+                landed = (x, y)
+        reward = params.turn_reward + params.gold_reward * golds + params.mold_reward * molds
+        around = [(x + dx, y + dy) for dx, dy in STEPS]
+        neighbours = [grid[v][u] if 0 <= u < size and 0 <= v < size else MOLD for u, v in around]
+        out.append(dict(x=x, y=y, gold=golds, mold=molds, reward=reward, neighbours=neighbours, landed=landed))
+    return out, grid

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import sys
 import time
 
@@ -17,6 +18,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same fold
 
 def parse(argv):
     """(config, workdir), or `InputError` in one line."""
+    if "--config" in argv[:-1]:
+        i = argv.index("--config")
+        argv = [*argv[:i], f"--config={argv[i + 1]}", *argv[i + 2 :]]
     named = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if named is None:
         raise InputError("--config is missing: name an experiment, for example --config=configs/tiny_grpo.py")
@@ -26,12 +30,23 @@ def parse(argv):
         rest = flags.FLAGS(argv)
         config = CONFIG.value
     except Exception as error:  # absl and ml_collections raise their own kinds, and the file may raise anything
-        raise InputError(" ".join(str(error).split()) or f"--config={named}: {type(error).__name__}") from None
+        raise InputError(_explain(error, argv, named)) from None
     if len(rest) > 1:
         raise InputError(f"argument {rest[1]!r} is not understood: settings are --config.field=value")
     if not WORKDIR.value:
         raise InputError("--workdir is missing: name the folder that this run may fill")
     return config, pathlib.Path(WORKDIR.value).expanduser()
+
+
+def _explain(error, argv, named) -> str:
+    """One line that names the argument at fault."""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    field = re.search(r"'(\w+)\\?'|^(\w+)$", said)
+    hint = re.search(r'Did you mean "(\w+)"', said)
+    wrong = field and next((a for a in argv if re.match(rf"--config\.(.*\.)?{field[1] or field[2]}[.=]", a)), None)
+    if wrong:
+        return f"{wrong}: there is no such setting" + (f"; did you mean {hint[1]!r}?" if hint else f" in {named}")
+    return " ".join(said.split()) or f"--config={named}: {type(error).__name__}"
 
 
 def write_json(path, tree):
@@ -53,7 +68,7 @@ def rl(config, workdir):
 
     from welfare_jax import report
     from welfare_jax.interp import stage
-    from welfare_jax.train import loop, state, step
+    from welfare_jax.train import loop, state
 
     seconds, begin = {}, time.perf_counter()
 
@@ -70,12 +85,9 @@ def rl(config, workdir):
         )
         curve = stage.make_live(setup.graphdef, data, state.join)
     lap("build")
-    trained = loop.train(setup, config, workdir, curve)
+    collect = loop.collector(setup, config)
+    trained = loop.train(setup, config, workdir, collect, curve)
     lap("train")
-    cfg = config.train
-    collect = jax.jit(step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh
-    ))  # fmt: skip
     found = stage.run(setup, trained, config, workdir, collect, state.join)
     lap("analysis")
     summary = loop.ends(workdir) | found | {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}

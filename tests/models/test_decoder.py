@@ -79,9 +79,7 @@ def test_only_what_is_read_equals_everything(kind, cached, models):
     def both(params):
         model = decoder.bind(graphdef, params)
         cache = decoder.empty_cache(spec, 3, 12, jnp.float32) if cached else None
-        return [
-            decoder.backbone(model, TOKENS, MASK, cache=cache, read=read, everywhere=e)[:2] for e in (True, False)
-        ]
+        return [decoder.backbone(model, TOKENS, MASK, cache=cache, read=read, everywhere=e)[:2] for e in (True, False)]
 
     full, few = both(params)
     picked = np.take_along_axis(np.asarray(full[0]), np.asarray(read)[..., None], 1)

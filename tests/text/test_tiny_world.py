@@ -122,12 +122,15 @@ def read(content):
 
 def test_answers_about_surroundings_are_right(drawn):
     forms = Counter()
-    for doc in drawn["surroundings"]:
+    for doc in drawn["questions"] + drawn["choices"]:
         near = read(doc.messages[0]["content"])[2]
         assert near == doc.facts["neighbours"]
         if "move" in doc.facts:
-            assert doc.messages[0]["content"].endswith(WORDING.closing)
-            assert answers(doc) == [LETTERS[doc.facts["move"]]]
+            assert all(question.endswith(WORDING.closing) for question in questions(doc))
+            assert answers(doc) == [LETTERS[move] for move in doc.facts["move"]]
+            for reach, avoid, move in zip(*(doc.facts[k] for k in ("reach", "avoid", "move")), strict=True):
+                serves = [d for d in range(4) if near[d] == reach] or [d for d in range(4) if near[d] != avoid]
+                assert move in serves or not serves
             continue
         for question, answer in zip(questions(doc), answers(doc), strict=True):
             question = question.splitlines()[-1]
@@ -136,7 +139,10 @@ def test_answers_about_surroundings_are_right(drawn):
             ways = [LETTERS[d] for d in range(4) if near[d] == tile]
             form = question.split()[0]
             forms[form, tile] += 1
-            if form == "What":
+            if question == "What do you see?":
+                told = [f"{word.capitalize()}: {WORDING.tiles[near[d]]}" for d, word in enumerate(WORDING.directions)]
+                assert answer == "\n".join(told)
+            elif form == "What":
                 assert answer == WORDING.tiles[near[words[0]]]
             elif form == "Where":
                 assert answer == (", ".join(ways) or "nowhere")
@@ -150,20 +156,24 @@ def test_answers_about_surroundings_are_right(drawn):
         assert_even([forms[form, tile] for tile in range(3)], form)
 
 
-@pytest.mark.parametrize("kind", ["surroundings", "goals"])
+@pytest.mark.parametrize("kind", ["choices", "goals"])
 def test_goals_are_even_and_stated(drawn, kind):
     counts = {"reach": [0, 0, 0], "avoid": [0, 0, 0]}
     for doc in drawn[kind]:
         if "reach" not in doc.facts:
             continue
-        line = doc.messages[0]["content"].splitlines()[0]
-        stated = {i for i, t in enumerate(WORDING.tiles) if t in line}
-        wanted = {name: doc.facts[name] for name in counts if doc.facts[name] >= 0}
-        assert stated == set(wanted.values()) and len(stated) == len(wanted) > 0
-        for name, tile in wanted.items():
-            forms = tiny_world.REACH if name == "reach" else tiny_world.AVOID
-            assert any(f.format(t=WORDING.tiles[tile]) in line for f in forms)
-            counts[name][tile] += 1
+        goals = [(doc.facts["reach"], doc.facts["avoid"])]
+        if kind == "choices":
+            goals = list(zip(*goals[0], strict=True))
+        for question, goal in zip(questions(doc), goals, strict=kind == "choices"):
+            line = question.splitlines()[0]
+            stated = {i for i, t in enumerate(WORDING.tiles) if t in line}
+            wanted = {name: tile for name, tile in zip(("reach", "avoid"), goal, strict=True) if tile >= 0}
+            assert stated == set(wanted.values()) and len(stated) == len(wanted) > 0
+            for name, tile in wanted.items():
+                forms = tiny_world.REACH if name == "reach" else tiny_world.AVOID
+                assert any(f.format(t=WORDING.tiles[tile]) in line for f in forms)
+                counts[name][tile] += 1
     assert_even(counts["reach"], "reach")
     assert_even(counts["avoid"], "avoid")
 

@@ -57,7 +57,9 @@ def generate(graphdef, params, tokens, mask, key, *, max_new_tokens, temperature
     decoder.check_inputs(decoder.static(graphdef)[0], tokens, mask, interventions)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: must be at least 1")
-    stop = tuple(int(s) for s in stop)
+    if not isinstance(temperature, jax.core.Tracer) and temperature < 0:
+        raise InputError(f"temperature={temperature}: must be 0 (greedy) or more")
+    temperature, stop = jnp.asarray(temperature, jnp.float32), tuple(int(s) for s in stop)
     return _generate(graphdef, params, tokens, mask, key, max_new_tokens, temperature, stop, interventions)
 
 

@@ -92,6 +92,10 @@ def _float(x):
     return jnp.asarray(x, jnp.float32)
 
 
+def _mask(where):
+    return None if where is None else jnp.asarray(where, bool)
+
+
 def _hook(at):
     if at not in HOOKS:
         raise InputError(f"hook point {at!r} is unknown: use one of {', '.join(HOOKS)}")
@@ -104,18 +108,18 @@ def add(vector, layer, scale=1.0, where=None, *, at="resid_post") -> Interventio
     vector: [D] or per row [B, D]; layer: int or per row [B], negative counts from the end; scale: a number or per
     row [B]; where: bool [B, T], the tokens to steer (None: all). Returns an `Interventions`.
     """
-    return Interventions((Add(_float(vector), jnp.asarray(layer, jnp.int32), _float(scale), where, _hook(at)),))
+    return Interventions((Add(_float(vector), jnp.asarray(layer, jnp.int32), _float(scale), _mask(where), _hook(at)),))
 
 
 def ablate(direction, layer=None, where=None, *, at="resid_post") -> Interventions:
     """Project `direction` ([D] or [B, D], any length) out of the activations at `layer`, or at every layer."""
     layer = None if layer is None else jnp.asarray(layer, jnp.int32)
-    return Interventions((Ablate(_float(direction), layer, where, _hook(at)),))
+    return Interventions((Ablate(_float(direction), layer, _mask(where), _hook(at)),))
 
 
 def scale_neurons(factors, where=None) -> Interventions:
     """Multiply every MLP neuron's activation by `factors` [L, F] (or per row [B, L, F]); zero ablates a neuron."""
-    return Interventions((ScaleNeurons(_float(factors), where, "mlp_neurons"),))
+    return Interventions((ScaleNeurons(_float(factors), _mask(where), "mlp_neurons"),))
 
 
 def combine(*interventions) -> Interventions:
@@ -146,16 +150,23 @@ def without_masks(iv):
 
 
 def check(iv, spec, tokens_shape):
-    """Refuse widths, layers and masks that do not fit the model; traced layers cannot be read and pass."""
+    """Refuse shapes and layers that do not fit the model and the tokens; traced layers cannot be read and pass."""
     for op in iv.ops if iv is not None else ():
         name = type(op).__name__.lower()
         width = spec.mlp if op.at == "mlp_neurons" else spec.width
         data = {"add": "vector", "ablate": "direction", "scaleneurons": "factors"}[name]
-        if getattr(op, data).shape[-1] != width:
-            raise InputError(f"{name} at {op.at}: {data} has width {getattr(op, data).shape[-1]}, the model {width}")
+        one = (spec.layers, width) if data == "factors" else (width,)
+        rows = tokens_shape[0]
+        if getattr(op, data).shape not in (one, (rows, *one)):
+            raise InputError(
+                f"{name} at {op.at}: {data} has shape {getattr(op, data).shape}, need {one} or a row each {(rows, *one)}"
+            )
         if op.where is not None and op.where.shape != tuple(tokens_shape):
             raise InputError(f"{name} at {op.at}: where is {op.where.shape}, tokens are {tuple(tokens_shape)}")
         layer = getattr(op, "layer", None)
+        for part, value in (("layer", layer), ("scale", getattr(op, "scale", None))):
+            if value is not None and value.shape not in ((), (rows,)):
+                raise InputError(f"{name} at {op.at}: {part} has shape {value.shape}, need one value or {rows}, a row each")
         if layer is not None and not isinstance(layer, jax.core.Tracer):
             bad = np.asarray(layer)[(np.asarray(layer) >= spec.layers) | (np.asarray(layer) < -spec.layers)]
             if bad.size:

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
-from welfare_jax.models.layers import Lora
+from welfare_jax.models.layers import LINEAR, Lora
 
 PATTERN = r".*/lora_[ab]"  # the parameter paths that LoRA trains
 
@@ -13,6 +14,8 @@ def attach(graphdef, params, lora: Lora, key):
     """(graphdef, params) with fresh adapters: A uniform in +-1/sqrt(fan in) as in PEFT, B zero, both float32."""
     spec, _ = decoder.static(graphdef)
     graphdef, shapes = decoder.structure(spec, lora, params["embed"].dtype.name)
+    if not any("lora" in path[-1].key for path, _ in jax.tree.leaves_with_path(shapes)):
+        raise InputError(f"lora.targets={lora.targets!r}: matches no linear layer (they are {', '.join(LINEAR)})")
 
     def fill(path, leaf):
         node = params

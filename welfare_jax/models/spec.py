@@ -70,9 +70,9 @@ class Spec:
         return self.layers * (attn + scores + mlp) + (2 * self.width * self.vocab if head else 0)
 
 
-def small(vocab: int, layers: int = 4, width: int = 256, heads: int = 4, kv_heads: int = 2, head_dim: int = 64, mlp: int = 768) -> Spec:
+def small(vocab, layers=4, width=256, heads=4, kv_heads=2, head_dim=64, mlp=768, theta=1e6) -> Spec:
     """A Qwen3-type decoder; the defaults are the shape that `bench` measures."""
     return Spec(
         family="qwen3", vocab=vocab, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
-        mlp=mlp, ropes=(Rope(1e6, head_dim),), rope_of=(0,) * layers, windows=(0,) * layers, qk_norm=True,
-    )
+        mlp=mlp, ropes=(Rope(theta, head_dim),), rope_of=(0,) * layers, windows=(0,) * layers, qk_norm=True,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """Pretraining of the small decoder that ships with the package, from text that the package generates.
 
-Two streams feed every step: rows of packed short documents, and rows of one maze conversation each, as long as the
-episodes of the later reinforcement learning. The short ones come alone at first.
+Two streams feed a step: rows of packed short documents, and rows of one maze conversation each, as long as the
+episodes of the later reinforcement learning. The mixture changes in phases, from questions to conversations.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from optax import contrib
 from tqdm import tqdm
 
 from welfare_jax.models import decoder, hf, hf_save
@@ -22,7 +23,7 @@ from welfare_jax.models.spec import small
 from welfare_jax.text import tiny_tokenizer, tiny_world
 from welfare_jax.text.wording import LETTERS, Wording
 
-SHORT, LONG = ("surroundings", "stories"), ("goals", "free")
+SHORT, LONG = ("questions", "choices", "stories"), ("goals", "free")
 
 
 class Stream:
@@ -93,15 +94,25 @@ def make_step(graphdef, optimizer):
 
 
 def optimizer(config):
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup, config.steps, 0.05 * config.lr)
+    """Muon on the kernels, Adam on the rest, both on one warm-up and cosine; gradients clipped by global norm.
 
-    def decayed(params):
-        return jax.tree_util.tree_map_with_path(lambda p, _: p[-1].key == "kernel", params)
+    Muon reaches the step at which tiles are bound to directions in about half the steps of AdamW here.
+    """
 
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=config.weight_decay, mask=decayed),
-    )
+    def schedule(peak):
+        return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, config.steps, 0.05 * peak)
+
+    def kernels(params, yes, no):
+        return jax.tree_util.tree_map_with_path(lambda p, _: yes if p[-1].key == "kernel" else no, params)
+
+    stacked = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    muon = contrib.muon(
+        schedule(config.muon_lr), consistent_rms=0.2, weight_decay=config.weight_decay,
+        weight_decay_mask=lambda params: kernels(params, True, False), adam_b1=0.9, adam_b2=0.95,
+        adam_learning_rate=schedule(config.adam_lr),
+        muon_weight_dimension_numbers=lambda params: kernels(params, stacked, None),
+    )  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(1.0), muon)
 
 
 class Probe:
@@ -112,13 +123,14 @@ class Probe:
         self.stream = Stream(tokenizer, iter(()), 0.0)
         rng = np.random.default_rng(seed)
         self.sets = {
-            "questions": [tiny_world.surroundings(rng, wording) for _ in range(4 * n)],
+            "questions": [tiny_world.surroundings(rng, wording, False) for _ in range(4 * n)],
+            "choices": [tiny_world.surroundings(rng, wording, True) for _ in range(4 * n)],
             "stories": [tiny_world.stories(rng, wording) for _ in range(4 * n)],
             "goals": [tiny_world.conversation(rng, wording, True, 15) for _ in range(n)],
             "free": [tiny_world.conversation(rng, wording, False, 15) for _ in range(n)],
         }
         self.letters = np.array([tokenizer.convert_tokens_to_ids(x) for x in LETTERS])
-        self.length = {"questions": 128, "stories": 128}
+        self.length = {"questions": 176, "stories": 128, "choices": 128}
         self.long = length
 
         def predict(params, tokens):
@@ -144,15 +156,20 @@ class Probe:
         entropy, follow, chance = [], [], []
         for i, d in enumerate(documents):
             at = np.flatnonzero(answer[i] & np.isin(tokens[i, 1:], self.letters))
-            for k, near in zip(at, d.facts["neighbours"], strict=False):
+            facts = d.facts
+            if name == "choices":
+                asked = [(facts["neighbours"], r, a) for r, a in zip(facts["reach"], facts["avoid"], strict=True)]
+            else:
+                asked = [(near, facts["reach"], facts["avoid"]) for near in facts["neighbours"]]
+            for k, (near, reach, avoid) in zip(at, asked, strict=False):
                 entropy.append(-(np.exp(logp[i, k]) * logp[i, k]).sum())
-                options = tiny_world._options(near, d.facts["reach"], d.facts["avoid"])
-                if name == "goals" and len(options) < 4:
+                options = tiny_world._options(near, reach, avoid)
+                if name != "free" and len(options) < 4:
                     follow.append(np.exp(logp[i, k])[options].sum())
                     chance.append(len(options) / 4)
         out = {f"{name}_entropy": float(np.mean(entropy))}
         if follow:
-            out |= {"goals_followed": float(np.mean(follow)), "goals_chance": float(np.mean(chance))}
+            out |= {f"{name}_followed": float(np.mean(follow)), f"{name}_chance": float(np.mean(chance))}
         return out
 
 
@@ -164,13 +181,24 @@ def folder_hash(folder) -> str:
     return digest.hexdigest()
 
 
+def streams(config, phase, tokenizer, wording, number):
+    """(short, long) streams of one phase; long is None where the phase has no conversations."""
+    mixture = tiny_world.Mixture(**{k: phase.get(k, 0.0) for k in tiny_world.KINDS})
+    out = []
+    for kinds, offset in ((SHORT, 1), (LONG, 2)):
+        wanted = any(getattr(mixture, k) for k in kinds)
+        seed = config.seed + 10 * number + offset
+        documents = tiny_world.documents(seed, mixture, wording, kinds) if wanted else None
+        out.append(Stream(tokenizer, documents, config.told_weight) if wanted else None)
+    return out
+
+
 def run(config, workdir) -> dict:
     """Make the tokenizer, train the decoder, write `workdir/model` and its log. Returns the summary."""
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     begin, wording, folder = time.time(), Wording(), workdir / "model"
-    mixture = tiny_world.Mixture(**config.mixture)
-    sample = itertools.islice(tiny_world.documents(config.seed, mixture, wording), 3000)
+    sample = itertools.islice(tiny_world.documents(config.seed, tiny_world.Mixture(), wording), 3000)
     texts = [tiny_world.render(d) for d in sample]
     tiny_tokenizer.save(tiny_tokenizer.train(texts, phrases=tiny_tokenizer.set_phrases(wording)), folder)
     tokenizer = hf.load_tokenizer(folder)
@@ -178,15 +206,15 @@ def run(config, workdir) -> dict:
     graphdef, params = decoder.init(spec, jax.random.key(config.seed))
     tx = optimizer(config)
     opt_state, step_fn = tx.init(params), make_step(graphdef, tx)
-    short = Stream(tokenizer, tiny_world.documents(config.seed + 1, mixture, wording, SHORT), config.told_weight)
-    long = Stream(tokenizer, tiny_world.documents(config.seed + 2, mixture, wording, LONG), config.told_weight)
+    phases = [(p.until, streams(config, p, tokenizer, wording, i)) for i, p in enumerate(config.phases)]
     probe = Probe(graphdef, tokenizer, wording, config.seed + 3, length=config.long_length)
     bar = tqdm(range(config.steps), desc="pretraining", unit="step")
     with open(workdir / "metrics.jsonl", "w") as log:
         for step in bar:
-            alone = step < config.short_steps
-            batches = [short.packed(config.short_rows * (2 if alone else 1), config.short_length)]
-            batches += [] if alone else [long.single(config.long_rows, config.long_length)]
+            short, long = next(pair for until, pair in phases if step < until or until == config.steps)
+            batches = [short.packed(config.short_rows, config.short_length)]
+            if long is not None:
+                batches.append(long.single(config.long_rows, config.long_length))
             params, opt_state, parts = step_fn(params, opt_state, batches)
             if (step + 1) % config.probe_every == 0 or step + 1 == config.steps:
                 found = {"step": step + 1, "loss": [round(float(x), 4) for x in parts], **probe(params)}

@@ -4,6 +4,7 @@ The host tokenises each piece once and proves that pieces put side by side are w
 conversation; a compiled program then only gathers and packs. B rows, K pieces, W slots.
 """
 
+import bisect
 import dataclasses
 from typing import NamedTuple
 
@@ -82,8 +83,12 @@ def _glue(tokenizer, template):
 
     if getattr(tokenizer, "chat_template", None) is None:
         raise InputError(f"tokenizer {tokenizer.name_or_path}: has no chat template; use an instruction-tuned model's folder")
-    one, two, three = render(talk(1)), render(talk(3)), render(talk(5))
-    first, close = one.split("QuestionQ0Q")
+    try:
+        one, two, three = render(talk(1)), render(talk(3)), render(talk(5))
+        first, close = one.split("QuestionQ0Q")
+    except Exception as error:  # the template's own complaint, or a text that does not hold the question once
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"tokenizer {tokenizer.name_or_path}: its chat template cannot render a maze ({why})") from None
     following = two.split("AnswerA0A")[-1].split("QuestionQ1Q")[0]
     same = three.split("AnswerA1A")[-1] == two.split("AnswerA0A")[-1].replace("Q1Q", "Q2Q")
     if not same or two.split("QuestionQ1Q")[-1] != close:
@@ -165,7 +170,7 @@ def prove(pieces: Pieces, conversations=None):
     conversations = conversations or _coverage(pieces, np.random.default_rng(0))
     tok = pieces.tokenizer
     for conversation in conversations:
-        messages, shown = [], []
+        messages, shown, ends = [], [], []
         for t, turn in enumerate(conversation):
             if t:
                 messages.append({"role": "assistant", "content": LETTERS[turn[0]]})
@@ -173,12 +178,14 @@ def prove(pieces: Pieces, conversations=None):
             messages.append({"role": "user", "content": pieces.wording.observation(x, y, neighbours, order, wind)})
             new = turn_ids(pieces, turn, t == 0)
             shown += new
+            ends.append(len(shown))
             if pieces.append_only and t < len(conversation) - 1:
                 continue  # a prefix of the last turn's rendering, which is compared whole
             text = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **pieces.template)
             if not pieces.append_only and t:
                 text = LETTERS[turn[0]] + text[_answer_end(tok, messages, pieces.template, text) :]
-            _compare(pieces, shown if pieces.append_only else new, tok.encode(text, add_special_tokens=False), t)
+            got, start = (shown, 0) if pieces.append_only else (new, len(shown) - len(new))
+            _compare(pieces, got, tok.encode(text, add_special_tokens=False), start, ends)
 
 
 def _answer_end(tok, messages, template, text):
@@ -188,11 +195,12 @@ def _answer_end(tok, messages, template, text):
     return len(text) - len(tail.split("AnswerA0A")[-1])
 
 
-def _compare(pieces, got, want, turn):
+def _compare(pieces, got, want, start, ends):
+    """Equal, or the error that names the first difference; `got` begins at token `start`, turns end at `ends`."""
     if got == want:
         return
     at = next((i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
-    decode = pieces.tokenizer.decode
+    turn, decode = min(bisect.bisect(ends, start + at), len(ends) - 1), pieces.tokenizer.decode
     raise InputError(
         f"tokenizer {pieces.tokenizer.name_or_path}: pieces do not compose in turn {turn + 1}, token {at}: after "
         f"{decode(want[max(0, at - 6) : at])!r} the tokenizer has {decode(want[at : at + 3])!r}, the pieces "

@@ -3,8 +3,9 @@
 Tiles, directions, goals, success and failure are all described, but every document is drawn so that the three
 tiles are exchangeable: no tile is better than another, is sought more often, or ends well more often.
 
-Kinds: `surroundings` (one observation, then questions about it), `stories` (an attempt at a stated goal and how the
-speaker takes it), `goals` (a maze conversation that follows a stated goal), `free` (one with uniform moves).
+Kinds: `questions` (one observation, then questions about it), `choices` (one observation, then stated goals and the
+moves that serve them), `stories` (an attempt at a stated goal and how the speaker takes it), `goals` (a maze
+conversation that follows a stated goal), `free` (one with uniform moves).
 """
 
 import dataclasses
@@ -14,12 +15,13 @@ import numpy as np
 
 from welfare_jax.text.wording import LETTERS, Wording
 
-KINDS = ("surroundings", "stories", "goals", "free")
+KINDS = ("questions", "choices", "stories", "goals", "free")
 STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # (dx, dy) of N, E, S, W
 SIDE = 100  # coordinates are 0..99
 TURNS = 15
 WIND = 0.1  # probability per turn
 TILES = (0, 1, 2)
+SHARES = (3, 3, 3)  # of the Dirichlet that tile proportions are drawn from: mostly mixed surroundings
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -95,6 +97,8 @@ PRESENT = {
     "glad": _split("What a joy! | What luck!"),
     "sad": _split("What a pity! | What a shame!"),
 }
+# Forms of questions. Which tile lies where is the hardest to learn; saying the whole surrounding again teaches it.
+FORMS = (0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 5, 5, 5)
 ASK_NOW = ("How is it going?", "How are you doing?", "How goes the walk?")
 ASK_PAST = ("How did it go?", "Tell me about your walk.", "What happened?", "How was the walk?")
 
@@ -103,7 +107,8 @@ ASK_PAST = ("How did it go?", "Tell me about your walk.", "What happened?", "How
 class Mixture:
     """Weights of the kinds by number of documents, any positive scale; conversations are the longest by far."""
 
-    surroundings: float = 0.5
+    questions: float = 0.3
+    choices: float = 0.2
     stories: float = 0.35
     goals: float = 0.1
     free: float = 0.05
@@ -144,9 +149,11 @@ def _goal(rng: np.random.Generator, wording: Wording) -> tuple[str, int, int]:
     reach, avoid = (int(t) for t in rng.permutation(3)[:2])
     which = _pick(rng, ("reach", "avoid", "both"))
     reach, avoid = (-1 if which == "avoid" else reach), (-1 if which == "reach" else avoid)
-    wanted = [_pick(rng, REACH).format(t=wording.tiles[reach])] if reach >= 0 else []
-    wanted += [_pick(rng, AVOID).format(t=wording.tiles[avoid])] if avoid >= 0 else []
-    return _pick(rng, GOAL_LINES).format(g=", ".join(wanted)), reach, avoid
+    plain = rng.random() < 0.75  # mostly in the same words: what to do is hard enough to learn
+    wanted = [(REACH[0] if plain else _pick(rng, REACH)).format(t=wording.tiles[reach])] if reach >= 0 else []
+    wanted += [(AVOID[0] if plain else _pick(rng, AVOID)).format(t=wording.tiles[avoid])] if avoid >= 0 else []
+    line = GOAL_LINES[0] if plain else _pick(rng, GOAL_LINES)
+    return line.format(g=", ".join(wanted)), reach, avoid
 
 
 def _options(neighbours: Sequence[int], reach: int, avoid: int) -> list[int]:
@@ -167,7 +174,7 @@ def conversation(rng: np.random.Generator, wording: Wording, goal: bool, turns: 
     if turns is None:
         turns = TURNS if rng.random() < 0.5 else int(rng.integers(1, TURNS))
     line, reach, avoid = _goal(rng, wording) if goal else ("", -1, -1)
-    share, melts = rng.dirichlet((1, 1, 1)).cumsum(), _pick(rng, TILES)
+    share, melts = rng.dirichlet(SHARES).cumsum(), _pick(rng, TILES)
     order, grid = rng.permutation(4).tolist(), {}
     x = y = 0
     wind, seen = -1, []
@@ -195,9 +202,11 @@ def conversation(rng: np.random.Generator, wording: Wording, goal: bool, turns: 
     )
 
 
-def _question(rng: np.random.Generator, wording: Wording, near: Sequence[int]) -> tuple[str, str]:
+def _question(rng: np.random.Generator, wording: Wording, near: list[int]) -> tuple[str, str]:
     """A question on the tiles `near` [4] and its answer."""
-    d, form = int(rng.random() * 4), int(rng.random() * 5)
+    d, form = int(rng.random() * 4), _pick(rng, FORMS)
+    if form == 5:
+        return "What do you see?", "".join(wording.neighbour_line(d, near[d]) for d in range(4)).strip()
     word, tile = wording.directions[d], _pick(rng, TILES)
     if form == 0:
         return f"What lies {word}?", wording.tiles[near[d]]
@@ -205,7 +214,8 @@ def _question(rng: np.random.Generator, wording: Wording, near: Sequence[int]) -
         where = ", ".join(letter for letter, n in zip(LETTERS, near, strict=True) if n == tile)
         return f"Where is the {wording.tiles[tile]}?", where or "nowhere"
     if form == 2:
-        tile = _pick(rng, sorted(set(near)))
+        rarest = min(near.count(t) for t in set(near))  # mostly one way, so the answer teaches more
+        tile = _pick(rng, sorted(t for t in set(near) if near.count(t) == rarest))
         ways = [letter for letter, n in zip(LETTERS, near, strict=True) if n == tile]
         return f"Which way is a {wording.tiles[tile]}?", _pick(rng, ways)
     if form == 3:
@@ -214,21 +224,26 @@ def _question(rng: np.random.Generator, wording: Wording, near: Sequence[int]) -
     return f"Is there a {wording.tiles[tile]} {word}?", "yes" if near[d] == tile else "no"
 
 
-def surroundings(rng: np.random.Generator, wording: Wording) -> Document:
-    """One observation with one to six questions and answers, or (one in four) a goal and one choice."""
-    share = rng.dirichlet((1, 1, 1)).cumsum()
+def surroundings(rng: np.random.Generator, wording: Wording, choose: bool) -> Document:
+    """One observation with two to nine questions and answers, or goals and choices."""
+    share = rng.dirichlet(SHARES).cumsum()
     near = np.minimum(share.searchsorted(rng.random(4)), 2).tolist()
     x, y = rng.integers(0, SIDE, 2).tolist()
     wind = int(rng.random() * 4) if rng.random() < WIND else -1
     seen = wording.observation(x, y, near, rng.permutation(4).tolist(), wind)
-    if rng.random() < 0.25:
-        line, reach, avoid = _goal(rng, wording)
-        move = _pick(rng, _options(near, reach, avoid))
-        facts = dict(neighbours=near, reach=reach, avoid=avoid, move=move)
-        return Document("surroundings", _chat([(line + seen, LETTERS[move])]), "", facts)
-    pairs = [_question(rng, wording, near) for _ in range(1 + int(rng.random() * 6))]
-    pairs[0] = (seen[: len(seen) - len(wording.closing)] + pairs[0][0], pairs[0][1])
-    return Document("surroundings", _chat(pairs), "", dict(neighbours=near))
+    number = 2 + int(rng.random() * 8)
+    if not choose:
+        pairs = [_question(rng, wording, near) for _ in range(number)]
+        pairs[0] = (seen[: len(seen) - len(wording.closing)] + pairs[0][0], pairs[0][1])
+        return Document("questions", _chat(pairs), "", dict(neighbours=near))
+    # The clearest of a few goals: the fewer the moves that serve it, the more its answer teaches.
+    draws = [[_goal(rng, wording) for _ in range(3)] for _ in range(number)]
+    goals = [min(few, key=lambda goal: len(_options(near, *goal[1:]))) for few in draws]
+    moves = [_pick(rng, _options(near, *goal[1:])) for goal in goals]
+    pairs = [(goal[0] + wording.closing, LETTERS[move]) for goal, move in zip(goals, moves, strict=True)]
+    pairs[0] = (goals[0][0] + seen, LETTERS[moves[0]])
+    facts = dict(neighbours=near, reach=[g[1] for g in goals], avoid=[g[2] for g in goals], move=moves)
+    return Document("choices", _chat(pairs), "", facts)
 
 
 def stories(rng: np.random.Generator, wording: Wording) -> Document:
@@ -288,8 +303,8 @@ def documents(seed: int, mixture: Mixture, wording: Wording, kinds: Sequence[str
     rng, share = np.random.default_rng(seed), weights.cumsum() / weights.sum()
     while True:
         kind = kinds[min(int(share.searchsorted(rng.random(), side="right")), len(kinds) - 1)]
-        if kind == "surroundings":
-            yield surroundings(rng, wording)
+        if kind in ("questions", "choices"):
+            yield surroundings(rng, wording, choose=kind == "choices")
         elif kind == "stories":
             yield stories(rng, wording)
         else:

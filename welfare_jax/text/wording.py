@@ -32,15 +32,21 @@ class Wording:
     def __post_init__(self):
         wants = {"wind": {"direction"}, "place": {"x", "y"}, "neighbour": {"tile"}, "closing": set()}
         for name, needed in wants.items():
-            found = {f for _, f, _, _ in string.Formatter().parse(getattr(self, name)) if f is not None}
+            try:
+                fields = [f[1:] for f in string.Formatter().parse(getattr(self, name)) if f[1] is not None]
+            except ValueError as error:
+                raise InputError(f"text.{name}={getattr(self, name)!r}: {error}") from None
+            if any(spec or conversion for _, spec, conversion in fields):
+                raise InputError(f"text.{name}={getattr(self, name)!r}: write fields plainly, as {{x}}")
+            found = {f for f, _, _ in fields}
             allowed = needed | ({"direction", "Direction"} if name == "neighbour" else set())
             if not needed <= found <= allowed:
                 raise InputError(
                     f"text.{name}={getattr(self, name)!r}: needs exactly the fields {sorted(needed)}, "
                     f"has {sorted(found)}"
                 )
-        if self.place.index("{x}") > self.place.index("{y}"):
-            raise InputError(f"text.place={self.place!r}: {{x}} must come before {{y}}")
+        if self.place.count("{") != 2 or self.place.index("{x}") > self.place.index("{y}"):
+            raise InputError(f"text.place={self.place!r}: needs {{x}} once and after it {{y}} once")
         if len(self.directions) != 4 or len(set(self.directions)) != 4:
             raise InputError(f"text.directions={self.directions!r}: needs four different words")
         if len(self.tiles) != 3 or len(set(self.tiles)) != 3:

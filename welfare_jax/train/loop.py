@@ -75,19 +75,23 @@ def describe(setup: Setup, config) -> str:
     )
 
 
-def train(setup: Setup, config, workdir, curve=None) -> dict:
+def collector(setup: Setup, config):
+    """The compiled rollout, for training and for looking at episodes afterwards."""
+    cfg = config.train
+    return jax.jit(step.make_collect(
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh
+    ))  # fmt: skip
+
+
+def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
     """Train for `config.train.steps` steps; returns the trained parameters (flat).
 
     `curve(trainable, frozen) -> dict of lists` runs every `config.curve.every` steps and its result joins the
     metrics. A run that was killed continues from its newest checkpoint with the same metrics.
     """
     cfg, workdir = config.train, pathlib.Path(workdir)
-    collect = step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh
-    )
     tx = state.optimizer(cfg)
-    update = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns)
-    collect, update = step.jit_programs(collect, update)
+    update = jax.jit(step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns), donate_argnums=(0,))
     fresh = jax.tree.map(jnp.copy, setup.initial)  # the update gives its input's memory away
     now = state.State(jnp.int32(0), fresh, tx.init(fresh))
     saved = checkpoints.Checkpoints(workdir, cfg.keep)

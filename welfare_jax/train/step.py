@@ -127,8 +127,3 @@ def values(metrics) -> dict:
         else:
             out[name] = float(value)
     return out
-
-
-def jit_programs(collect, update):
-    """(collect, update) compiled; the state is donated to the update."""
-    return jax.jit(collect), jax.jit(update, donate_argnums=(0,))

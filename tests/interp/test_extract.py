@@ -1,0 +1,210 @@
+"""Walks as text, and class means of their last token, against plain loops and transformers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import worlds
+from helpers import run, torch_run
+
+from welfare_jax.envs import maze, walks
+from welfare_jax.interp import extract, geometry
+from welfare_jax.models import decoder, hf, hf_save, lora
+from welfare_jax.text import pieces as text
+from welfare_jax.text.wording import LETTERS
+from welfare_jax.train import state
+
+TURNS, PER_LENGTH = 5, 2
+
+
+@pytest.fixture(scope="module")
+def found():
+    return walks.generate(maze.Params(size=31, turns=TURNS), PER_LENGTH, seed=1, batch=128)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_tokenizer):
+    """(graphdef, params) of the plain decoder."""
+    world = worlds.make(tiny_tokenizer)
+    return lora.merge(world.graphdef, state.join(world.trainable, world.frozen))
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny_tokenizer, found):
+    return extract.encode(text.build(tiny_tokenizer, size=31), found, chunk=8)
+
+
+HELD = np.arange(3 * TURNS * PER_LENGTH) % 2 == 1
+
+
+@pytest.fixture(scope="module")
+def data(encoded, found):
+    """Three buckets, their last batches filled up."""
+    return extract.buckets(*encoded, found.final, HELD, batch=4)
+
+
+def turns(pieces, found, i):
+    """The observations and answers of walk `i`, as text."""
+    obs = jax.tree.map(lambda a: a[i], found.observations)
+    for t in range(found.length[i]):
+        yield (
+            pieces.wording.observation(obs.x[t], obs.y[t], obs.neighbours[t], obs.order[t]),
+            LETTERS[found.actions[i, t]],
+        )
+
+
+def check_text(tokenizer, found, render, **template):
+    pieces = text.build(tokenizer, size=31, template=template)
+    tokens, mask = extract.encode(pieces, found)
+    assert mask.shape == tokens.shape and len(tokens) == len(found.length)
+    for i in range(len(tokens)):
+        said = list(turns(pieces, found, i))
+        want = tokenizer.encode(render(said), add_special_tokens=False)
+        assert tokens[i][mask[i]].tolist() == want, i
+        assert mask[i, : len(want)].all() and not mask[i, len(want) :].any()  # against the left edge
+        assert tokenizer.decode([tokens[i][mask[i]][-1]]) == said[-1][1]  # ends in the letter, no end of turn after it
+    return pieces
+
+
+def by_template(tokenizer, **template):
+    def render(said):
+        messages = [{"role": "user", "content": said[0][0]}]
+        for (_, letter), (question, _) in zip(said, said[1:]):
+            messages += [{"role": "assistant", "content": letter}, {"role": "user", "content": question}]
+        return (
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
+            + said[-1][1]
+        )
+
+    return render
+
+
+def test_walks_read_as_the_chat_template_says(tiny_tokenizer, found):
+    check_text(tiny_tokenizer, found, by_template(tiny_tokenizer))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_walks_read_as_real_chat_templates_say(name, found, shared_tokenizer):
+    check_text(shared_tokenizer(name), found, by_template(shared_tokenizer(name)))
+
+
+def test_walks_keep_the_empty_think_blocks_that_were_shown(found, shared_tokenizer):
+    """With thinking off Qwen3 drops them from its history; an episode that was played does not."""
+
+    def render(said):
+        parts = [
+            f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n{a}<|im_end|>\n"
+            for q, a in said
+        ]
+        return "".join(parts).removesuffix("<|im_end|>\n")
+
+    assert not check_text(shared_tokenizer("qwen3"), found, render, enable_thinking=False).append_only
+
+
+def test_chunks_do_not_matter(tiny_tokenizer, found, encoded):
+    again = extract.encode(text.build(tiny_tokenizer, size=31), found, chunk=7)
+    assert all(np.array_equal(a, b) for a, b in zip(again, encoded))
+
+
+@pytest.mark.parametrize(("batch", "count"), [(4, 3), (7, 3), (64, 2), (1, 1), (16, 5)])
+def test_buckets_lose_no_walk_and_count_none_twice(batch, count, encoded, found):
+    tokens, mask = encoded
+    seen, slots = [], 0
+    for bucket in extract.buckets(tokens, mask, found.final, HELD, batch, count):
+        assert bucket.tokens.shape[1] <= batch and bucket.tokens.shape == bucket.mask.shape
+        slots += bucket.tokens.size
+        for t, m, read, label, held in zip(*(np.asarray(a).reshape(-1, *a.shape[2:]) for a in bucket)):
+            assert read[0] == m.sum() - 1 and m[read[0]]
+            if label >= 0:
+                seen.append((*t[m].tolist(), int(label), bool(held)))
+    want = [(*t[m].tolist(), int(c), bool(h)) for t, m, c, h in zip(tokens, mask, found.final, HELD)]
+    assert sorted(seen) == sorted(want)
+    assert count == 1 or batch > 16 or slots < tokens.size  # short walks are not padded to the longest
+
+
+def one_by_one(model, encoded):
+    """resid_post [L, N, D] at the last token, one walk at a time, without padding."""
+    rows = []
+    for t, m in zip(*encoded):
+        full = np.zeros((1, t.size), np.int32)
+        full[0, : m.sum()] = t[m]
+        rows.append(run(*model, full, read=jnp.array([m.sum() - 1])).residual[:, 0, 0])
+    return np.stack(rows, 1)
+
+
+@pytest.fixture(scope="module")
+def activations(model, encoded):
+    return one_by_one(model, encoded)
+
+
+def test_means_equal_a_loop(model, data, activations, found):
+    sums, counts = jax.jit(lambda p, d: extract.means(decoder.bind(model[0], p), d))(model[1], data)
+    for c in range(3):
+        mine = (found.final == c) & ~HELD
+        assert counts[c] == mine.sum() == PER_LENGTH * TURNS / 2
+        np.testing.assert_allclose(sums[:, c] / counts[c], activations[:, mine].mean(1), atol=1e-5)
+    live = extract.live(decoder.bind(*model), data)
+    want = geometry.gold_mold_cosines(sums, counts)
+    for base in geometry.BASELINES:
+        np.testing.assert_allclose(live[f"cos_{base}"], want[base], atol=1e-5)
+
+
+def test_activations_equal_transformers(model, encoded, activations, tiny_tokenizer, tmp_path):
+    """The same weights in transformers, the block outputs caught by forward hooks."""
+    from transformers import AutoModelForCausalLM
+
+    spec = decoder.static(model[0])[0]
+    hf_save.save_hf(hf.LM(*model, spec, tiny_tokenizer, "nowhere"), tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float32).eval()
+    tokens, mask = encoded
+    with torch.no_grad():
+        stream = torch_run(theirs, tokens, mask)[1].numpy()
+    want = stream[:, np.arange(len(tokens)), mask.sum(1) - 1]
+    assert want.std() > 0.1
+    np.testing.assert_allclose(activations, want, atol=1e-4)
+
+
+def test_scores_equal_numpy(model, data, activations, found, encoded):
+    directions = np.random.default_rng(0).normal(size=(2, *activations.shape[::2])).astype("f4")
+    program = jax.jit(lambda p, d, v: extract.scores(decoder.bind(model[0], p), d, v))
+    proj, cos, labels, held = jax.device_get(program(model[1], data, directions))
+    assert proj.shape == cos.shape == (3, 2, len(labels))
+    order = np.argsort(encoded[1].sum(1), kind="stable")  # as the buckets have them
+    real = labels >= 0
+    np.testing.assert_array_equal(labels[real], found.final[order])
+    np.testing.assert_array_equal(held[real], HELD[order])
+    unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+    want = np.einsum("lnd,kld->lkn", activations[:, order], unit)
+    np.testing.assert_allclose(proj[:, :, real], want, atol=1e-4)
+    np.testing.assert_allclose(
+        cos[:, :, real], want / np.linalg.norm(activations[:, order], axis=-1)[:, None], atol=1e-5
+    )
+
+
+def test_planted_directions_are_found():
+    """Blocks that write nothing, and last tokens whose embeddings differ between the classes by known vectors."""
+    from helpers import tiny_model
+
+    graphdef, params = tiny_model("qwen3", vocab=90)
+    for name, part in (("attn", "o"), ("mlp", "down")):
+        params["blocks"][name][part]["kernel"] *= 0
+    rng = np.random.default_rng(0)
+    planted = {c: 3 * v / np.linalg.norm(v) for c, v in zip((geometry.MOLD, geometry.GOLD), rng.normal(size=(2, 24)))}
+    embed = rng.normal(size=(90, 24)) * 0.2 + 2 * rng.normal(size=24)
+    for c, v in planted.items():
+        embed[30 * c : 30 * c + 30] += v
+    params["embed"] = jnp.asarray(embed, jnp.float32)
+    labels = np.repeat([0, 1, 2], 60)
+    length = rng.integers(3, 9, 180)
+    tokens, mask = rng.integers(0, 90, (180, 8)), np.arange(8) < length[:, None]
+    tokens[np.arange(180), length - 1] = 30 * labels + rng.integers(0, 30, 180)
+    data = extract.buckets(tokens.astype(np.int32), mask, labels, np.zeros(180, bool), 32)
+    sums, counts = extract.means(decoder.bind(graphdef, params), data)
+    for c, v in planted.items():
+        got = geometry.difference_in_means(sums, counts, c, "path")
+        assert (geometry.cosine(got, jnp.asarray(v)[None]) > 0.99).all()
+        np.testing.assert_allclose(np.linalg.norm(got, axis=-1), 3, rtol=0.1)
+        other = planted[3 - c]
+        rest = geometry.difference_in_means(sums, counts, c, "rest")
+        assert (geometry.cosine(rest, jnp.asarray(v - other / 2)[None]) > 0.99).all()

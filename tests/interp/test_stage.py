@@ -1,0 +1,106 @@
+"""The analysis stage: walks that are kept out, the report's episodes, and what steered text is conditioned on."""
+
+import jax
+import numpy as np
+import pytest
+import worlds
+from ml_collections import ConfigDict
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.envs import maze
+from welfare_jax.interp import geometry, stage
+from welfare_jax.models import generate, interventions
+from welfare_jax.train import state
+
+MESH = mesh_lib.make()
+
+
+@pytest.fixture(scope="module")
+def world(tiny_tokenizer):
+    return worlds.make(tiny_tokenizer)
+
+
+def test_walk_data(world):
+    """A share of every class and length is held out; the hash names the tokens."""
+    args = (world.pieces, world.maze, MESH)
+    data, facts = stage.walk_data(*args, 5, 0.4, 8, 0)
+    labels, held = (np.concatenate([np.asarray(getattr(b, name)).ravel() for b in data]) for name in ("label", "held"))
+    for c in range(3):
+        assert (held & (labels == c)).sum() == 2 * worlds.TURNS
+        assert (~held & (labels == c)).sum() == 3 * worlds.TURNS == facts["counts"][geometry.NAMES[c]]
+    assert facts["directions"].keys() == {"path", "gold", "mold"}
+    again, other = (stage.walk_data(*args, 5, 0.4, 8, seed)[1]["data"] for seed in (0, 1000))
+    assert facts["data"] == again != other
+
+
+def test_live_curve_of_trained_and_untrained(world):
+    data, _ = stage.walk_data(world.pieces, world.maze, MESH, 2, 0.0, 8, 0)
+    curve = stage.make_live(world.graphdef, data, state.join)
+    a, b = curve(world.trainable, world.frozen), curve({k: 0 * v for k, v in world.trainable.items()}, world.frozen)
+    assert a.keys() == {"cos_rest", "cos_path"} and all(len(v) == 3 for v in a.values())
+    assert all(abs(x) <= 1 for v in a.values() for x in v) and not np.allclose(a["cos_path"], b["cos_path"], atol=1e-4)
+
+
+def test_replays_say_what_was_played(world, tiny_tokenizer):
+    """Every message decodes from the tokens that were shown, and the path of the player is continuous."""
+    cfg = worlds.train_config(group_size=2)
+    windy = world._replace(maze=maze.Params(size=15, turns=worlds.TURNS, wind=0.9))
+    played, grids = worlds.collector(windy, cfg)(world.trainable, world.frozen, jax.random.key(1), 0, 0.7)
+    episodes, reward = stage.replays(played, grids, 0.7, world.pieces, "trained", 2)
+    assert reward == pytest.approx(float(np.asarray(played.rewards).sum(1).mean()), rel=1e-5)
+    assert [e["title"] for e in episodes] == ["trained, maze 1", "trained, maze 2"]
+    pushed = 0
+    for row, e in zip((0, 2), episodes):
+        shown = tiny_tokenizer.decode(np.asarray(played.tokens[row])[np.asarray(played.mask[row])])
+        assert all(turn["message"] in shown for turn in e["turns"])
+        assert e["reward"] == pytest.approx(sum(t["reward"] for t in e["turns"]), abs=1e-2)
+        assert e["start"] == [e["turns"][0]["x"], e["turns"][0]["y"]]
+        assert e["window"]["rows"][e["start"][1] - e["window"]["y0"]][e["start"][0] - e["window"]["x0"]] == "."
+        for turn, after in zip(e["turns"], e["turns"][1:]):
+            assert [after["x"], after["y"]] == turn["end"]
+        for t, turn in enumerate(e["turns"]):
+            assert sum(turn["probs"]) == pytest.approx(1, abs=1e-3)
+            x = np.asarray(played.logits[row, t], "f8") / 0.7
+            np.testing.assert_allclose(turn["probs"], np.exp(x) / np.exp(x).sum(), atol=1e-4)
+            pushed += turn["wind"] >= 0
+    assert pushed > 0
+
+
+def test_steered_text(world, tiny_tokenizer):
+    """One cell of the batch equals the same prompt, vector, layer and strength alone; strength 0 changes nothing."""
+    cfg = ConfigDict(
+        {
+            "prompts": ["How is it going?", "What happened?"],
+            "alphas": [-40.0, 0.0, 40.0],
+            "max_new_tokens": 6,
+            "temperature": 0.0,
+        }
+    )
+    rng = np.random.default_rng(0)
+    directions = {c: rng.normal(size=(3, 24)).astype("f4") for c in ("mold", "gold")}
+    params = state.join(world.trainable, world.frozen)
+    out = stage.steer(
+        world.graphdef,
+        {"trained": params},
+        tiny_tokenizer,
+        directions,
+        {"mold": 1, "gold": 2},
+        cfg,
+        {},
+        jax.random.key(0),
+    )
+    assert len(out) == 2 * 3 * 2 and all(row["layer"] == {"mold": 1, "gold": 2}[row["vector"]] for row in out)
+    texts = {}
+    for row in out:
+        tokens, mask = generate.encode(tiny_tokenizer, [row["prompt"]])
+        where = np.zeros_like(mask)
+        where[:, -1] = True
+        iv = interventions.add(directions[row["vector"]][row["layer"]], row["layer"], row["alpha"], where)
+        new, kept = generate.generate(
+            world.graphdef, params, tokens, mask, jax.random.key(9), max_new_tokens=6, interventions=iv,
+            stop=generate.stop_ids(tiny_tokenizer),
+        )  # fmt: skip
+        assert row["text"] == tiny_tokenizer.decode(np.asarray(new)[0][np.asarray(kept)[0]], skip_special_tokens=True)
+        texts.setdefault((row["prompt"], row["alpha"]), set()).add(row["text"])
+    assert all(len(texts[prompt, 0.0]) == 1 for prompt in cfg.prompts)
+    assert any(len(v) == 2 for (_, alpha), v in texts.items() if alpha)

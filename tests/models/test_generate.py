@@ -1,0 +1,209 @@
+"""Generation against the full forward, one token at a time, and against transformers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from helpers import VOCAB, hf_model, padded, params, run, save, tiny_model
+from scipy.stats import chisquare
+
+from welfare_jax.errors import InputError
+from welfare_jax.models import generate as g
+from welfare_jax.models.interventions import ablate, add, combine
+
+KINDS = ("qwen3", "gemma3")
+NEW, D = 7, 24
+KEY = jax.random.key(0)
+TOKENS, MASK = padded((11, 6, 8), "-lr", 11)
+RNG = np.random.default_rng(5)
+VECTORS, LAYERS, SCALES = RNG.normal(size=(3, D)).astype("f4"), np.array([0, 2, -1]), np.array([6.0, -4.0, 5.0], "f4")
+WHERE = np.zeros_like(MASK)
+WHERE[0, -1] = WHERE[1, -2:] = WHERE[2, 3] = True
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {kind: tiny_model(kind, tied=False) for kind in KINDS}  # tied, it would repeat the last word
+
+
+def sample(model, tokens=TOKENS, mask=MASK, **kw):
+    return jax.device_get(g.generate(*model, tokens, mask, KEY, **dict(max_new_tokens=NEW) | kw))
+
+
+def by_hand(model, steer=None, where=WHERE, rows=range(3), new=NEW):
+    """Greedy tokens [rows, NEW]: each row alone, its real tokens alone, the whole text again for every token."""
+    out = []
+    for row in rows:
+        text, on = list(TOKENS[row][MASK[row]]), list(where[row][MASK[row]])
+        width = len(text) + new
+        for _ in range(new):
+            padding = width - len(text)
+            tokens, mask = np.array([text + [0] * padding]), np.arange(width)[None] < len(text)
+            iv = steer(row, np.array([on + [False] * padding])) if steer else None
+            logits = run(*model, tokens, mask=mask, interventions=iv).logits[0, len(text) - 1]
+            text, on = [*text, int(np.argmax(logits))], [*on, True]
+        out.append(text[-new:])
+    return np.array(out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_equals_the_full_forward(kind, models):
+    """Padded on either side or not at all; Gemma's windows are shorter than the text."""
+    new, kept = sample(models[kind])
+    np.testing.assert_array_equal(new, by_hand(models[kind]))
+    assert kept.all() and new.dtype == np.int32
+    assert len(np.unique(new)) > 3  # a model that repeats one word would agree with much
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_equals_transformers(kind, tmp_path):
+    model = hf_model(kind)
+    graphdef, weights, _ = params(save(model, tmp_path))
+    tokens, mask = padded((11, 6), "-l", 11)
+    settings = dict(do_sample=False, max_new_tokens=NEW, min_new_tokens=NEW, pad_token_id=0, eos_token_id=None)
+    with torch.no_grad():
+        want = model.generate(torch.tensor(tokens).long(), attention_mask=torch.tensor(mask).long(), **settings)
+    np.testing.assert_array_equal(sample((graphdef, weights), tokens, mask)[0], want[:, 11:].numpy())
+
+
+def test_left_and_right_padding_agree(models):
+    (left, lmask), (right, rmask) = (padded((9, 4), sides, 9, seed=3) for sides in ("-l", "-r"))
+    assert not np.array_equal(lmask, rmask)
+    a, b = (sample(models["gemma3"], *x, temperature=0.7)[0] for x in ((left, lmask), (right, rmask)))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_rows_do_not_see_each_other(models):
+    whole = sample(models["gemma3"])[0]
+    for row in range(3):
+        alone = sample(models["gemma3"], TOKENS[[row] * 3], MASK[[row] * 3])[0]
+        np.testing.assert_array_equal(alone, whole[[row] * 3])
+
+
+def test_stop_tokens_end_a_row_and_are_kept(models):
+    free = sample(models["qwen3"])[0]
+    ends = (int(free[0, 2]), int(free[1, 4]))
+    new, kept = sample(models["qwen3"], stop=ends)
+    for row in range(3):
+        length = next((i + 1 for i, t in enumerate(free[row]) if t in ends), NEW)
+        np.testing.assert_array_equal(kept[row], np.arange(NEW) < length)
+        np.testing.assert_array_equal(new[row], np.where(kept[row], free[row], 0))
+    assert kept.sum(1)[0] <= 3 and kept.sum(1)[1] <= 5
+
+
+def test_the_loop_ends_with_its_last_row(models, monkeypatch):
+    steps = []
+
+    def counted(*args):
+        jax.debug.callback(lambda: steps.append(1))
+        return unembed(*args)
+
+    unembed = g.decoder.unembed
+    free = sample(models["qwen3"], max_new_tokens=40)[0]
+    stop = tuple(int(free[row, row + 1]) for row in range(3))
+    monkeypatch.setattr(g.decoder, "unembed", counted)
+    _, kept = sample(models["qwen3"], max_new_tokens=40, stop=stop)
+    jax.effects_barrier()
+    assert len(steps) == kept.sum(1).max() <= 4
+
+
+def test_a_row_without_a_prompt_says_nothing(models):
+    mask = MASK.copy()
+    mask[1] = False
+    new, kept = sample(models["qwen3"], mask=mask)
+    assert not kept[1].any() and not new[1].any()
+    np.testing.assert_array_equal(new[[0, 2]], sample(models["qwen3"])[0][[0, 2]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steering_equals_adding_at_every_generated_token(kind, models):
+    """A vector, a layer and a strength a row; in the prompt where `where` says, afterwards at every token."""
+    new, _ = sample(models[kind], interventions=add(VECTORS, LAYERS, SCALES, WHERE))
+    want = by_hand(models[kind], lambda row, on: add(VECTORS[row], int(LAYERS[row]), SCALES[row], on))
+    np.testing.assert_array_equal(new, want)
+    assert (new != sample(models[kind])[0]).any(1).all()
+
+
+def test_ablation_and_addition_together(models):
+    direction = VECTORS[1]
+    both = combine(ablate(direction, where=WHERE), add(VECTORS, LAYERS, SCALES, WHERE))
+    new, _ = sample(models["qwen3"], interventions=both)
+
+    def steer(row, on):
+        return combine(ablate(direction, where=on), add(VECTORS[row], int(LAYERS[row]), SCALES[row], on))
+
+    np.testing.assert_array_equal(new, by_hand(models["qwen3"], steer))
+
+
+def test_strength_zero_is_no_steering(models):
+    scales = np.array([0.0, 5.0, 0.0], "f4")
+    new, _ = sample(models["qwen3"], interventions=add(VECTORS, 1, scales))
+    plain = sample(models["qwen3"])[0]
+    np.testing.assert_array_equal(new[[0, 2]], plain[[0, 2]])
+    assert (new[1] != plain[1]).any()
+
+
+def test_one_compilation_for_all_strengths_layers_vectors_and_temperatures(models):
+    compiled = g._generate._cache_size
+    before = compiled()
+    for i, temperature in enumerate((0.0, 0.7, 1, np.float32(0.3))):
+        iv = add((i + 1) * VECTORS, np.full(3, i % 3), i * SCALES, WHERE)
+        sample(models["qwen3"], temperature=temperature, interventions=iv, max_new_tokens=NEW + 1)
+    assert compiled() == before + 1
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_sampling_frequencies(temperature, models):
+    """2,000 first tokens against the softmax of the logits, by chi-square at one in a thousand."""
+    n = 2000
+    logits = np.asarray(run(*models["qwen3"], TOKENS[:1]).logits[0, -1], "f8") / temperature
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    new, _ = sample(
+        models["qwen3"], np.repeat(TOKENS[:1], n, 0), np.ones((n, 11), bool), max_new_tokens=1, temperature=temperature
+    )
+    counts = np.bincount(new[:, 0], minlength=VOCAB)
+    common = n * p >= 5
+    observed = [*counts[common], counts[~common].sum()]
+    expected = [*(n * p[common]), n * p[~common].sum()]
+    assert chisquare(observed, np.array(expected) * n / np.sum(expected)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(max_new_tokens=0), "max_new_tokens=0"),
+        (dict(temperature=-0.5), "temperature=-0.5"),
+        (dict(tokens=TOKENS[0]), "tokens"),
+        (dict(mask=MASK[:, :-1]), "mask"),
+        (dict(interventions=add(np.ones(D + 1), 1)), "vector"),
+        (dict(interventions=add(np.ones(D), 3)), "layer 3"),
+        (dict(interventions=add(np.ones(D), 1, where=WHERE[:, 1:])), "where"),
+        (dict(interventions=add(VECTORS[:2], 1)), "vector"),
+    ],
+)
+def test_bad_arguments(change, said, models):
+    with pytest.raises(InputError) as error:
+        sample(models["qwen3"], **change)
+    assert "\n" not in str(error.value) and said in str(error.value)
+
+
+def test_prompts_are_rendered_by_the_chat_template(tiny_tokenizer):
+    prompts = ["How are you doing?", "You are at (3, 4).\nNorth: \U0001f9fe\nHow is it going?"]
+    tokens, mask = g.encode(tiny_tokenizer, prompts)
+    for row, prompt in enumerate(prompts):
+        want = tiny_tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        np.testing.assert_array_equal(tokens[row][mask[row]], want)
+        assert mask[row, -1] and (np.diff(mask[row].astype(int)) >= 0).all()  # against the right edge
+    assert tiny_tokenizer.eos_token_id in g.stop_ids(tiny_tokenizer)
+
+
+@pytest.mark.parametrize(("name", "mark"), [("qwen3", "<|im_end|>"), ("gemma3", "<end_of_turn>")])
+def test_stop_ids_hold_the_end_of_a_turn(name, mark, shared_tokenizer):
+    tokenizer = shared_tokenizer(name)
+    ids = g.stop_ids(tokenizer)
+    assert tokenizer.convert_tokens_to_ids(mark) in ids and tokenizer.unk_token_id not in ids
+    assert jnp.asarray(ids).max() < len(tokenizer)

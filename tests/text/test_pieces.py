@@ -1,0 +1,221 @@
+"""Pieces side by side against the tokenizers' own reading of the whole conversation, token for token."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from welfare_jax.envs import maze
+from welfare_jax.errors import InputError
+from welfare_jax.rl import rollout
+from welfare_jax.text import pieces as text
+from welfare_jax.text.wording import LETTERS, Wording
+
+NAMES = ["qwen3", "gemma3", "llama3_1"]
+TURNS = 15
+
+
+@functools.partial(jax.jit, static_argnames=("size", "width"))
+def _play(table, keys, params, size, width):
+    """Uniform moves, from anywhere in the maze: every coordinate is shown."""
+
+    def start(key):
+        k_maze, k_place = jax.random.split(key)
+        x, y = jax.random.randint(k_place, (2,), 0, size)
+        return maze.reset(k_maze, params)[1]._replace(x=x, y=y)
+
+    return rollout.play(rollout.uniform(), None, table, size, width, params, jax.vmap(start)(keys), keys, 1.0)
+
+
+def played(pieces, episodes, size=31, **changes):
+    """(conversations, shown): per episode the messages of every turn, and the tokens that the program laid out."""
+    params = maze.Params(size=size, **{"wind": 0.3} | changes)
+    keys = jax.random.split(jax.random.key(episodes), episodes)
+    out = jax.device_get(_play(pieces.table, keys, params, size, pieces.width))
+    width = out.tokens.shape[1] // TURNS
+    talks, shown = [], []
+    for b in range(episodes):
+        messages, rows = [], []
+        for t in range(TURNS):
+            wind = out.wind[b, t - 1] if t else -1
+            said = pieces.wording.observation(out.x[b, t], out.y[b, t], out.neighbours[b, t], out.order[b, t], wind)
+            letter = LETTERS[out.actions[b, t]]
+            messages += [{"role": "user", "content": said}, {"role": "assistant", "content": letter}]
+            turn = slice(t * width, (t + 1) * width)
+            assert out.mask[b, turn][-1] and (np.diff(out.mask[b, turn].astype(int)) >= 0).all()  # at the right edge
+            rows.append(out.tokens[b, turn][out.mask[b, turn]].tolist())
+        talks.append(messages)
+        shown.append(rows)
+    return talks, shown
+
+
+def rendered(tokenizer, messages, **template):
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **template)
+
+
+def agree(pieces, talks, shown, turns=range(TURNS)):
+    for messages, rows in zip(talks, shown):
+        for t in turns:
+            want = rendered(pieces.tokenizer, messages[: 2 * t + 1], **pieces.template)
+            assert list(itertools.chain(*rows[: t + 1])) == want, (t, messages[2 * t])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shown_tokens_are_the_chat_template_at_every_turn(name, shared_tokenizer):
+    pieces = text.build(shared_tokenizer(name), size=31)
+    assert pieces.append_only
+    agree(pieces, *played(pieces, 60))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_a_thousand_episodes(name, shared_tokenizer):
+    """In the full maze; the whole conversation, and one prefix of it that differs from episode to episode."""
+    pieces = text.build(shared_tokenizer(name))
+    talks, shown = played(pieces, 1000, size=100)
+    agree(pieces, talks, shown, [TURNS - 1])
+    for i in range(TURNS - 1):
+        agree(pieces, talks[i :: TURNS - 1], shown[i :: TURNS - 1], [i])
+    at = {tuple(map(int, m["content"].split("(")[1].split(")")[0].split(","))) for talk in talks for m in talk[::2]}
+    assert {x for x, _ in at} == {y for _, y in at} == set(range(100))
+
+
+@pytest.mark.parametrize("size", [31, 100])
+def test_the_tiny_tokenizer(size, tiny_tokenizer):
+    pieces = text.build(tiny_tokenizer, size=size)
+    assert pieces.append_only
+    agree(pieces, *played(pieces, 20, size))
+
+
+def test_thinking_off_shows_each_turn_as_the_template_does(shared_tokenizer):
+    """The template drops the empty think block from answered turns, so what was shown is not a prefix of it."""
+    tokenizer, template = shared_tokenizer("qwen3"), {"enable_thinking": False}
+    pieces = text.build(tokenizer, size=31, template=template)
+    if pieces.append_only:
+        pytest.skip("this folder's template has no thinking to turn off")
+    talks, shown = played(pieces, 20)
+    prompt = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    for messages, rows in zip(talks, shown):
+        for t, row in enumerate(rows):
+            lead = f"{messages[2 * t - 1]['content']}<|im_end|>\n" if t else ""
+            want = f"{lead}<|im_start|>user\n{messages[2 * t]['content']}{prompt}"
+            assert row == tokenizer.encode(want, add_special_tokens=False)
+            full = tokenizer.apply_chat_template(
+                messages[: 2 * t + 1], tokenize=False, add_generation_prompt=True, **template
+            )
+            assert full.endswith(want.replace(prompt, "") + prompt)
+    assert list(itertools.chain(*shown[0])) != rendered(tokenizer, talks[0][:-1], **template)
+
+
+@pytest.mark.parametrize("tiles", itertools.permutations(Wording().tiles))
+def test_permuted_tiles(tiles, tiny_tokenizer):
+    """A role's number finds the sign that this wording gives it."""
+    pieces = text.build(tiny_tokenizer, Wording(tiles=tiles), size=20)
+    for direction, role in itertools.product(range(4), range(3)):
+        n = text.NEIGHBOUR + 3 * direction + role
+        line = tiny_tokenizer.decode(pieces.table.tokens[n][: pieces.table.lengths[n]])
+        assert line == f"{('North', 'East', 'South', 'West')[direction]}: {tiles[role]}\n"
+    agree(pieces, *played(pieces, 2, 20), [TURNS - 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_widths_are_the_longest_turns(name, shared_tokenizer):
+    """No turn is longer, some turn is as long."""
+    pieces = text.build(shared_tokenizer(name))
+    lengths = np.asarray(pieces.table.lengths)
+    around = max(
+        sum(lengths[text.NEIGHBOUR + 3 * d + r] for d, r in enumerate(roles))
+        for roles in itertools.product(range(3), repeat=4)
+    )
+    x, y = lengths[text.X : text.X + 100].max(), lengths[text.X + 100 :].max()
+    calm = around + x + y + lengths[text.CLOSE]
+    first, later = calm + lengths[text.FIRST], calm + 1 + lengths[text.NEXT]
+    assert pieces.calm_width == max(first, later)
+    assert pieces.width == max(first, later + lengths[text.WIND : text.NEIGHBOUR].max())
+
+
+@pytest.mark.parametrize("align", ["left", "right"])
+def test_pack_against_python(align):
+    rng = np.random.default_rng(0)
+    lengths = np.array([0, 1, 4, 2, 0, 7, 3])
+    table = text.Table(jnp.asarray(rng.integers(1, 99, (7, 7))), jnp.asarray(lengths), jnp.zeros(4))
+    numbers = rng.integers(0, 7, (40, 5))
+    tokens, mask = text.pack(table, jnp.asarray(numbers), 24, align)
+    for row, got, kept in zip(numbers, np.asarray(tokens), np.asarray(mask)):
+        want = [t for n in row for t in np.asarray(table.tokens)[n, : lengths[n]]]
+        pad = [0] * (24 - len(want))
+        assert got.tolist() == (want + pad if align == "left" else pad + want)
+        assert kept.sum() == len(want) and kept[0 if align == "left" else -1] == bool(want)
+        assert (np.diff(kept.astype(int)) * (1 if align == "right" else -1) >= 0).all()
+
+
+JOINED = Wording(place="Cell {x}{y}.\n")  # digits of two numbers meet
+
+
+def test_a_wording_may_fit_one_tokenizer_and_not_another(shared_tokenizer):
+    text.build(shared_tokenizer("qwen3"), JOINED, size=40)  # a token a digit
+    with pytest.raises(InputError) as error:
+        text.build(shared_tokenizer("llama3_1"), JOINED, size=40)  # up to three digits a token
+    said = str(error.value)
+    assert "llama3_1" in said and "turn " in said and "token " in said and "'Cell" not in said.split("after")[0]
+    assert "config.text" in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("wording", "turn", "place"),
+    [  # a space at the end of a piece belongs to the next word
+        (Wording(place="You are at ({x}, {y}). "), 1, ")."),
+        (Wording(wind="Wind from the {direction} side, "), 2, "side, "),
+        (Wording(neighbour="{tile} lies {direction}, "), 1, ","),
+    ],
+    ids=["place", "wind", "neighbour"],
+)
+@pytest.mark.parametrize("template", [{}, {"enable_thinking": False}], ids=["whole", "by_turn"])
+def test_pieces_that_do_not_compose_are_refused(wording, turn, place, template, shared_tokenizer):
+    with pytest.raises(InputError, match=rf"in turn {turn}, token \d+: after") as error:
+        text.build(shared_tokenizer("qwen3"), wording, size=20, template=template)
+    assert place in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture
+def variant(tiny_tokenizer_dir):
+    """A fresh copy of the tiny tokenizer, to be spoilt."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+
+
+def test_letters_of_two_tokens_are_refused(variant):
+    from tokenizers import normalizers
+
+    variant.backend_tokenizer.normalizer = normalizers.Replace("S", "S.")
+    with pytest.raises(InputError) as error:
+        text.build(variant, size=20)
+    assert "letter 'S' is 2 tokens" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        (None, "no chat template"),
+        ("{% for m in messages %}<|user|>{{ loop.index }} {{ m.content }}{% endfor %}<|assistant|>", "differently"),
+        ("{% for m in messages %}<|user|>{{ m.content | upper }}{% endfor %}<|assistant|>", "chat template"),
+        ("{{ raise_exception('no assistants here') if messages|length > 1 }}{{ messages[0].content }}", "assistants"),
+    ],
+    ids=["none", "numbered turns", "shouting", "one turn only"],
+)
+def test_templates_that_cannot_be_used(template, names, variant):
+    variant.chat_template = template
+    with pytest.raises(InputError) as error:
+        text.build(variant, size=20)
+    assert names in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_template_in_a_real_folder(shared_tokenizer):
+    tokenizer = shared_tokenizer("gptoss")
+    if tokenizer.chat_template is None:
+        with pytest.raises(InputError, match="no chat template"):
+            text.build(tokenizer)

@@ -1,0 +1,86 @@
+"""Building a run from its settings, and the summary of its metrics."""
+
+import json
+
+import pytest
+
+from welfare_jax import config
+from welfare_jax.errors import InputError
+from welfare_jax.train import loop
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
+    from helpers import hf_model, save
+
+    model = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=2)
+    return save(model, tmp_path_factory.mktemp("model"), tiny_tokenizer_dir)
+
+
+def settings(folder, **changes):
+    cfg = config.rl()
+    cfg.model.path, cfg.model.dtype = str(folder), "float32"
+    cfg.update_from_flattened_dict(changes)
+    return cfg
+
+
+def test_build(folder):
+    setup = loop.build(settings(folder))
+    assert all("lora" in k for k in setup.initial) and len(setup.initial) == 14
+    assert setup.initial["blocks/mlp/up/lora_a"].shape == (2, 40, 32)
+    assert all(v.sharding.mesh == setup.mesh for v in (setup.initial | setup.frozen).values())
+    said = loop.describe(setup, settings(folder))
+    count = sum(v.size for v in setup.initial.values())
+    assert f"{count:,} trained" in said and "append-only" in said and "\n" not in said
+
+
+def test_full_fine_tuning_has_no_adapters(folder):
+    setup = loop.build(settings(folder, **{"train.lora.rank": 0, "train.trainable": ".*"}))
+    assert not setup.frozen and not any("lora" in k for k in setup.initial)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.path": "/nowhere"}, "/nowhere"),
+        ({"model.dtype": "float16"}, "float16"),
+        ({"mesh.fsdp": 3}, "mesh"),
+        ({"mesh.tensor": 0}, "mesh"),
+        ({"maze.size": 3}, "maze.size=3"),
+        ({"maze.wind_mode": "gale"}, "'gale'"),
+        ({"text.closing": "Go {x}."}, "text.closing"),
+        ({"text.tiles": ["x", "x", "y"]}, "text.tiles"),
+        ({"text.closing": "Answer ("}, "pieces do not compose"),
+        ({"train.trainable": "nothing"}, "train.trainable"),
+        ({"train.trainable": "("}, "train.trainable"),
+        ({"train.lora.targets": "nothing"}, "train.lora.targets"),
+        ({"train.lora.targets": "("}, "train.lora.targets"),
+        ({"train.micro_batch": 24}, "train.micro_batch=24"),
+        ({"train.micro_batch": 0}, "train.micro_batch=0"),
+        ({"train.algorithm": "dr_gpro"}, "dr_gpro"),
+        ({"train.steps": 0}, "train.steps=0"),
+        ({"train.group_size": 0}, "train.group_size=0"),
+        ({"train.checkpoint_every": 0}, "train.checkpoint_every=0"),
+        ({"extract.per_length": 0}, "extract.per_length=0"),
+        ({"extract.held_out": 1.0}, "extract.held_out=1.0"),
+        ({"extract.held_out": 0.0}, "extract.held_out=0.0"),
+    ],
+)
+def test_bad_settings_end_in_one_line(changes, said, folder):
+    with pytest.raises(InputError) as error:
+        loop.build(settings(folder, **changes))
+    text = str(error.value)
+    assert "\n" not in text and said in text and len(text) < 500
+
+
+def test_ends(tmp_path):
+    rows = [
+        {"step": i, "reward": float(i), "gold_taken": None if i == 0 else 0.5, "mold_avoided": None} for i in range(8)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = loop.ends(tmp_path, 3)
+    assert found == {
+        "steps": 8, "reward_first": 1.0, "reward_last": 6.0, "gold_taken_first": 0.5, "gold_taken_last": 0.5,
+        "mold_avoided_first": None, "mold_avoided_last": None,
+    }  # fmt: skip
+    assert loop.ends(tmp_path / "none")["reward_first"] is None

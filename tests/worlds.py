@@ -1,0 +1,53 @@
+"""A small maze, its pieces and a small decoder with adapters: what training and extraction need together."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from helpers import tiny_model
+
+from welfare_jax import config
+from welfare_jax.envs import maze
+from welfare_jax.models.layers import Lora
+from welfare_jax.text import pieces as text
+from welfare_jax.train import state, step
+
+TURNS = 3
+
+
+class World(NamedTuple):
+    graphdef: object
+    trainable: dict
+    frozen: dict
+    pieces: text.Pieces
+    maze: maze.Params
+
+
+def make(tokenizer, kind="qwen3", size=15, turns=TURNS, **changes) -> World:
+    """Adapters are far from zero, so that merging them, or forgetting them, shows. Gemma's windows grow to 40."""
+    if kind == "gemma3":
+        changes = {"windows": (40, 0, 30)} | changes
+    graphdef, params = tiny_model(kind, lora=Lora(2, 4.0), vocab=len(tokenizer), **changes)
+    pieces = text.build(tokenizer, size=size)
+    return World(graphdef, *state.split(params, r".*/lora_[ab]"), pieces, maze.Params(size=size, turns=turns))
+
+
+def train_config(**changes):
+    cfg = config.rl().train
+    cfg.update(groups=2, group_size=4, micro_batch=8, remat=False, lr=1e-2, schedule_steps=5, entropy_coef=0.2)
+    cfg.update(changes)
+    return cfg
+
+
+def collector(world, cfg, merged=False, mesh=None):
+    return jax.jit(
+        step.make_collect(world.graphdef, world.pieces, world.maze, cfg.groups, cfg.group_size, merged, mesh)
+    )
+
+
+def updater(world, cfg, tx):
+    return jax.jit(step.make_update(world.graphdef, world.pieces, tx, cfg, world.maze.turns))
+
+
+def fresh(world, tx):
+    return state.State(jnp.int32(0), world.trainable, tx.init(world.trainable))
