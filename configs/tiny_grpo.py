@@ -11,17 +11,17 @@ def get_config():
     config = rl()
     config.model.path = "tiny"
     config.model.dtype = "float32"
-    config.train.steps = 40
-    config.train.schedule_steps = 80
+    config.train.steps = 30
+    config.train.schedule_steps = 60
     config.train.groups = 8
     config.train.group_size = 16
     config.train.micro_batch = 32
-    config.train.lr = 1e-3
+    config.train.lr = 5e-4
     config.train.merge_lora = True
     config.train.remat = False
     config.train.checkpoint_every = 10
-    config.curve.every = 5
-    config.curve.per_length = 2
-    config.extract.per_length = 16
+    config.curve.every = 3
+    config.curve.per_length = 6
+    config.extract.per_length = 24
     config.extract.held_out = 0.5
     return config

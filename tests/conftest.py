@@ -12,8 +12,8 @@ FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in FLAGS if flag.split("=")[0] not in given)])
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")  # an accelerator would round to less than float32
 

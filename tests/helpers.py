@@ -185,7 +185,7 @@ STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # N, E, S, W; y grows southward
 
 def play_again(grid, x, y, actions, winds, params):
     """The rules in plain Python, from the moves and the winds: one dict a turn."""
-    grid, x, y, size, out = [list(map(int, row)) for row in grid], int(x), int(y), len(grid), []
+    grid, x, y, size, out = np.asarray(grid).tolist(), int(x), int(y), len(grid), []
     for action, wind in zip(actions, winds):
         moves = bool(params.wind_mode == "push" or wind < 0)
         pushes = [action] * moves + [wind] * bool(wind >= 0)

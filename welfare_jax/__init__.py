@@ -1,8 +1,8 @@
 """Reward, welfare-relevant axes and steering in language models, in JAX (arXiv:2605.30232).
 
-    import welfare_jax as wj
-    lm = wj.load("DIR or hub name", dtype="bfloat16")
-    out = wj.forward(lm.graphdef, lm.params, tokens, interventions=wj.add(vector, layer=20, scale=2.0))
+import welfare_jax as wj
+lm = wj.load("DIR or hub name", dtype="bfloat16")
+out = wj.forward(lm.graphdef, lm.params, tokens, interventions=wj.add(vector, layer=20, scale=2.0))
 """
 
 import importlib

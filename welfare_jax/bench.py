@@ -185,7 +185,13 @@ def steer(b: Bench) -> dict:
     seconds, compiling, _ = b.time(run)
     done = rows * new
     flops = (done + int(mask.sum())) * b.spec.flops_per_token(84) + done * 2 * b.spec.width * b.spec.vocab
-    return {"seconds": seconds, "compile_seconds": compiling, "tokens_per_s": done / seconds, "tokens": done, "flops": flops}
+    return {
+        "seconds": seconds,
+        "compile_seconds": compiling,
+        "tokens_per_s": done / seconds,
+        "tokens": done,
+        "flops": flops,
+    }
 
 
 def load(b: Bench) -> dict:

@@ -12,7 +12,9 @@ from ml_collections import config_flags
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a Python file with get_config().", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment: a Python file with get_config().", lock_config=True
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder again resumes it.")
 
 
@@ -81,7 +83,13 @@ def rl(config, workdir):
     curve = None
     if config.curve.every:
         data, _ = stage.walk_data(
-            setup.pieces, setup.maze, setup.mesh, config.curve.per_length, 0.0, config.extract.batch, stage.walks_lib.SEED
+            setup.pieces,
+            setup.maze,
+            setup.mesh,
+            config.curve.per_length,
+            0.0,
+            config.extract.batch,
+            stage.walks_lib.SEED,
         )
         curve = stage.make_live(setup.graphdef, data, state.join)
     lap("build")
@@ -90,7 +98,9 @@ def rl(config, workdir):
     lap("train")
     found = stage.run(setup, trained, config, workdir, collect, state.join)
     lap("analysis")
-    summary = loop.ends(workdir) | found | {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
+    summary = (
+        loop.ends(workdir) | found | {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
+    )
     write_json(workdir / "summary.json", summary | {"seconds": seconds})
     page = report.write(workdir)
     lap("report")

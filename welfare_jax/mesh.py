@@ -26,8 +26,8 @@ RULES = (
 def make(data: int = 0, fsdp: int = 1, tensor: int = 1):
     """A mesh over all devices; `data=0` takes what the other axes leave."""
     devices = jax.device_count()
-    data = data or devices // (fsdp * tensor)
-    if data * fsdp * tensor != devices:
+    data = data or devices // max(fsdp * tensor, 1)
+    if min(data, fsdp, tensor) < 1 or data * fsdp * tensor != devices:
         raise InputError(f"mesh {data} x {fsdp} x {tensor} does not fit {devices} devices; set config.mesh to match")
     return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 

@@ -16,7 +16,12 @@ def keep_heap():
         return
     libc = ctypes.CDLL(None)
     arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2
-    for option, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, sys.maxsize & 0x7FFFFFFF), (top_pad, 256 << 20)):
+    for option, value in (
+        (arena_max, 1),
+        (mmap_max, 0),
+        (trim_threshold, sys.maxsize & 0x7FFFFFFF),
+        (top_pad, 256 << 20),
+    ):
         libc.mallopt(option, value)
 
 

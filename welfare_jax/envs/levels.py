@@ -13,7 +13,9 @@ def parse(text: str) -> maze.State:
     """A state from rows of signs; the grid must be square and hold one `@`. Directions are listed N, E, S, W."""
     rows = [row.strip() for row in text.strip().splitlines()]
     if len({len(row) for row in rows} | {len(rows)}) != 1:
-        raise InputError(f"level: need a square grid, got rows of {sorted({len(r) for r in rows})} in {len(rows)} rows")
+        raise InputError(
+            f"level: need a square grid, got rows of {sorted({len(r) for r in rows})} in {len(rows)} rows"
+        )
     odd = set("".join(rows)) - set(SIGNS + "@")
     if odd or "".join(rows).count("@") != 1:
         raise InputError(f"level: use {SIGNS!r} and exactly one '@'" + (f", not {sorted(odd)[0]!r}" if odd else ""))

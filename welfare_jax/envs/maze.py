@@ -44,7 +44,9 @@ class Params:
         if self.size < 7 or self.turns < 1:
             raise InputError(f"maze.size={self.size}, maze.turns={self.turns}: need a size of at least 7 and one turn")
         if self.order not in ORDERS or self.wind_mode not in WINDS:
-            raise InputError(f"maze.order={self.order!r} must be one of {ORDERS}, maze.wind_mode={self.wind_mode!r} of {WINDS}")
+            raise InputError(
+                f"maze.order={self.order!r} must be one of {ORDERS}, maze.wind_mode={self.wind_mode!r} of {WINDS}"
+            )
         return self
 
 

@@ -44,7 +44,7 @@ def encode(pieces: text.Pieces, walks: Walks, chunk: int = 256):
     n, parts = len(walks.length), []
     for a in range(0, n, chunk):
         index = np.minimum(np.arange(a, a + chunk), n - 1)  # the last chunk is filled up: one shape, one compilation
-        rows = jax.tree.map(lambda x: x[index], (walks.observations, walks.actions, walks.length))
+        rows = jax.tree.map(lambda x, index=index: x[index], (walks.observations, walks.actions, walks.length))
         parts.append(jax.device_get(lay(*rows)))
     tokens, mask = (np.concatenate(p)[:n] for p in zip(*parts))
     return tokens, mask

@@ -34,9 +34,7 @@ def cosine(a, b, eps=1e-12):
 
 def gold_mold_cosines(sums, counts) -> dict:
     """cos(v_mold, v_gold) [L] under both baselines."""
-    return {
-        base: cosine(*(difference_in_means(sums, counts, c, base) for c in (MOLD, GOLD))) for base in BASELINES
-    }
+    return {base: cosine(*(difference_in_means(sums, counts, c, base) for c in (MOLD, GOLD))) for base in BASELINES}
 
 
 def centred_cosines(sums, counts) -> dict:
@@ -91,6 +89,10 @@ def select_layer(projections, cosines, positive) -> dict:
     projections, cosines [L, N]; positive bool [N]. The layer is the floor of the mean of argmax AUROC, argmax |d| of
     the projections and argmin overlap of the histograms of the cosines.
     """
-    area, d, shared = auroc(projections, positive), cohens_d(projections, positive), histogram_overlap(cosines, positive)
+    area, d, shared = (
+        auroc(projections, positive),
+        cohens_d(projections, positive),
+        histogram_overlap(cosines, positive),
+    )
     picks = jnp.argmax(area) + jnp.argmax(jnp.abs(d)) + jnp.argmin(shared)
     return {"layer": picks // 3, "auroc": area, "cohens_d": d, "overlap": shared}

@@ -122,10 +122,13 @@ def replays(played, grids, temperature, pieces, title: str, group_size: int, cou
     played, grids = jax.device_get((played, grids))
     episodes = []
     for group in range(min(count, len(grids))):
-        e = jax.tree.map(lambda a: a[group * group_size], played)
+        e = jax.tree.map(lambda a, i=group * group_size: a[i], played)
         size = grids.shape[1]
         x0, y0 = (max(0, int(v) - margin) for v in (e.x[0], e.y[0]))
-        rows = ["".join(levels.SIGNS[t] for t in row[x0 : x0 + 2 * margin + 1]) for row in grids[group][y0 : y0 + 2 * margin + 1]]
+        rows = [
+            "".join(levels.SIGNS[t] for t in row[x0 : x0 + 2 * margin + 1])
+            for row in grids[group][y0 : y0 + 2 * margin + 1]
+        ]
         scaled = e.logits / max(temperature, 1e-6)
         probs = np.exp(scaled - scaled.max(-1, keepdims=True))
         probs /= probs.sum(-1, keepdims=True)
@@ -133,7 +136,9 @@ def replays(played, grids, temperature, pieces, title: str, group_size: int, cou
         for t in range(len(e.actions)):
             pushed = int(e.wind[t])
             end = np.clip(e.landed[t] + (np.asarray(maze.MOVES)[pushed] if pushed >= 0 else 0), 0, size - 1)
-            said = pieces.wording.observation(e.x[t], e.y[t], e.neighbours[t], e.order[t], int(e.wind[t - 1]) if t else -1)
+            said = pieces.wording.observation(
+                e.x[t], e.y[t], e.neighbours[t], e.order[t], int(e.wind[t - 1]) if t else -1
+            )
             turns.append({
                 "x": int(e.x[t]), "y": int(e.y[t]), "message": said, "action": int(e.actions[t]),
                 "probs": [round(float(p), 4) for p in probs[t]], "landed": e.landed[t].tolist(), "wind": pushed,
@@ -174,7 +179,14 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     directions = {c: named["trained"][f"{c}/rest"] for c in ("mold", "gold")}
     full = {name: join(trainable, setup.frozen) for name, trainable in models.items()}
     result["samples"] = steer(
-        setup.graphdef, full, tokenizer, directions, chosen, config.steer, setup.pieces.template, jax.random.key(config.seed)
+        setup.graphdef,
+        full,
+        tokenizer,
+        directions,
+        chosen,
+        config.steer,
+        setup.pieces.template,
+        jax.random.key(config.seed),
     )
     bar.update()
     seed = jax.random.fold_in(jax.random.key(config.seed), 2)  # mazes that training never drew

@@ -88,7 +88,7 @@ def attend_causal(q, k, v, qpos, kpos, window, scale, max_blocks: int = 5):
     halve the work of a long sequence; the backward pass is written out. Returns [B, H, T, d].
     """
     T, K = q.shape[2], k.shape[1]
-    blocks = min(max_blocks, max(1, T // 64))
+    blocks = min(max_blocks, max(1, T // 100))
     ends = [T * (i + 1) // blocks for i in range(blocks)]
     outs = []
     for a, b in zip([0, *ends[:-1]], ends, strict=True):

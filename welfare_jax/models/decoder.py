@@ -92,7 +92,9 @@ def bind(graphdef, params) -> Decoder:
     )
     if have != want:
         odd = sorted(set(have.items()) ^ set(want.items()))[0][0]
-        raise InputError(f"params: {odd} is {have.get(odd, 'missing')}, the model needs {want.get(odd, 'no such leaf')}")
+        raise InputError(
+            f"params: {odd} is {have.get(odd, 'missing')}, the model needs {want.get(odd, 'no such leaf')}"
+        )
     return nnx.merge(graphdef, params)
 
 

@@ -25,7 +25,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 @dataclasses.dataclass
 class LM:
-    """A loaded model: pure parts plus its tokenizer. `params` is a pytree for `wj.forward(lm.graphdef, lm.params, ...)`.
+    """A loaded model: pure parts plus its tokenizer; `wj.forward(lm.graphdef, lm.params, ...)` runs it.
 
     `path` is the folder that it was read from, wherever the hub's cache may have put it.
     """
@@ -125,7 +125,7 @@ def _open(path):
 
 
 def plan(spec: Spec, family, names) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Parameter path -> (checkpoint names, one a layer for stacked ones; transpose?). Refuses unknown and missing names."""
+    """Parameter path -> (checkpoint names, one a layer if stacked; transpose?). Refuses unknown and missing names."""
     wanted = {}
     for t in family.tensors(spec, names):
         layers = range(spec.layers) if "{i}" in t.name else [None]

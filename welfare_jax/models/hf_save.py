@@ -73,7 +73,9 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None) -> pathlib.Path:
     names = names if len(shards) > 1 else ["model.safetensors"]
     mine = {*names, hf.INDEX} if len(shards) > 1 else set(names)
     if others := sorted({p.name for p in folder.glob("*.safetensors*")} - mine):
-        raise InputError(f"{folder}: already holds {others[0]}, which would be read with or instead of this model; use another folder")
+        raise InputError(
+            f"{folder}: already holds {others[0]}, which would be read as part of this model; use another folder"
+        )
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     lm.tokenizer.save_pretrained(folder)
     for name, shard in zip(names, shards, strict=True):

@@ -159,14 +159,16 @@ def check(iv, spec, tokens_shape):
         rows = tokens_shape[0]
         if getattr(op, data).shape not in (one, (rows, *one)):
             raise InputError(
-                f"{name} at {op.at}: {data} has shape {getattr(op, data).shape}, need {one} or a row each {(rows, *one)}"
+                f"{name} at {op.at}: {data} is {getattr(op, data).shape}, need {one} or a row each {(rows, *one)}"
             )
         if op.where is not None and op.where.shape != tuple(tokens_shape):
             raise InputError(f"{name} at {op.at}: where is {op.where.shape}, tokens are {tuple(tokens_shape)}")
         layer = getattr(op, "layer", None)
         for part, value in (("layer", layer), ("scale", getattr(op, "scale", None))):
             if value is not None and value.shape not in ((), (rows,)):
-                raise InputError(f"{name} at {op.at}: {part} has shape {value.shape}, need one value or {rows}, a row each")
+                raise InputError(
+                    f"{name} at {op.at}: {part} has shape {value.shape}, need one value or {rows}, a row each"
+                )
         if layer is not None and not isinstance(layer, jax.core.Tracer):
             bad = np.asarray(layer)[(np.asarray(layer) >= spec.layers) | (np.asarray(layer) < -spec.layers)]
             if bad.size:

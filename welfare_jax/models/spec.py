@@ -54,7 +54,9 @@ class Spec:
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
-            raise InputError(f"num_attention_heads={self.heads} is not a multiple of num_key_value_heads={self.kv_heads}")
+            raise InputError(
+                f"num_attention_heads={self.heads} is not a multiple of num_key_value_heads={self.kv_heads}"
+            )
         if not len(self.windows) == len(self.rope_of) == self.layers:
             raise InputError(f"layer_types lists {len(self.windows)} layers, num_hidden_layers is {self.layers}")
 
@@ -64,7 +66,10 @@ class Spec:
 
     def flops_per_token(self, context: float, head: bool = False) -> float:
         """Multiply-adds times two of one token's forward at `context` visible keys; the unembedding if `head`."""
-        attn = 2 * self.width * self.head_dim * (self.heads + 2 * self.kv_heads) + 2 * self.heads * self.head_dim * self.width
+        attn = (
+            2 * self.width * self.head_dim * (self.heads + 2 * self.kv_heads)
+            + 2 * self.heads * self.head_dim * self.width
+        )
         scores = 4 * context * self.heads * self.head_dim
         mlp = 6 * self.width * self.mlp
         return self.layers * (attn + scores + mlp) + (2 * self.width * self.vocab if head else 0)

@@ -79,15 +79,19 @@ def draw(logits, keys, temperature):
     return jnp.argmax(logits + temperature * noise, -1).astype(jnp.int32)
 
 
-def play(policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, segments=5):
+def play(
+    policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, segments=None
+):
     """Play `params.turns` turns of all episodes.
 
     states: batched `maze.State` [B, ...]; keys [B]: everything random in an episode follows from its own key;
     temperature: scalar, may be traced. `size` and `width` are those of the piece tables. The cache grows in
-    `segments` static stretches: attention early in the episode does not pay for its end.
+    `segments` static stretches (by default up to five, of at least 100 slots): attention early in the episode does
+    not pay for its end.
     """
     turns = params.turns
-    segments = max(s for s in range(1, min(segments, turns) + 1) if turns % s == 0)
+    most = segments or min(5, max(1, turns * width // 100))
+    segments = max(s for s in range(1, min(most, turns) + 1) if turns % s == 0)
     per = turns // segments
 
     def turn(state, t):

@@ -226,6 +226,12 @@ def run(config, workdir) -> dict:
     hf_save.save_hf(hf.LM(graphdef, params, spec, tokenizer, str(workdir / "none")), folder, "bfloat16")
     size = sum(p.stat().st_size for p in folder.iterdir())
     count = sum(x.size for x in traverse_util.flatten_dict(params).values())
-    summary = {"parameters": count, "bytes": size, "sha256": folder_hash(folder), "seconds": time.time() - begin, **found}
+    summary = {
+        "parameters": count,
+        "bytes": size,
+        "sha256": folder_hash(folder),
+        "seconds": time.time() - begin,
+        **found,
+    }
     (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary

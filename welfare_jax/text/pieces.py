@@ -78,17 +78,23 @@ def _glue(tokenizer, template):
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
 
     def talk(n):
-        roles = [("user", f"QuestionQ{i // 2}Q") if i % 2 == 0 else ("assistant", f"AnswerA{i // 2}A") for i in range(n)]
+        roles = [
+            ("user", f"QuestionQ{i // 2}Q") if i % 2 == 0 else ("assistant", f"AnswerA{i // 2}A") for i in range(n)
+        ]
         return [{"role": r, "content": c} for r, c in roles]
 
     if getattr(tokenizer, "chat_template", None) is None:
-        raise InputError(f"tokenizer {tokenizer.name_or_path}: has no chat template; use an instruction-tuned model's folder")
+        raise InputError(
+            f"tokenizer {tokenizer.name_or_path}: has no chat template; use an instruction-tuned model's folder"
+        )
     try:
         one, two, three = render(talk(1)), render(talk(3)), render(talk(5))
         first, close = one.split("QuestionQ0Q")
     except Exception as error:  # the template's own complaint, or a text that does not hold the question once
         why = " ".join(str(error).split())[:200]
-        raise InputError(f"tokenizer {tokenizer.name_or_path}: its chat template cannot render a maze ({why})") from None
+        raise InputError(
+            f"tokenizer {tokenizer.name_or_path}: its chat template cannot render a maze ({why})"
+        ) from None
     following = two.split("AnswerA0A")[-1].split("QuestionQ1Q")[0]
     same = three.split("AnswerA1A")[-1] == two.split("AnswerA0A")[-1].replace("Q1Q", "Q2Q")
     if not same or two.split("QuestionQ1Q")[-1] != close:
@@ -137,7 +143,7 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
 
 
 def _coverage(pieces: Pieces, rng, turns: int = 15):
-    """Made-up conversations in which every piece occurs: a list of lists of (letter, x, y, neighbours, order, wind)."""
+    """Conversations in which every piece occurs: lists of (letter, x, y, neighbours, order, wind)."""
     n = -(-max(pieces.size, 60) // turns) * turns
     xs, ys = (np.resize(rng.permutation(pieces.size), n) for _ in range(2))
     out = []

@@ -9,7 +9,18 @@ import orbax.checkpoint as ocp
 from welfare_jax.errors import InputError
 
 # Settings that may differ between the run that wrote a checkpoint and the one that resumes from it.
-FREE = ("train.steps", "train.checkpoint_every", "train.keep", "train.micro_batch", "train.remat", "mesh", "curve", "extract", "steer", "model.path")
+FREE = (
+    "train.steps",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.micro_batch",
+    "train.remat",
+    "mesh",
+    "curve",
+    "extract",
+    "steer",
+    "model.path",
+)
 
 
 class Checkpoints:

@@ -33,7 +33,7 @@ class Setup:
 
 
 def build(config) -> Setup:
-    """Load the model, attach adapters, tokenise and prove the pieces. Raises `InputError` before anything is written."""
+    """Load the model, attach adapters, prove the pieces. Raises `InputError` before anything is written."""
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     params = maze.Params(**config.maze.to_dict()).check()
     words = config.text.to_dict()
@@ -48,7 +48,8 @@ def build(config) -> Setup:
         graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(config.seed))
     trainable, frozen = state.split(full, config.train.trainable)
     trainable, frozen = (
-        {k: jax.device_put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()} for part in (trainable, frozen)
+        {k: jax.device_put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()}
+        for part in (trainable, frozen)
     )
     check_batch(config.train, mesh)
     return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
@@ -91,9 +92,12 @@ def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
     """
     cfg, workdir = config.train, pathlib.Path(workdir)
     tx = state.optimizer(cfg)
-    update = jax.jit(step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns), donate_argnums=(0,))
     fresh = jax.tree.map(jnp.copy, setup.initial)  # the update gives its input's memory away
     now = state.State(jnp.int32(0), fresh, tx.init(fresh))
+    places = state.shardings(setup.mesh, now)
+    now = jax.device_put(now, places)
+    update = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns)
+    update = jax.jit(update, donate_argnums=(0,), out_shardings=(places, mesh_lib.replicated(setup.mesh)))
     saved = checkpoints.Checkpoints(workdir, cfg.keep)
     start, now = saved.restore(now, config.to_dict())
     reference = setup.initial if cfg.kl_coef else None
@@ -114,9 +118,13 @@ def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
         seconds = time.perf_counter() - begin
         row |= timing(row, cfg, seconds, rollout_seconds, curve_seconds)
         if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
-            raise InputError(f"step {i}: loss {row['loss']}, gradient norm {row['grad_norm']}; lower train.lr and run again")
+            raise InputError(
+                f"step {i}: loss {row['loss']}, gradient norm {row['grad_norm']}; lower train.lr and run again"
+            )
         log.write(row)
-        bar.set_postfix(reward=f"{row['reward']:.1f}", gold=f"{row['gold_taken'] or 0:.2f}", mold=f"{row['mold_avoided'] or 0:.2f}")
+        bar.set_postfix(
+            reward=f"{row['reward']:.1f}", gold=f"{row['gold_taken'] or 0:.2f}", mold=f"{row['mold_avoided'] or 0:.2f}"
+        )
         if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
             saved.save(i + 1, now, config.to_dict())
     log.close()

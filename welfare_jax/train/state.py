@@ -7,6 +7,7 @@ import jax
 import optax
 from flax import traverse_util
 
+from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.rl.objectives import cosine
 
@@ -28,6 +29,20 @@ def split(params: dict, pattern: str) -> tuple[dict, dict]:
 
 def join(trainable: dict, frozen: dict) -> dict:
     return traverse_util.unflatten_dict(trainable | frozen, sep="/")
+
+
+def shardings(mesh, state: State):
+    """Where each leaf of a state lies: moments beside their parameters, counters everywhere.
+
+    Giving them to the update keeps its output where its input was, so the second step compiles nothing anew.
+    """
+
+    def place(path, leaf):
+        name = next((p.key for p in path if getattr(p, "key", None) in state.trainable), None)
+        fits = name is not None and leaf.shape == state.trainable[name].shape
+        return mesh_lib.sharding(mesh, name, leaf.shape) if fits else mesh_lib.replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, state)
 
 
 def optimizer(config) -> optax.GradientTransformation:

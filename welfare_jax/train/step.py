@@ -76,9 +76,12 @@ def make_update(graphdef, pieces: Pieces, optimizer, config, turns: int):
         entropy_coef = config.entropy_coef * objectives.cosine(state.step, config.schedule_steps)
         numbers = objectives.Surrogate(config.clip, config.dual_clip, config.z, entropy_coef, config.kl_coef)
         old = objectives.policy_logps(played.logits, temperature)
-        batch = objectives.Batch(played.actions, old, advantage(played.rewards, config.group_size), played.neighbours, None)
+        batch = objectives.Batch(
+            played.actions, old, advantage(played.rewards, config.group_size), played.neighbours, None
+        )
         parts = jax.tree.map(
-            lambda a: a.reshape(-1, min(config.micro_batch, a.shape[0]), *a.shape[1:]), (played.tokens, played.mask, batch)
+            lambda a: a.reshape(-1, min(config.micro_batch, a.shape[0]), *a.shape[1:]),
+            (played.tokens, played.mask, batch),
         )
         grad = jax.value_and_grad(loss, has_aux=True)
 
@@ -88,12 +91,17 @@ def make_update(graphdef, pieces: Pieces, optimizer, config, turns: int):
         def body(total, part):
             return jax.tree_util.tree_map_with_path(_gather, total, one(part)), None
 
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, jax.tree.map(lambda a: a[0], parts)))
+        zero = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, jax.tree.map(lambda a: a[0], parts))
+        )
         ((numerator, (denominator, metrics)), grads), _ = jax.lax.scan(body, zero, parts)
         grads = jax.tree.map(lambda g: g / denominator, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         metrics |= {"loss": (numerator, denominator), "entropy_coef": (entropy_coef, 1.0)}
-        metrics |= {"grad_norm": (optax.tree.norm(grads), 1.0), "lr": (config.lr * objectives.cosine(state.step, config.schedule_steps), 1.0)}
+        metrics |= {
+            "grad_norm": (optax.tree.norm(grads), 1.0),
+            "lr": (config.lr * objectives.cosine(state.step, config.schedule_steps), 1.0),
+        }
         metrics |= objectives.choices(played) | _returns(played)
         trainable = optax.apply_updates(state.trainable, updates)
         return State(state.step + 1, trainable, opt_state), metrics

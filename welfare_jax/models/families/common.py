@@ -37,7 +37,9 @@ class Fields:
         """Refuse a value that the code does not implement; an absent attribute passes."""
         value = self(name, allowed[0])
         if value not in allowed:
-            raise InputError(f"{self.where}: {name}={value!r} is not supported (only {' or '.join(map(repr, allowed))})")
+            raise InputError(
+                f"{self.where}: {name}={value!r} is not supported (only {' or '.join(map(repr, allowed))})"
+            )
 
     def finish(self):
         unknown = sorted(set(self.values) - self.read - INERT)

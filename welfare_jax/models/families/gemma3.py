@@ -35,7 +35,9 @@ def spec(config: dict, where: str) -> Spec:
     layers, head_dim, width = f("num_hidden_layers"), f("head_dim"), f("hidden_size")
     pattern = f("sliding_window_pattern") or f("_sliding_window_pattern") or 6
     f("_sliding_window_pattern")
-    types = f("layer_types") or ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)]
+    types = f("layer_types") or [
+        "full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)
+    ]
     local = [t == "sliding_attention" for t in types]
     both = f("rope_parameters") or {}
     old_scaling, old_theta, old_local = f("rope_scaling"), f("rope_theta", 1e6), f("rope_local_base_freq", 1e4)

@@ -1,0 +1,116 @@
+"""The shape of the house: who may import whom, how long a file may be, and what stays outside."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import welfare_jax
+
+ROOT = pathlib.Path(welfare_jax.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+# Imports only go down. Rooms of one line do not know one another.
+ROOMS = (
+    ("main",),
+    ("bench",),
+    ("report",),
+    ("evals",),
+    ("train",),
+    ("interp",),
+    ("config",),
+    ("rl", "sft"),
+    ("models", "envs", "text"),
+    ("mesh",),
+    ("errors", "runtime"),
+)
+RANK = {room: i for i, line in enumerate(ROOMS) for room in line}
+BANNED = {"torch", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "clu"}
+
+
+def imports(tree):
+    """Dotted names that a file imports, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def violations(path, tree):
+    """Lines about what this file should not import."""
+    here = room(path)
+    for name in imports(tree):
+        top, *rest = name.split(".")
+        if top in BANNED:
+            yield f"{here} imports {name}"
+        if top != "welfare_jax" or not rest or rest[0] == here:
+            continue
+        if rest[0] not in RANK:
+            yield f"{here} imports {name}: give {rest[0]} a place in ROOMS"
+        elif RANK[rest[0]] <= RANK[here]:
+            yield f"{here} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_file(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 420
+    assert "trust_remote_code=True" not in text and "allow_pickle=True" not in text
+    if path == ROOT / "__init__.py":
+        assert not [n for n in imports(ast.parse(text)) if n != "importlib"]  # the facade finds names when used
+        return
+    assert room(path) in RANK
+    assert not list(violations(path, ast.parse(text)))
+
+
+@pytest.mark.parametrize(
+    ("here", "line"),
+    [
+        ("models/x.py", "from welfare_jax.text import pieces"),
+        ("models/x.py", "from welfare_jax import envs"),
+        ("envs/x.py", "def f():\n    import welfare_jax.rl.rollout"),
+        ("rl/x.py", "from welfare_jax.sft.pretrain import run"),
+        ("text/x.py", "import torch"),
+        ("train/x.py", "from torch.nn import Linear"),
+        ("report/x.py", "from welfare_jax import main"),
+        ("interp/x.py", "import welfare_jax.attic"),
+    ],
+)
+def test_the_walk_sees(here, line):
+    assert len(list(violations(ROOT / here, ast.parse(line)))) == 1
+
+
+def test_the_walk_lets_through():
+    text = "import jax\nfrom welfare_jax import mesh\nfrom welfare_jax.text.wording import LETTERS"
+    assert not list(violations(ROOT / "sft/x.py", ast.parse(text)))
+
+
+def loaded_after(code):
+    out = subprocess.run(
+        [sys.executable, "-c", code + "\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(out.stdout.split())
+
+
+def test_import_is_light():
+    assert not {"jax", "numpy", "torch", "transformers"} & loaded_after("import welfare_jax")
+
+
+def test_the_core_needs_no_torch():
+    """Loading, running, steering, playing: all without torch, transformers and matplotlib."""
+    code = "import welfare_jax as wj\n[getattr(wj, name) for name in wj.__all__]\n"
+    code += "import welfare_jax.rl.rollout, welfare_jax.envs.levels, welfare_jax.mesh, welfare_jax.models.lora"
+    modules = loaded_after(code)
+    assert "jax" in modules and not {"torch", "transformers", "matplotlib", "peft", "gguf"} & modules
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="frobnicate"):
+        _ = welfare_jax.frobnicate
