@@ -22,7 +22,7 @@ TOLD = 0.25
 
 
 def documents(kinds=tiny_world.KINDS, n=40, seed=0):
-    return list(itertools.islice(tiny_world.documents(seed, tiny_world.Mixture(1, 1, 1, 1), Wording(), kinds), n))
+    return list(itertools.islice(tiny_world.documents(seed, tiny_world.Mixture(1, 1, 1, 1, 1), Wording(), kinds), n))
 
 
 def by_hand(tokenizer, document):
@@ -79,28 +79,41 @@ def test_loss_sums():
 
 
 def test_decay_spares_norms_and_embeddings():
-    graphdef, params = tiny_model()
-    cfg = ConfigDict(dict(lr=1.0, warmup=0, steps=10, weight_decay=0.5))
-    tx = pretrain.optimizer(cfg)
+    """With gradients of zero nothing but the decay moves a parameter."""
+    _, params = tiny_model()
+    tx = pretrain.optimizer(config(muon_lr=0.5, adam_lr=0.5, warmup=0, steps=10, weight_decay=0.5))
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-    for path, (u, p) in zip(
-        [p for p, _ in jax.tree.leaves_with_path(params)], zip(jax.tree.leaves(updates), jax.tree.leaves(params))
-    ):
-        want = -0.5 * p if path[-1].key == "kernel" else 0 * p
+    for (path, u), p in zip(jax.tree.leaves_with_path(updates), jax.tree.leaves(params)):
+        want = -0.25 * p if path[-1].key == "kernel" else 0 * p
         np.testing.assert_allclose(u, want, atol=1e-6, err_msg=jax.tree_util.keystr(path))
+
+
+def test_muon_moves_each_layer_by_itself():
+    """A stacked kernel is orthogonalised layer by layer: a layer without a gradient does not move."""
+    _, params = tiny_model()
+    tx = pretrain.optimizer(config(muon_lr=0.1, adam_lr=0.1, warmup=0, steps=10, weight_decay=0.0))
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    grads["blocks"] = jax.tree.map(lambda g: g.at[1].set(0), grads["blocks"])
+    updates, _ = tx.update(grads, tx.init(params), params)
+    up = np.asarray(updates["blocks"]["mlp"]["up"]["kernel"])
+    assert np.abs(up[1]).max() < 1e-6
+    for layer in (0, 2):  # Newton-Schulz leaves singular values around one, times 0.2 sqrt(max(in, out)) * lr
+        values = np.linalg.svd(up[layer], compute_uv=False) / (0.1 * 0.2 * np.sqrt(40))
+        assert 0.5 < values.min() and values.max() < 1.5, values
 
 
 def config(**changes):
     return ConfigDict({
         "seed": 0, "shape": dict(layers=2, width=32, heads=2, kv_heads=1, head_dim=16, mlp=48),
-        "mixture": dict(surroundings=0.6, stories=0.4, goals=0.6, free=0.4), "steps": 3, "short_steps": 1,
-        "short_rows": 4, "short_length": 64, "long_rows": 2, "long_length": 96, "lr": 3e-3, "warmup": 1,
-        "weight_decay": 0.1, "told_weight": TOLD, "probe_every": 2,
+        "phases": [ConfigDict({"until": 1, "questions": 1.0}), ConfigDict({"until": 3, "stories": 0.4, "goals": 0.6})],
+        "steps": 3, "short_rows": 4, "short_length": 64, "long_rows": 2, "long_length": 96, "muon_lr": 1e-2,
+        "adam_lr": 3e-3, "warmup": 1, "weight_decay": 0.1, "told_weight": TOLD, "probe_every": 1,
     } | changes)  # fmt: skip
 
 
 def test_thirty_steps_lower_the_loss(tiny_tokenizer):
-    cfg = config(steps=30, lr=1e-2)
+    cfg = config(steps=30, adam_lr=1e-2)
     graphdef, params = decoder.init(small(len(tiny_tokenizer), **cfg.shape), jax.random.key(0))
     tx = pretrain.optimizer(cfg)
     step, memory = pretrain.make_step(graphdef, tx), tx.init(params)
@@ -138,7 +151,8 @@ def test_run_leaves_a_folder_that_transformers_loads(done):
 def test_run_says_what_it_did(done):
     folder, summary = done
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows] == [2, 3] and len(rows[0]["loss"]) == 2
+    assert [r["step"] for r in rows] == [1, 2, 3]
+    assert [len(r["loss"]) for r in rows] == [1, 2, 2]  # the first phase has no conversations
     on_disk = json.loads((folder / "summary.json").read_text())
     assert on_disk == summary and summary["sha256"] == pretrain.folder_hash(folder / "model")
     assert summary["bytes"] == sum(p.stat().st_size for p in (folder / "model").iterdir())

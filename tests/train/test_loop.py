@@ -50,10 +50,9 @@ def test_full_fine_tuning_has_no_adapters(folder):
         ({"maze.wind_mode": "gale"}, "'gale'"),
         ({"text.closing": "Go {x}."}, "text.closing"),
         ({"text.tiles": ["x", "x", "y"]}, "text.tiles"),
-        ({"text.closing": "Answer ("}, "pieces do not compose"),
         ({"train.trainable": "nothing"}, "train.trainable"),
         ({"train.trainable": "("}, "train.trainable"),
-        ({"train.lora.targets": "nothing"}, "train.lora.targets"),
+        ({"train.lora.targets": "nothing"}, "lora.targets"),
         ({"train.lora.targets": "("}, "train.lora.targets"),
         ({"train.micro_batch": 24}, "train.micro_batch=24"),
         ({"train.micro_batch": 0}, "train.micro_batch=0"),
@@ -64,6 +63,8 @@ def test_full_fine_tuning_has_no_adapters(folder):
         ({"extract.per_length": 0}, "extract.per_length=0"),
         ({"extract.held_out": 1.0}, "extract.held_out=1.0"),
         ({"extract.held_out": 0.0}, "extract.held_out=0.0"),
+        ({"extract.per_length": 2}, "extract.held_out=0.2"),
+        ({"curve.per_length": 0}, "curve.per_length=0"),
     ],
 )
 def test_bad_settings_end_in_one_line(changes, said, folder):

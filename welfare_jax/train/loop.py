@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import re
 import time
 
 import jax
@@ -14,6 +15,7 @@ from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf, lora
 from welfare_jax.models.layers import Lora
+from welfare_jax.rl import objectives
 from welfare_jax.text import pieces as text
 from welfare_jax.text.wording import Wording
 from welfare_jax.train import checkpoints, state, step
@@ -34,6 +36,7 @@ class Setup:
 
 def build(config) -> Setup:
     """Load the model, attach adapters, prove the pieces. Raises `InputError` before anything is written."""
+    check(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     params = maze.Params(**config.maze.to_dict()).check()
     words = config.text.to_dict()
@@ -53,6 +56,30 @@ def build(config) -> Setup:
     )
     check_batch(config.train, mesh)
     return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
+
+
+def check(config):
+    """Refuse what would otherwise end in an error long after the start."""
+    cfg, walks, curve = config.train, config.extract, config.curve
+    counts = {f"train.{k}": cfg[k] for k in ("steps", "groups", "group_size", "micro_batch", "checkpoint_every")}
+    counts |= {"extract.per_length": walks.per_length, "extract.batch": walks.batch}
+    counts |= {"curve.per_length": curve.per_length} if curve.every else {}
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name}={value}: must be at least 1")
+    if cfg.algorithm not in objectives.OBJECTIVES:
+        known = ", ".join(objectives.OBJECTIVES)
+        raise InputError(f"train.algorithm={cfg.algorithm!r}: there is no such objective (known: {known})")
+    for name, pattern in (("train.trainable", cfg.trainable), ("train.lora.targets", cfg.lora.targets)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{name}={pattern!r}: not a regular expression ({error})") from None
+    if not 0 < round(walks.per_length * (1 - walks.held_out)) < walks.per_length:
+        raise InputError(
+            f"extract.held_out={walks.held_out}: of {walks.per_length} walks a cell (extract.per_length) at least one "
+            f"must be held out and one kept"
+        )
 
 
 def check_batch(config, mesh):
