@@ -21,7 +21,7 @@ def get_config():
     config.train.remat = False
     config.train.checkpoint_every = 10
     config.curve.every = 3
-    config.curve.per_length = 6
-    config.extract.per_length = 24
+    config.curve.per_length = 8
+    config.extract.per_length = 16
     config.extract.held_out = 0.5
     return config

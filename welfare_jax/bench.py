@@ -18,7 +18,7 @@ from welfare_jax.errors import InputError
 
 QWEN3_VOCABULARY = 151_936
 # Tokens of every kind of piece under the Qwen3 tokenizer and its chat template, for runs without a tokenizer at hand.
-QWEN3_LENGTHS = {"first": 3, "next": 5, "close": 15, "wind": 6, "neighbour": 6, "place": (6, 4)}
+QWEN3_LENGTHS = {"first": 3, "next": 5, "close": 15, "wind": 6, "neighbour": 6, "place": (6, 3)}
 
 
 def stand_in_pieces(size: int = 100):

@@ -1,6 +1,5 @@
 """python -m welfare_jax.main --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"""
 
-import json
 import pathlib
 import re
 import sys
@@ -31,6 +30,7 @@ def parse(argv):
     try:
         rest = flags.FLAGS(argv)
         config = CONFIG.value
+        config.get("job")  # a file that failed to load only says so when it is used
     except Exception as error:  # absl and ml_collections raise their own kinds, and the file may raise anything
         raise InputError(_explain(error, argv, named)) from None
     if len(rest) > 1:
@@ -48,13 +48,11 @@ def _explain(error, argv, named) -> str:
     wrong = field and next((a for a in argv if re.match(rf"--config\.(.*\.)?{field[1] or field[2]}[.=]", a)), None)
     if wrong:
         return f"{wrong}: there is no such setting" + (f"; did you mean {hint[1]!r}?" if hint else f" in {named}")
-    return " ".join(said.split()) or f"--config={named}: {type(error).__name__}"
-
-
-def write_json(path, tree):
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(tree, indent=1) + "\n")
-    fresh.replace(path)
+    if isinstance(error, flags.Error) and "Traceback" not in said:
+        return " ".join(said.split())
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return f"--config={named}: " + " ".join(f"{type(error).__name__} {error}".split())
 
 
 def pretrain(config, workdir):
@@ -79,7 +77,6 @@ def rl(config, workdir):
 
     setup = loop.build(config)
     print(loop.describe(setup, config), flush=True)
-    write_json(workdir / "config.json", config.to_dict())
     curve = None
     if config.curve.every:
         data, _ = stage.walk_data(
@@ -101,10 +98,10 @@ def rl(config, workdir):
     summary = (
         loop.ends(workdir) | found | {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
     )
-    write_json(workdir / "summary.json", summary | {"seconds": seconds})
+    runtime.write_json(workdir / "summary.json", summary | {"seconds": seconds})
     page = report.write(workdir)
     lap("report")
-    write_json(workdir / "summary.json", summary | {"seconds": seconds})
+    runtime.write_json(workdir / "summary.json", summary | {"seconds": seconds})
     print(f"reward {summary['reward_first']:.1f} -> {summary['reward_last']:.1f}; report: {page}")
 
 

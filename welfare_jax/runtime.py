@@ -1,6 +1,7 @@
 """Process-wide set-up, done once by the commands before the first compilation."""
 
 import ctypes
+import json
 import os
 import platform
 import sys
@@ -30,3 +31,10 @@ def quiet():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def write_json(path, tree):
+    """Write a file whole or not at all."""
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(tree, indent=1) + "\n")
+    fresh.replace(path)

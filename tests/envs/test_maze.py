@@ -251,7 +251,10 @@ def test_rewards_and_wind_are_data():
     assert step._cache_size() == 2
 
 
-@pytest.mark.parametrize("bad", [dict(size=6), dict(turns=0), dict(order="random"), dict(wind_mode="gust")])
+@pytest.mark.parametrize(
+    "bad",
+    [dict(size=6), dict(turns=0), dict(order="random"), dict(wind_mode="gust"), dict(wind=1.5), dict(gold_ratio=-0.1)],
+)
 def test_parameters_out_of_range(bad):
     with pytest.raises(InputError) as error:
         Params(**bad).check()

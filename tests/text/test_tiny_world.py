@@ -238,7 +238,7 @@ def test_goal_moves_follow_the_goal_uniformly(drawn):
 
 
 def test_documents_repeat_with_the_seed_and_mix_by_weight():
-    mixture = Mixture(surroundings=1, stories=2, goals=1, free=0)
+    mixture = Mixture(questions=1, choices=0, stories=2, goals=1, free=0)
     first = list(itertools.islice(documents(5, mixture, WORDING), 400))
     assert [render(d) for d in first] == [render(d) for d in itertools.islice(documents(5, mixture, WORDING), 400)]
     assert render(first[0]) != render(next(documents(6, mixture, WORDING)))

@@ -47,6 +47,8 @@ class Params:
             raise InputError(
                 f"maze.order={self.order!r} must be one of {ORDERS}, maze.wind_mode={self.wind_mode!r} of {WINDS}"
             )
+        if not (0 <= self.wind <= 1 and 0 <= self.gold_ratio <= 1):
+            raise InputError(f"maze.wind={self.wind}, maze.gold_ratio={self.gold_ratio}: both must lie in 0..1")
         return self
 
 

@@ -3,6 +3,7 @@
 N walks, `turns` turns at most. Mazes that allow no such walk are discarded, so walks are drawn by rejection.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -46,12 +47,15 @@ def _attempt(key, final, length, params: maze.Params):
 def generate(params: maze.Params, per_length: int, seed: int = SEED, batch: int = 512) -> Walks:
     """`per_length` walks for every final role (path, gold, mold) and every length 1..turns, each in its own maze.
 
-    There is no wind. Walks are ordered by length, then by role. Deterministic in `seed`.
+    There is no wind. Walks are ordered by length, then by role. Last moves are spread evenly over N, E, S, W within
+    each role and length: thousands of walks come out near a quarter each (§L), a few dozen would not, and where
+    classes differ in their letters so do their vectors. Deterministic in `seed`.
     """
     calm = maze.Params(**{**vars(params), "wind": 0.0})
     attempt = jax.jit(jax.vmap(_attempt, (0, 0, 0, None)))
     cells = [(role, length) for length in range(1, params.turns + 1) for role in range(3)]
     found = {cell: [] for cell in cells}
+    share = -(-per_length // 4)
     for round_ in range(1000):
         short = [cell for cell in cells if len(found[cell]) < per_length]
         if not short:
@@ -61,14 +65,21 @@ def generate(params: maze.Params, per_length: int, seed: int = SEED, batch: int 
         out = jax.device_get(attempt(keys, wanted[:, 0], wanted[:, 1], calm))
         for i in np.flatnonzero(out[0]):
             cell = tuple(wanted[i].tolist())
-            if len(found[cell]) < per_length:
+            last = [walk[1][cell[1] - 1] for walk in found[cell]]
+            if len(last) < per_length and last.count(out[2][i, cell[1] - 1]) < share:
                 found[cell].append(jax.tree.map(lambda a, i=i: a[i], out[1:]))
     else:
         raise InputError(f"walks: no {short[0]} (role, length) found in {round_ * batch} mazes; change config.maze")
-    rows = [walk for cell in cells for walk in found[cell]]
+    rows = [walk for cell in cells for walk in _interleaved(found[cell], cell[1])]
     observations, actions = jax.tree.map(lambda *a: np.stack(a), *rows)
     final, length = np.repeat(np.array(cells, np.int32), per_length, axis=0).T
     return Walks(final, length, observations, actions)
+
+
+def _interleaved(walks, length):
+    """Walks of one role and length with their last moves in turn, so that any first part of them is even too."""
+    by_move = [[walk for walk in walks if walk[1][length - 1] == d] for d in range(4)]
+    return [walk for group in itertools.zip_longest(*by_move) for walk in group if walk is not None]
 
 
 def last_moves(walks: Walks) -> dict[str, list[float]]:

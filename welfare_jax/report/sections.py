@@ -15,9 +15,9 @@ def overview(run: Run, tables: dict) -> str:
         raise Missing("neither metrics.jsonl nor summary.json nor analysis.json holds results")
     cards = []
     for name, label, show in (
-        ("reward", "reward per episode, first \u2192 last step", lambda v: num(v, 1)),
-        ("gold_taken", "of chances: Gold taken, first \u2192 last step", share),
-        ("mold_avoided", "of chances: Mold avoided, first \u2192 last step", share),
+        ("reward", "reward per episode, first \u2192 last five steps", lambda v: num(v, 1)),
+        ("gold_taken", "of chances: Gold taken, first \u2192 last five steps", share),
+        ("mold_avoided", "of chances: Mold avoided, first \u2192 last five steps", share),
     ):
         cards.append((headline.endpoints(run, name), label, show))
     for base, (untrained, trained, _) in headline.cosines(tables).items():

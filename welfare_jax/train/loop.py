@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from welfare_jax import mesh as mesh_lib
+from welfare_jax import runtime
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf, lora
@@ -126,7 +127,8 @@ def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
     update = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns)
     update = jax.jit(update, donate_argnums=(0,), out_shardings=(places, mesh_lib.replicated(setup.mesh)))
     saved = checkpoints.Checkpoints(workdir, cfg.keep)
-    start, now = saved.restore(now, config.to_dict())
+    start, now = saved.restore(now, config.to_dict())  # refuses other settings before anything is written
+    runtime.write_json(workdir / "config.json", config.to_dict())
     reference = setup.initial if cfg.kl_coef else None
     seed = jax.random.fold_in(jax.random.key(config.seed), 1)
     log = checkpoints.MetricsLog(workdir / "metrics.jsonl", start)
