@@ -124,32 +124,3 @@ def test_a_mesh_changes_no_number(axes, tiny_tokenizer):
         np.testing.assert_allclose(spread[name], after[name], atol=1e-4 * step_size, err_msg=name)
     if axes == (2, 2, 2):
         assert live["blocks/attn/q/lora_a"].sharding.shard_shape((3, 24, 2)) == (3, 12, 2)
-
-
-@pytest.mark.slow
-@needs_devices
-def test_the_work_is_shared_by_all_devices(tiny_tokenizer):
-    """Each of eight devices does an eighth of the rollout, and of every micro-batch of the update."""
-    world, cfg, tx = worlds.make(tiny_tokenizer), worlds.train_config(groups=8, micro_batch=16), optax.sgd(1.0)
-    mesh = mesh_lib.make()
-    key = jax.random.key(0)
-
-    def flops(program, *args):
-        found = program.lower(*args).compile().cost_analysis()
-        return (found[0] if isinstance(found, list) else found)["flops"]
-
-    def work(mesh):
-        placed = world
-        if mesh is not None:
-            whole = jax.device_put((world.trainable, world.frozen), mesh_lib.replicated(mesh))
-            placed = world._replace(trainable=whole[0], frozen=whole[1])
-        collect, args = worlds.collector(placed, cfg, mesh=mesh), (placed.trainable, placed.frozen, key, 0, 0.7)
-        rows = None if mesh is None else mesh_lib.rows(mesh)
-        played = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=rows), jax.eval_shape(collect, *args)[0]
-        )
-        update = worlds.updater(placed, cfg, tx)
-        return flops(collect, *args), flops(update, worlds.fresh(placed, tx), placed.frozen, None, played, 0.7)
-
-    for alone, each in zip(work(None), work(mesh)):
-        assert each < 0.2 * alone, (alone, each)

@@ -79,9 +79,8 @@ def make_update(graphdef, pieces: Pieces, optimizer, config, turns: int):
         batch = objectives.Batch(
             played.actions, old, advantage(played.rewards, config.group_size), played.neighbours, None
         )
-        # Every device's episodes are dealt out to all micro-batches: cut in order, a part would lie on few devices.
         parts = jax.tree.map(
-            lambda a: a.reshape(min(config.micro_batch, a.shape[0]), -1, *a.shape[1:]).swapaxes(0, 1),
+            lambda a: a.reshape(-1, min(config.micro_batch, a.shape[0]), *a.shape[1:]),
             (played.tokens, played.mask, batch),
         )
         grad = jax.value_and_grad(loss, has_aux=True)
