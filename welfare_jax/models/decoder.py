@@ -131,7 +131,9 @@ def _ropes(spec, pos, dtype=jnp.float32):
 
 
 def _take(x, read):
-    """x [B, T, ...] at positions read [B, P]."""
+    """x [B, T, ...] at positions read [B, P], or averaged with weights read [B, P, T] where those are floats."""
+    if jnp.issubdtype(read.dtype, jnp.floating):
+        return jnp.einsum("bpt,bt...->bp...", read, x.astype(jnp.float32))
     index = read.reshape(*read.shape, *([1] * (x.ndim - 2)))
     return jnp.take_along_axis(x, index, axis=1)
 
@@ -163,10 +165,12 @@ def _attention(block, spec, h, rows, window, rope, cache, take):
 
 
 def _block(block, spec, x, layer, rows, iv, cache=None, take=None):
-    """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values)."""
+    """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values, every hook point)."""
+    seen = {}
 
     def hook(at, y, select=None):
-        return interventions.apply(iv, at, layer, spec.layers, y, select)
+        seen[at] = interventions.apply(iv, at, layer, spec.layers, y, select)
+        return seen[at]
 
     kind = jnp.asarray(spec.rope_of)[layer] if len(spec.ropes) > 1 else 0
     rope = tuple(r[kind] for r in rows.rope)
@@ -180,18 +184,20 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None):
     out = block.mlp(block.mlp_norm(x), lambda n: hook("mlp_neurons", n, take))
     out = block.mlp_post_norm(out) if block.mlp_post_norm is not None else out
     x = x + hook("mlp_out", out, take)
-    return hook("resid_post", x, take), k, v
+    return hook("resid_post", x, take), k, v, seen
 
 
 def backbone(
-    model: Decoder, tokens, mask=None, *, cache=None, iv=None, read=None, everywhere=True, residual=True, remat=False
-):
+    model: Decoder, tokens, mask=None, *, cache=None, iv=None, read=None, everywhere=True, residual=True, remat=False,
+    hook="resid_post",
+):  # fmt: skip
     """Token ids to the normed hidden state: the part that the sampler and the trainer share.
 
-    tokens int32 [B, T]; mask bool [B, T]; read int32 [B, P]. With `everywhere`, hidden is [B, T, D]; without, the
+    tokens int32 [B, T]; mask bool [B, T]; read int32 [B, P], or weights float [B, P, T] to average over tokens; hook,
+    a hook point's name or a tuple of them, says which activations `residual` holds. With `everywhere`, hidden is [B, T, D]; without, the
     last layer computes only what the positions `read` need and hidden is [B, P, D]. With a cache, its S slots are
     attended to read-only and the new keys and values are written once, after the last layer.
-    Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given), cache.
+    Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
@@ -208,8 +214,12 @@ def backbone(
     def layer_body(x, xs, select=None):
         block, layer, kv = xs
         kv = None if kv is None else (*kv, cache.pos)
-        x, k, v = _block(block, spec, x, layer, rows, iv, kv, select)
-        resid = None if read is None or not residual else (x if select is not None else take(x))
+        x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select)
+
+        def pick(at):
+            return seen[at] if select is not None and at != "resid_pre" else take(seen[at])
+
+        resid = None if read is None or not residual else jax.tree.map(pick, hook)
         return x, (None if cache is None else (k, v), resid)
 
     def body(select=None):
@@ -234,20 +244,22 @@ def unembed(model: Decoder, hidden, rows=None):
     return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
 
 
-def forward(graphdef, params, tokens, *, mask=None, interventions=None, read=None, cache=None) -> Output:
+def forward(
+    graphdef, params, tokens, *, mask=None, interventions=None, read=None, cache=None, hook="resid_post"
+) -> Output:
     """The decoder's forward pass. Pure; use it under jit, vmap, grad or scan.
 
     tokens int32 [B, T]; mask bool [B, T], False on padding at either side; interventions from `wj.add` and its
     kin; read [B] or [B, P], the positions whose residual stream is returned; cache from `empty_cache`, with room
     for T more slots. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
-    resid_post), `.cache`. What is not used is not computed under jit.
+    resid_post, or what another `hook` point holds; a tuple of hook points gives a tuple), `.cache`. What is not used is not computed under jit.
     """
     model = bind(graphdef, params)
     check_inputs(model.spec, tokens, mask, interventions)
     if read is not None:
         read = jnp.asarray(read)
         read = read[:, None] if read.ndim == 1 else read
-    hidden, residual, cache = backbone(model, tokens, mask, cache=cache, iv=interventions, read=read)
+    hidden, residual, cache = backbone(model, tokens, mask, cache=cache, iv=interventions, read=read, hook=hook)
     return Output(unembed(model, hidden), residual, cache)
 
 
