@@ -143,21 +143,18 @@ def update(b: Bench) -> dict:
 def extract(b: Bench) -> dict:
     """Class means over extraction walks, all layers."""
     import jax
-    import numpy as np
 
     from welfare_jax.envs import walks as walks_lib
     from welfare_jax.interp import extract as x
     from welfare_jax.models import decoder
 
-    walks = walks_lib.generate(b.maze, max(1, b.episodes // 8))
-    tokens, mask = x.encode(b.pieces, walks)
-    n = len(tokens)
-    data = x.buckets(tokens, mask, walks.final, np.zeros(n, bool), 32)
-    program = jax.jit(lambda params, data: x.means(decoder.bind(b.graphdef, params), data))
+    samples = x.of_walks(b.pieces, walks_lib.generate(b.maze, max(1, b.episodes // 8)))
+    n, data = len(samples.tokens), x.buckets(samples, 32)
+    program = jax.jit(lambda params, data: x.moments(decoder.bind(b.graphdef, params), data))
     seconds, compiling, _ = b.time(lambda i: program(b.params, data))
     return {
         "seconds": seconds, "compile_seconds": compiling, "trajectories_per_s": n / seconds, "trajectories": n,
-        "tokens_per_s": int(mask.sum()) / seconds,
+        "tokens_per_s": int(samples.mask.sum()) / seconds,
     }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def rl(config, workdir):
             setup.maze,
             setup.mesh,
             config.curve.per_length,
-            0.0,
+            0.25,
             config.extract.batch,
             stage.walks_lib.SEED,
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 import worlds
 from helpers import run, torch_run
+from sklearn.metrics import roc_auc_score
 
 from welfare_jax.envs import maze, walks
 from welfare_jax.interp import extract, geometry
@@ -39,9 +40,14 @@ HELD = np.arange(3 * TURNS * PER_LENGTH) % 2 == 1
 
 
 @pytest.fixture(scope="module")
-def data(encoded, found):
-    """Three buckets, their last batches filled up."""
-    return extract.buckets(*encoded, found.final, HELD, batch=4)
+def samples(tiny_tokenizer, found):
+    return extract.of_walks(text.build(tiny_tokenizer, size=31), found)
+
+
+@pytest.fixture(scope="module")
+def data(samples):
+    """Buckets whose last batches are filled up."""
+    return extract.split(samples, HELD, batch=4)
 
 
 def turns(pieces, found, i):
@@ -108,19 +114,20 @@ def test_chunks_do_not_matter(tiny_tokenizer, found, encoded):
 
 
 @pytest.mark.parametrize(("batch", "count"), [(4, 3), (7, 3), (64, 2), (1, 1), (16, 5)])
-def test_buckets_lose_no_walk_and_count_none_twice(batch, count, encoded, found):
-    tokens, mask = encoded
+def test_buckets_lose_no_walk_and_count_none_twice(batch, count, samples):
     seen, slots = [], 0
-    for bucket in extract.buckets(tokens, mask, found.final, HELD, batch, count):
+    for bucket in extract.buckets(samples, batch, count):
         assert bucket.tokens.shape[1] <= batch and bucket.tokens.shape == bucket.mask.shape
         slots += bucket.tokens.size
-        for t, m, read, label, held in zip(*(np.asarray(a).reshape(-1, *a.shape[2:]) for a in bucket)):
+        for t, m, read, label, unit in zip(*(np.asarray(a).reshape(-1, *a.shape[2:]) for a in bucket)):
             assert read[0] == m.sum() - 1 and m[read[0]]
-            if label >= 0:
-                seen.append((*t[m].tolist(), int(label), bool(held)))
-    want = [(*t[m].tolist(), int(c), bool(h)) for t, m, c, h in zip(tokens, mask, found.final, HELD)]
-    assert sorted(seen) == sorted(want)
-    assert count == 1 or batch not in (4, 16) or slots < tokens.size  # short walks are not padded to the longest
+            if label[0] >= 0:
+                seen.append((*t[m].tolist(), int(label[0]), int(unit)))
+    rows = zip(samples.tokens, samples.mask, samples.label[:, 0], samples.unit)
+    assert sorted(seen) == sorted((*t[m].tolist(), int(c), int(u)) for t, m, c, u in rows)
+    assert (
+        count == 1 or batch not in (4, 16) or slots < samples.tokens.size
+    )  # short walks are not padded to the longest
 
 
 def one_by_one(model, encoded):
@@ -138,16 +145,53 @@ def activations(model, encoded):
     return one_by_one(model, encoded)
 
 
-def test_means_equal_a_loop(model, data, activations, found):
-    sums, counts = jax.jit(lambda p, d: extract.means(decoder.bind(model[0], p), d))(model[1], data)
+@pytest.fixture(scope="module")
+def moments(model, data):
+    return jax.jit(lambda p, d: extract.moments(decoder.bind(model[0], p), d, replicates=6))(model[1], data.fit)
+
+
+def test_moments_equal_a_loop(moments, activations, found, samples):
+    act, label, unit = activations[:, ~HELD], found.final[~HELD], samples.unit[~HELD]
+    sign = np.asarray(extract.signs(jax.random.key(0), jnp.asarray(unit), 6))
     for c in range(3):
-        mine = (found.final == c) & ~HELD
-        assert counts[c] == mine.sum() == PER_LENGTH * TURNS / 2
-        np.testing.assert_allclose(sums[:, c] / counts[c], activations[:, mine].mean(1), atol=1e-5)
-    live = extract.live(decoder.bind(*model), data)
-    want = geometry.gold_mold_cosines(sums, counts)
-    for base in geometry.BASELINES:
-        np.testing.assert_allclose(live[f"cos_{base}"], want[base], atol=1e-5)
+        mine = label == c
+        assert moments.counts[c] == mine.sum() == PER_LENGTH * TURNS / 2
+        np.testing.assert_allclose(moments.sums[:, c] / mine.sum(), act[:, mine].mean(1), atol=1e-5)
+        np.testing.assert_allclose(moments.squares[:, c] / mine.sum(), (act[:, mine] ** 2).mean(1), atol=1e-4)
+        want = np.einsum("lnd,rn->rld", act[:, mine], sign[:, mine])
+        np.testing.assert_allclose(moments.swings[:, :, c], want, atol=1e-4)
+        np.testing.assert_array_equal(moments.swing_counts[:, c], sign[:, mine].sum(1))
+
+
+def test_live_point(model, data, moments, activations, found):
+    axes = np.random.default_rng(1).normal(size=(2, 3, 24)).astype("f4")
+    live = jax.jit(lambda p, d, a: extract.live(decoder.bind(model[0], p), d, a))(model[1], data, axes)
+    for base, want in geometry.gold_mold_cosines(moments.sums, moments.counts).items():
+        np.testing.assert_allclose(live[f"cos_{base}"], want, atol=1e-5)
+    act, label = activations[:, HELD], found.final[HELD]
+    for name, c in (("mold", geometry.MOLD), ("gold", geometry.GOLD)):
+        v = np.asarray(geometry.difference_in_means(moments.sums, moments.counts, c))
+        np.testing.assert_allclose(live[f"norm_{name}"], np.linalg.norm(v, axis=-1), rtol=1e-5)
+        proj = np.einsum("lnd,ld->ln", act, v)
+        np.testing.assert_allclose(live[f"auroc_{name}"], [roc_auc_score(label == c, p) for p in proj], atol=1e-5)
+        assert live[f"d_{name}"].shape == (3,) and live[f"axes_{name}"].shape == (2, 3)
+        want = (v * axes).sum(-1) / np.linalg.norm(v, axis=-1) / np.linalg.norm(axes, axis=-1)
+        np.testing.assert_allclose(live[f"axes_{name}"], want, atol=1e-5)
+
+
+def test_pairs_share_class_and_letter(tiny_tokenizer):
+    many = walks.generate(maze.Params(size=31, turns=2), 8, seed=3, batch=128)
+    samples = extract.of_walks(text.build(tiny_tokenizer, size=31), many)
+    assert len(set(samples.unit.tolist())) == len(samples.unit)
+    letter = many.actions[np.arange(len(samples.unit)), many.length - 1]
+    place = {int(u): i for i, u in enumerate(samples.unit)}
+    for u, i in place.items():
+        j = place[u ^ 1]
+        assert many.final[i] == many.final[j] and letter[i] == letter[j]
+    sign = np.asarray(extract.signs(jax.random.key(1), jnp.asarray(samples.unit), 64))
+    order = np.argsort(samples.unit)
+    assert set(np.unique(sign)) == {-1.0, 1.0} and (sign[:, order[::2]] == -sign[:, order[1::2]]).all()
+    assert np.abs(np.corrcoef(sign[:, order[::2]].T) - np.eye(len(order) // 2)).max() < 0.7
 
 
 def test_activations_equal_transformers(model, encoded, activations, tiny_tokenizer, tmp_path):
@@ -168,12 +212,12 @@ def test_activations_equal_transformers(model, encoded, activations, tiny_tokeni
 def test_scores_equal_numpy(model, data, activations, found, encoded):
     directions = np.random.default_rng(0).normal(size=(2, *activations.shape[::2])).astype("f4")
     program = jax.jit(lambda p, d, v: extract.scores(decoder.bind(model[0], p), d, v))
-    proj, cos, labels, held = jax.device_get(program(model[1], data, directions))
+    proj, cos, labels = jax.device_get(program(model[1], data.held, directions))
     assert proj.shape == cos.shape == (3, 2, len(labels))
-    order = np.argsort(encoded[1].sum(1), kind="stable")  # as the buckets have them
+    rows = np.flatnonzero(HELD)
+    order = rows[np.argsort(encoded[1][rows].sum(1), kind="stable")]  # as the buckets have them
     real = labels >= 0
     np.testing.assert_array_equal(labels[real], found.final[order])
-    np.testing.assert_array_equal(held[real], HELD[order])
     unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
     want = np.einsum("lnd,kld->lkn", activations[:, order], unit)
     np.testing.assert_allclose(proj[:, :, real], want, atol=1e-4)
@@ -199,8 +243,10 @@ def test_planted_directions_are_found():
     length = rng.integers(3, 9, 180)
     tokens, mask = rng.integers(0, 90, (180, 8)), np.arange(8) < length[:, None]
     tokens[np.arange(180), length - 1] = 30 * labels + rng.integers(0, 30, 180)
-    data = extract.buckets(tokens.astype(np.int32), mask, labels, np.zeros(180, bool), 32)
-    sums, counts = extract.means(decoder.bind(graphdef, params), data)
+    samples = extract.Samples(
+        tokens.astype(np.int32), mask, length[:, None] - 1, labels[:, None], np.arange(180, dtype=np.int32)
+    )
+    sums, counts = extract.moments(decoder.bind(graphdef, params), extract.buckets(samples, 32))[:2]
     for c, v in planted.items():
         got = geometry.difference_in_means(sums, counts, c, "path")
         assert (geometry.cosine(got, jnp.asarray(v)[None]) > 0.99).all()

@@ -120,7 +120,7 @@ def test_histogram_overlap(bins, rng):
     scores = np.stack(
         [rng.normal(size=N), rng.normal(size=N) + 2 * positive, 10 * positive + rng.random(N), np.ones(N)]
     )
-    got = g.histogram_overlap(jnp.asarray(scores), jnp.asarray(positive), bins)
+    got = g.histogram_overlap(jnp.asarray(scores), jnp.asarray(positive), bins=bins)
     for s, found in zip(scores[:3], np.asarray(got)):
         a, b = (np.histogram(s[m], bins, (s.min(), s.max()))[0] / m.sum() for m in (positive, ~positive))
         assert found == pytest.approx(np.minimum(a, b).sum(), abs=1e-5)

@@ -24,21 +24,24 @@ def test_walk_data(world):
     """A share of every class and length is held out; the hash names the tokens."""
     args = (world.pieces, world.maze, MESH)
     data, facts = stage.walk_data(*args, 5, 0.4, 8, 0)
-    labels, held = (np.concatenate([np.asarray(getattr(b, name)).ravel() for b in data]) for name in ("label", "held"))
+    fit, held = (np.concatenate([np.asarray(b.label).ravel() for b in part]) for part in data)
     for c in range(3):
-        assert (held & (labels == c)).sum() == 2 * worlds.TURNS
-        assert (~held & (labels == c)).sum() == 3 * worlds.TURNS == facts["counts"][geometry.NAMES[c]]
+        assert (held == c).sum() == 2 * worlds.TURNS
+        assert (fit == c).sum() == 3 * worlds.TURNS == facts["counts"][geometry.NAMES[c]]
     assert facts["directions"].keys() == {"path", "gold", "mold"}
     again, other = (stage.walk_data(*args, 5, 0.4, 8, seed)[1]["data"] for seed in (0, 1000))
     assert facts["data"] == again != other
 
 
 def test_live_curve_of_trained_and_untrained(world):
-    data, _ = stage.walk_data(world.pieces, world.maze, MESH, 2, 0.0, 8, 0)
+    data, _ = stage.walk_data(world.pieces, world.maze, MESH, 2, 0.5, 8, 0)
     curve = stage.make_live(world.graphdef, data, state.join)
     a, b = curve(world.trainable, world.frozen), curve({k: 0 * v for k, v in world.trainable.items()}, world.frozen)
-    assert a.keys() == {"cos_rest", "cos_path"} and all(len(v) == 3 for v in a.values())
-    assert all(abs(x) <= 1 for v in a.values() for x in v) and not np.allclose(a["cos_path"], b["cos_path"], atol=1e-4)
+    separate = {f"{k}_{c}" for k in ("auroc", "d", "norm") for c in ("mold", "gold")}
+    assert a.keys() == {"cos_rest", "cos_path"} | separate and all(len(v) == 3 for v in a.values())
+    assert all(abs(x) <= 1 for k in ("cos_rest", "cos_path") for x in a[k]) and not np.allclose(
+        a["cos_path"], b["cos_path"], atol=1e-4
+    )
 
 
 def test_replays_say_what_was_played(world, tiny_tokenizer):

@@ -1,9 +1,10 @@
-"""Activations of walks, reduced on the device: class sums in one pass, held-out scores in a second.
+"""Activations of token sequences, reduced on the device: class sums in one pass, held-out scores in a second.
 
-N walks in buckets of similar length, each cut into M batches of b rows. No activation outlives its batch, so memory
-does not grow with the number of walks. L layers, D width, C classes.
+N sequences in buckets of similar length, each cut into M batches of b rows of T tokens, read at P places a row. No
+activation outlives its batch, so memory does not grow with N. L layers, D width, C classes, R replicates.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,15 +16,47 @@ from welfare_jax.interp import geometry
 from welfare_jax.models import decoder
 from welfare_jax.text import pieces as text
 
+CLASSES = 3
+
+
+class Samples(NamedTuple):
+    """Host arrays: what is read, and where."""
+
+    tokens: np.ndarray  # int32 [N, T]
+    mask: np.ndarray  # bool [N, T], False on padding wherever it lies
+    read: np.ndarray  # int32 [N, P] positions, or float [N, P, T] weights to average over tokens with
+    label: np.ndarray  # int32 [N, P] class of each reading, -1 for none
+    unit: np.ndarray  # int32 [N]; 2k and 2k + 1 are a matched pair, rows of one unit go together (see `signs`)
+
+    def take(self, rows):
+        return jax.tree.map(lambda a: a[rows], self)
+
 
 class Bucket(NamedTuple):
-    """Walks of similar length, ready for a scan over the leading axis."""
+    """Samples of similar length, ready for a scan over the leading axis; filling has label -1."""
 
     tokens: jax.Array  # int32 [M, b, T]
     mask: jax.Array  # bool [M, b, T]
-    read: jax.Array  # int32 [M, b, 1], the final direction letter, with no end-of-turn token after it
-    label: jax.Array  # int32 [M, b], final role, -1 for filling
-    held: jax.Array  # bool [M, b], kept out of the means
+    read: jax.Array  # int32 [M, b, P] or float [M, b, P, T]
+    label: jax.Array  # int32 [M, b, P]
+    unit: jax.Array  # int32 [M, b]
+
+
+class Split(NamedTuple):
+    """What the means are taken over, and what is kept out of them."""
+
+    fit: tuple[Bucket, ...]
+    held: tuple[Bucket, ...]
+
+
+class Moments(NamedTuple):
+    """Sums over samples; `swings` are sums with random signs, the noise of the sums (see `uncertainty`)."""
+
+    sums: jax.Array  # float32 [L, C, D]
+    counts: jax.Array  # float32 [C]
+    squares: jax.Array  # float32 [L, C, D]
+    swings: jax.Array  # float32 [R, L, C, D]
+    swing_counts: jax.Array  # float32 [R, C]
 
 
 def encode(pieces: text.Pieces, walks: Walks, chunk: int = 256):
@@ -50,56 +83,141 @@ def encode(pieces: text.Pieces, walks: Walks, chunk: int = 256):
     return tokens, mask
 
 
-def buckets(tokens, mask, labels, held, batch: int, count: int = 3, place=jnp.asarray) -> tuple[Bucket, ...]:
-    """Sort walks by length into `count` buckets of their own width; `place` puts each array on the devices."""
-    order = np.argsort(mask.sum(1), kind="stable")
+def of_walks(pieces: text.Pieces, walks: Walks, before: int = 0) -> Samples:
+    """Walks read at the final direction letter, or `before` tokens ahead of it; nothing follows the letter.
+
+    Pairs share the class and the letter and are of like length, so that what letters and lengths add to the
+    activations is not mistaken for sampling noise.
+    """
+    tokens, mask = encode(pieces, walks)
+    letter = walks.actions[np.arange(len(tokens)), walks.length - 1]
+    order = np.lexsort((walks.length, letter, walks.final))
+    unit = np.empty(len(tokens), np.int32)
+    for c in range(CLASSES):
+        mine = order[walks.final[order] == c]
+        unit[mine] = (c << 24) + np.arange(len(mine))
+    return Samples(tokens, mask, mask.sum(1, dtype=np.int32)[:, None] - 1 - before, walks.final[:, None], unit)
+
+
+def of_trajectories(played, group_size: int, turns=None) -> Samples:
+    """On-policy episodes (`rollout.Trajectory`) read at each answer's letter, labelled by the tile it chose.
+
+    The answer of turn t stands at the head of turn t + 1, so N - 1 of N turns can be read; `turns` names the ones to
+    read (zero-based). Episodes of one maze are one unit: they are no independent samples.
+    """
+    tokens, mask, actions, near = (
+        np.asarray(a) for a in (played.tokens, played.mask, played.actions, played.neighbours)
+    )
+    rows, count = actions.shape
+    width = tokens.shape[1] // count
+    first = np.argmax(mask.reshape(rows, count, width), -1) + np.arange(count) * width
+    label = np.take_along_axis(near, actions[..., None], -1)[..., 0]
+    turns = np.arange(count - 1) if turns is None else np.asarray(turns)
+    unit = np.arange(rows, dtype=np.int32) // group_size
+    return Samples(tokens, mask, first[:, turns + 1].astype(np.int32), label[:, turns].astype(np.int32), unit)
+
+
+def buckets(samples: Samples, batch: int, count: int = 5, place=jnp.asarray) -> tuple[Bucket, ...]:
+    """Sort samples by length into `count` buckets of their own width; `place` puts each array on the devices."""
+    ends = samples.mask.shape[1] - np.argmax(samples.mask[:, ::-1], 1)
     out = []
-    for rows in np.array_split(order, count):
-        width = int(mask[rows].sum(1).max())
-        size = min(batch, len(rows))
-        fill = -len(rows) % size
-        index = np.concatenate([rows, np.repeat(rows[-1:], fill)])
-        label = np.where(np.arange(len(index)) < len(rows), labels[index], -1)
-        fields = (tokens[index, :width], mask[index, :width], mask[index].sum(1)[:, None] - 1, label, held[index])
+    for rows in np.array_split(np.argsort(ends, kind="stable"), min(count, len(ends))):
+        width, size = int(ends[rows].max()), min(batch, len(rows))
+        part = samples.take(np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size)]))
+        part.label[len(rows) :] = -1
+        read = part.read[..., :width] if part.read.ndim == 3 else part.read
+        fields = part._replace(tokens=part.tokens[:, :width], mask=part.mask[:, :width], read=read)
         out.append(Bucket(*(place(f.reshape(-1, size, *f.shape[1:])) for f in fields)))
     return tuple(out)
 
 
-def activations(model: decoder.Decoder, bucket: Bucket):
-    """resid_post [L, b, D] at the last token of one batch; the last layer does only what that token needs."""
-    _, residual, _ = decoder.backbone(model, bucket.tokens, bucket.mask, read=bucket.read, everywhere=False)
-    return residual[:, :, 0].astype(jnp.float32)
+def split(samples: Samples, held, batch: int, place=jnp.asarray) -> Split:
+    """Two sets of buckets, by bool `held` [N]."""
+    return Split(*(buckets(samples.take(np.flatnonzero(rows)), batch, place=place) for rows in (~held, held)))
 
 
-def means(model: decoder.Decoder, data: tuple[Bucket, ...]):
-    """Pass one: (sums [L, C, D], counts [C]) over the walks that are not held out."""
+def activations(model: decoder.Decoder, part: Bucket, hook="resid_post"):
+    """float32 [L, b * P, D] of one batch at `hook` (a tuple of names gives a tuple), one forward for all of them.
 
-    def one(total, part):
-        label = jnp.where(part.held, -1, part.label)
-        return jax.tree.map(jnp.add, total, geometry.class_sums(activations(model, part), label)), None
+    Where single positions are read, the last layer does only what they need.
+    """
+    everywhere = jnp.issubdtype(part.read.dtype, jnp.floating)
+    _, seen, _ = decoder.backbone(model, part.tokens, part.mask, read=part.read, everywhere=everywhere, hook=hook)
+    return jax.tree.map(lambda a: a.reshape(a.shape[0], -1, a.shape[-1]).astype(jnp.float32), seen)
 
-    spec = model.spec
-    total = (jnp.zeros((spec.layers, 3, spec.width)), jnp.zeros(3))
+
+def signs(key, unit, replicates: int):
+    """+1 or -1 [R, n], drawn for every pair of units (2k, 2k + 1); the two members of a pair have opposite signs.
+
+    One plus the sign weighs a half sample: in each replicate one of every two matched samples counts twice.
+    """
+    flip = jax.vmap(lambda pair: jax.random.rademacher(jax.random.fold_in(key, pair), (replicates,), jnp.float32))
+    return (flip(unit >> 1) * (1.0 - 2.0 * (unit & 1))[:, None]).T
+
+
+def _moments(act, label, sign) -> Moments:
+    """Of activations [L, n, D], label [n], sign [R, n]."""
+    member = (label[:, None] == jnp.arange(CLASSES)).astype(jnp.float32)
+    signed = sign[:, :, None] * member
+    return Moments(
+        *geometry.class_sums(act, label, CLASSES),
+        squares=geometry.class_sums(act * act, label, CLASSES)[0],
+        swings=jnp.einsum("lnd,rnc->rlcd", act, signed),
+        swing_counts=signed.sum(1),
+    )
+
+
+def moments(model: decoder.Decoder, data: tuple[Bucket, ...], hook="resid_post", replicates: int = 0, key=None):
+    """Pass one: `Moments` of all samples, at one hook point or (a tuple) at several.
+
+    `replicates` half samples, drawn from `key` and each sample's unit alone: two models read with the same key are
+    resampled alike, whatever the batches.
+    """
+    key = jax.random.key(0) if key is None else key
+
+    def one(part):
+        sign = jnp.repeat(signs(key, part.unit, replicates), part.label.shape[-1], axis=1)
+        each = functools.partial(_moments, label=part.label.reshape(-1), sign=sign)
+        return jax.tree.map(each, activations(model, part, hook))
+
+    total = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, jax.tree.map(lambda a: a[0], data[0]))
+    )
     for bucket in data:
-        total, _ = jax.lax.scan(one, total, bucket)
+        total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), total, bucket)
     return total
 
 
-def scores(model: decoder.Decoder, data: tuple[Bucket, ...], directions):
-    """Pass two: (projections, cosines) [L, K, N] of all walks on directions [K, L, D], and labels, held [N]."""
+def scores(model: decoder.Decoder, data: tuple[Bucket, ...], directions, hook="resid_post"):
+    """Pass two: (projections, cosines) [L, K, N] of every reading on directions [K, L, D], and labels [N]."""
 
     def one(_, part):
-        act = activations(model, part)
+        act = activations(model, part, hook)
         proj = jax.vmap(lambda v: geometry.project(act, v), out_axes=1)(directions)
         return None, (proj, proj / jnp.maximum(jnp.linalg.norm(act, axis=-1), 1e-12)[:, None])
 
     outs = [jax.lax.scan(one, None, bucket)[1] for bucket in data]
     flat = [[jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1) for a in out] for out in outs]
-    labels = jnp.concatenate([b.label.reshape(-1) for b in data])
-    held = jnp.concatenate([b.held.reshape(-1) for b in data])
-    return *(jnp.concatenate(parts, -1) for parts in zip(*flat)), labels, held
+    return *(jnp.concatenate(parts, -1) for parts in zip(*flat)), jnp.concatenate([b.label.reshape(-1) for b in data])
 
 
-def live(model: decoder.Decoder, data: tuple[Bucket, ...]) -> dict:
-    """The recruitment curve's point: cos(v_mold, v_gold) [L] under both baselines."""
-    return {f"cos_{base}": c for base, c in geometry.gold_mold_cosines(*means(model, data)).items()}
+def live(model: decoder.Decoder, data: Split, axes=None) -> dict:
+    """One point of the recruitment curve, all [L]: cosines of v_mold and v_gold under both baselines, norms, and on
+    the held-out samples (where there are any) AUROC and Cohen's d of each class against the others.
+
+    With axes [A, L, D] also the cosines of both vectors with them, [A, L].
+    """
+    found = moments(model, data.fit)
+    out = {f"cos_{base}": c for base, c in geometry.gold_mold_cosines(found.sums, found.counts).items()}
+    v = {c: geometry.difference_in_means(found.sums, found.counts, c) for c in (geometry.MOLD, geometry.GOLD)}
+    if data.held:
+        proj, _, labels = scores(model, data.held, jnp.stack(list(v.values())))
+    for i, (c, vector) in enumerate(v.items()):
+        name = geometry.NAMES[c]
+        out[f"norm_{name}"] = jnp.linalg.norm(vector, axis=-1)
+        if data.held:
+            out[f"auroc_{name}"] = geometry.auroc(proj[:, i], labels == c, labels >= 0)
+            out[f"d_{name}"] = geometry.cohens_d(proj[:, i], labels == c, labels >= 0)
+        if axes is not None:
+            out[f"axes_{name}"] = geometry.cosine(vector, axes)
+    return out

@@ -51,48 +51,108 @@ def project(activations, direction):
     return jnp.einsum("lnd,ld->ln", activations.astype(jnp.float32), unit)
 
 
-def auroc(scores, positive):
-    """Area under the ROC curve of scores [..., N] for bool `positive` [N]; ties count half."""
+def auroc(scores, positive, use=None):
+    """Area under the ROC curve of scores [..., N] for bool `positive` [N]; ties count half.
+
+    Here and below `use`, bool [N], says which samples count: all, unless it is given.
+    """
+    use = jnp.ones(positive.shape, bool) if use is None else use
+    positive, negative = positive & use, ~positive & use
 
     def one(s):
+        s = jnp.where(use, s, jnp.inf)  # behind all others, where it changes no rank
         order = jnp.sort(s)
         rank = (jnp.searchsorted(order, s, side="left") + jnp.searchsorted(order, s, side="right") + 1) / 2
-        n, m = positive.sum(), (~positive).sum()
+        n, m = positive.sum(), negative.sum()
         return (jnp.sum(jnp.where(positive, rank, 0.0)) - n * (n + 1) / 2) / (n * m)
 
     flat = jax.lax.map(one, scores.reshape(-1, scores.shape[-1]))
     return flat.reshape(scores.shape[:-1])
 
 
-def cohens_d(scores, positive):
+def cohens_d(scores, positive, use=None):
     """Difference of means over the pooled standard deviation, scores [..., N]."""
-    n, m = positive.sum(), (~positive).sum()
+    use = jnp.ones(positive.shape, bool) if use is None else use
+    positive, negative = positive & use, ~positive & use
+    n, m = positive.sum(), negative.sum()
     a = jnp.where(positive, scores, 0.0).sum(-1) / n
-    b = jnp.where(positive, 0.0, scores).sum(-1) / m
-    within = jnp.where(positive, (scores - a[..., None]) ** 2, (scores - b[..., None]) ** 2).sum(-1)
+    b = jnp.where(negative, scores, 0.0).sum(-1) / m
+    off = scores - jnp.where(positive, a[..., None], b[..., None])
+    within = jnp.where(use, off**2, 0.0).sum(-1)
     return (a - b) / jnp.sqrt(jnp.maximum(within / (n + m - 2), 1e-20))
 
 
-def histogram_overlap(scores, positive, bins: int = 50):
+def histogram_overlap(scores, positive, use=None, bins: int = 50):
     """Shared mass of the two normalised histograms [...] of scores [..., N] over their common range."""
-    low, high = scores.min(-1, keepdims=True), scores.max(-1, keepdims=True)
+    use = jnp.ones(positive.shape, bool) if use is None else use
+    low = jnp.where(use, scores, jnp.inf).min(-1, keepdims=True)
+    high = jnp.where(use, scores, -jnp.inf).max(-1, keepdims=True)
     index = jnp.clip(((scores - low) / jnp.maximum(high - low, 1e-12) * bins).astype(jnp.int32), 0, bins - 1)
-    hits = index[..., None] == jnp.arange(bins)
-    a = (hits & positive[:, None]).sum(-2) / positive.sum()
-    b = (hits & ~positive[:, None]).sum(-2) / (~positive).sum()
-    return jnp.minimum(a, b).sum(-1)
+
+    def shares(member):
+        count = lambda i: jnp.zeros(bins).at[i].add(member.astype(jnp.float32))
+        return jax.vmap(count)(index.reshape(-1, index.shape[-1])) / member.sum()
+
+    both = jnp.minimum(shares(positive & use), shares(~positive & use)).sum(-1)
+    return both.reshape(scores.shape[:-1])
 
 
-def select_layer(projections, cosines, positive) -> dict:
-    """Steering layer of one class from held-out samples (§L.1).
+def select_layer(projections, cosines, positive, use=None) -> dict:
+    """Steering layer of one class from held-out samples (arXiv:2605.30232 §L.1).
 
-    projections, cosines [L, N]; positive bool [N]. The layer is the floor of the mean of argmax AUROC, argmax |d| of
-    the projections and argmin overlap of the histograms of the cosines.
+    projections, cosines [L, N]; positive bool [N]; use bool [N]. The layer is the floor of the mean of argmax AUROC,
+    argmax |d| of the projections and argmin overlap of the 50-bin histograms of the cosines. Returns "layer" int []
+    and per layer [L] "auroc", "cohens_d", "overlap".
     """
     area, d, shared = (
-        auroc(projections, positive),
-        cohens_d(projections, positive),
-        histogram_overlap(cosines, positive),
+        auroc(projections, positive, use),
+        cohens_d(projections, positive, use),
+        histogram_overlap(cosines, positive, use),
     )
     picks = jnp.argmax(area) + jnp.argmax(jnp.abs(d)) + jnp.argmin(shared)
     return {"layer": picks // 3, "auroc": area, "cohens_d": d, "overlap": shared}
+
+
+def residualise(vectors, axes):
+    """Take the span of axes [A, ..., D] out of vectors [..., D] and rescale each to the norm it had (Gram-Schmidt).
+
+    Axes may be of any length and need not be orthogonal; those that depend on the others add nothing. Leading
+    dimensions (layers, say) are treated apart. What lies within the span becomes zero.
+    """
+    v, a = vectors.astype(jnp.float32), axes.astype(jnp.float32)
+    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    basis = []
+    for axis in unit(a):
+        rest = axis
+        for _ in range(2):  # once more for what rounding leaves
+            for b in basis:
+                rest = rest - jnp.sum(rest * b, -1, keepdims=True) * b
+        basis.append(jnp.where(jnp.linalg.norm(rest, axis=-1, keepdims=True) > 1e-4, unit(rest), 0.0))
+    rest = v
+    for _ in range(2):
+        for b in basis:
+            rest = rest - jnp.sum(rest * b, -1, keepdims=True) * b
+    norm = jnp.linalg.norm(v, axis=-1, keepdims=True)
+    return jnp.where(jnp.linalg.norm(rest, axis=-1, keepdims=True) > 1e-5 * norm, unit(rest) * norm, 0.0)
+
+
+def pca_axis(vectors, components: int = 1, centre: bool = True):
+    """Principal components of vectors [..., N, D]: (axes [..., components, D] of unit norm, share of variance [...]).
+
+    Signs are fixed: the entry of largest size in the projections of the vectors is positive. `centre=False` gives the
+    right singular vectors of the vectors as they are.
+    """
+    x = vectors.astype(jnp.float32)
+    x = x - x.mean(-2, keepdims=True) if centre else x
+    _, size, axes = jnp.linalg.svd(x, full_matrices=False)
+    power = size**2
+    axes, share = axes[..., :components, :], power[..., :components] / jnp.maximum(power.sum(-1, keepdims=True), 1e-30)
+    along = jnp.einsum("...nd,...kd->...kn", x, axes)
+    top = jnp.take_along_axis(along, jnp.argmax(jnp.abs(along), -1)[..., None], -1)
+    return axes * jnp.where(top < 0, -1.0, 1.0), share
+
+
+def match_norm(vectors, like):
+    """Vectors [..., D] rescaled to the norms of `like` [..., D]: what controls need for an equal perturbation."""
+    size = jnp.linalg.norm(like, axis=-1, keepdims=True)
+    return vectors * size / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

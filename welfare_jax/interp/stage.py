@@ -20,9 +20,9 @@ TARGETS = (geometry.MOLD, geometry.GOLD)
 
 
 def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int):
-    """(buckets, facts) of freshly generated walks; `held_out` of every class and length is kept out of the means."""
+    """(extract.Split, facts) of freshly generated walks; `held_out` of every class and length stays out of the means."""
     walks = walks_lib.generate(params, per_length, seed)
-    tokens, mask = extract.encode(pieces, walks)
+    samples = extract.of_walks(pieces, walks)
     held = np.arange(len(walks.length)) % per_length >= round(per_length * (1 - held_out))
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -30,25 +30,25 @@ def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: floa
         spec = P(None, *mesh_lib.ROWS) if a.shape[1] % rows == 0 else P()
         return jax.device_put(a, NamedSharding(mesh, spec))
 
-    data = extract.buckets(tokens, mask, walks.final, held, batch, place=place)
+    data = extract.split(samples, held, batch, place)
     counts = np.bincount(walks.final[~held], minlength=3)
     facts = {
         "counts": {name: int(counts[c]) for c, name in geometry.NAMES.items()},
         "directions": walks_lib.last_moves(walks),
-        "data": vectors.data_hash(tokens, mask),
+        "data": vectors.data_hash(samples.tokens, samples.mask),
     }
     return data, facts
 
 
-def make_live(graphdef, data, join):
-    """The live curve as `curve(trainable, frozen) -> {"cos_rest": [L], "cos_path": [L]}`, one compiled program."""
+def make_live(graphdef, data, join, axes=None):
+    """The live curve (`extract.live`) as `curve(trainable, frozen) -> dict of lists`, one compiled program."""
 
     @jax.jit
-    def program(trainable, frozen, data):
-        return extract.live(decoder.bind(graphdef, join(trainable, frozen)), data)
+    def program(trainable, frozen, data, axes):
+        return extract.live(decoder.bind(graphdef, join(trainable, frozen)), data, axes)
 
     def curve(trainable, frozen):
-        return {k: np.asarray(v).round(6).tolist() for k, v in program(trainable, frozen, data).items()}
+        return {k: np.asarray(v).round(6).tolist() for k, v in program(trainable, frozen, data, axes).items()}
 
     return curve
 
@@ -59,36 +59,32 @@ def make_geometry(graphdef, join):
     @jax.jit
     def program(trainable, frozen, data):
         model = decoder.bind(graphdef, join(trainable, frozen))
-        sums, counts = extract.means(model, data)
+        found = extract.moments(model, data.fit)
+        sums, counts = found.sums, found.counts
         v = {c: {b: geometry.difference_in_means(sums, counts, c, b) for b in geometry.BASELINES} for c in TARGETS}
-        proj, cos, labels, held = extract.scores(model, data, jnp.stack([v[c]["rest"] for c in TARGETS]))
+        proj, cos, labels = extract.scores(model, data.held, jnp.stack([v[c]["rest"] for c in TARGETS]))
         lens_layer = 5 * model.spec.layers // 6
         out = {
             "cos": geometry.gold_mold_cosines(sums, counts),
             "centred": geometry.centred_cosines(sums, counts),
             "norms": {geometry.NAMES[c]: jnp.linalg.norm(v[c]["rest"], axis=-1) for c in TARGETS},
+            "selection": {
+                geometry.NAMES[c]: geometry.select_layer(proj[:, i], cos[:, i], labels == c, labels >= 0)
+                for i, c in enumerate(TARGETS)
+            },
         }
         words = lens.logit_lens(model, jnp.stack([v[c]["rest"][lens_layer] for c in TARGETS]))
         named = {f"{geometry.NAMES[c]}/{b}": v[c][b] for c in TARGETS for b in geometry.BASELINES}
-        return out, words, named, (proj, cos, labels, held)
+        return out, words, named
 
     return program
 
 
-@jax.jit
-def _select(proj, cos, positive):
-    return geometry.select_layer(proj, cos, positive)
-
-
 def analyse(program, trainable, frozen, data, tokenizer, layers: int) -> tuple[dict, dict]:
     """(numbers for the report, vectors) of one model."""
-    out, words, named, (proj, cos, labels, held) = jax.device_get(program(trainable, frozen, data))
-    use = held & (labels >= 0)
-    selection = {}
-    for i, c in enumerate(TARGETS):
-        selection[geometry.NAMES[c]] = _select(proj[:, i][:, use], cos[:, i][:, use], labels[use] == c)
+    out, words, named = jax.device_get(program(trainable, frozen, data))
     lensed = dict(zip((geometry.NAMES[c] for c in TARGETS), lens.words(tokenizer, words)))
-    numbers = out | {"selection": selection, "lens": {"layer": 5 * layers // 6, **lensed}}
+    numbers = out | {"lens": {"layer": 5 * layers // 6, **lensed}}
     return jax.tree.map(lambda a: a if isinstance(a, int | float | str) else np.asarray(a).tolist(), numbers), named
 
 

@@ -194,9 +194,9 @@ def backbone(
     """Token ids to the normed hidden state: the part that the sampler and the trainer share.
 
     tokens int32 [B, T]; mask bool [B, T]; read int32 [B, P], or weights float [B, P, T] to average over tokens; hook,
-    a hook point's name or a tuple of them, says which activations `residual` holds. With `everywhere`, hidden is [B, T, D]; without, the
-    last layer computes only what the positions `read` need and hidden is [B, P, D]. With a cache, its S slots are
-    attended to read-only and the new keys and values are written once, after the last layer.
+    a hook point's name or a tuple of them, says which activations `residual` holds. With `everywhere`, hidden is
+    [B, T, D]; without, the last layer computes only what the positions `read` need and hidden is [B, P, D]. With a
+    cache, its S slots are attended to read-only and the new keys and values are written once, after the last layer.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
@@ -252,7 +252,8 @@ def forward(
     tokens int32 [B, T]; mask bool [B, T], False on padding at either side; interventions from `wj.add` and its
     kin; read [B] or [B, P], the positions whose residual stream is returned; cache from `empty_cache`, with room
     for T more slots. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
-    resid_post, or what another `hook` point holds; a tuple of hook points gives a tuple), `.cache`. What is not used is not computed under jit.
+    resid_post, or what another `hook` point holds; a tuple of hook points gives a tuple), `.cache`. What is not used
+    is not computed under jit.
     """
     model = bind(graphdef, params)
     check_inputs(model.spec, tokens, mask, interventions)
