@@ -20,7 +20,7 @@ TARGETS = (geometry.MOLD, geometry.GOLD)
 
 
 def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int):
-    """(extract.Split, facts) of freshly generated walks; `held_out` of every class and length stays out of the means."""
+    """(extract.Split, facts) of fresh walks; `held_out` of every class and length stays out of the means."""
     walks = walks_lib.generate(params, per_length, seed)
     samples = extract.of_walks(pieces, walks)
     held = np.arange(len(walks.length)) % per_length >= round(per_length * (1 - held_out))
