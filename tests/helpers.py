@@ -174,7 +174,13 @@ def tiny_model(kind="qwen3", seed=0, lora=None, **changes):
         name, noise = path[-1].key, rng.normal(size=leaf.shape)
         if name == "scale":
             return jnp.asarray(1.0 - spec.norm_offset + 0.3 * noise, leaf.dtype)
-        std = 0.5 if name in ("embed", "unembed") else 0.2 if name == "lora_b" else leaf.shape[-2] ** -0.5
+        std = (
+            0.5
+            if name in ("embed", "unembed", "bias", "sinks")
+            else 0.2
+            if name == "lora_b"
+            else leaf.shape[-2] ** -0.5
+        )
         return jnp.asarray(std * noise, leaf.dtype)
 
     return graphdef, jax.tree_util.tree_map_with_path(fill, shapes)

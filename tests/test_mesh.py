@@ -30,23 +30,27 @@ def parameters(kind, **changes):
 
 
 def intended(path, shape):
-    """The width of the stream lies on fsdp; heads, neurons and words on tensor; norms and the layer axis are whole."""
+    """The stream's width lies on fsdp; heads, neurons, words on tensor; layers, experts and norms are whole."""
     kind = path.split("/")[-1]
-    if kind == "scale":
+    whole = [None] * (len(shape) - 1)
+    if kind == "scale" or path == "blocks/mlp/router/bias":
         return P()
-    if kind == "bias":
-        return P(None, "tensor")
+    if kind in ("bias", "sinks"):
+        return P(*whole, "tensor")
     if kind == "lora_a":
-        return P(None, "fsdp", None)
-    if kind == "lora_b":
-        return P(None, None, "tensor")
+        return P(*whole[1:], "fsdp", None)
+    if kind == "lora_b" or path == "blocks/mlp/router/kernel":
+        return P(*whole, "tensor") if kind == "lora_b" else P(None, "fsdp", None)
     return P(*(("fsdp" if n == D else "tensor") if i >= len(shape) - 2 else None for i, n in enumerate(shape)))
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [("qwen3", {}), ("qwen3", dict(tied=False, attn_bias=True)), ("gemma3", {}), ("gemma3", dict(tied=False))],
-)
+EVERYTHING = [
+    ("qwen3", {}), ("qwen3", dict(tied=False, attn_bias=True)), ("gemma3", {}), ("gemma3", dict(tied=False)),
+    ("qwen3", dict(attn_bias=True, out_bias=True, sinks=True, experts=6, active=2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "changes"), EVERYTHING)
 def test_every_parameter_matches_exactly_the_intended_rule(kind, changes):
     found = parameters(kind, **changes)
     assert ("unembed" in found) == ("tied" in changes) and any("bias" in k for k in found) == ("attn_bias" in changes)
@@ -54,8 +58,12 @@ def test_every_parameter_matches_exactly_the_intended_rule(kind, changes):
         fits = [spec for pattern, spec in mesh_lib.RULES if re.fullmatch(pattern, path)]
         assert fits == [intended(path, shape)], path
         assert mesh_lib.spec_for(path) == fits[0] and len(fits[0]) in (0, len(shape))
+
+
+def test_every_rule_is_used():
+    paths = [p for kind, changes in EVERYTHING for p in parameters(kind, **changes)]
     for pattern, _ in mesh_lib.RULES:
-        assert any(re.fullmatch(pattern, p) for p in parameters("qwen3", attn_bias=True, tied=False)), pattern
+        assert any(re.fullmatch(pattern, p) for p in paths), pattern
 
 
 @pytest.mark.parametrize("path", ["blocks/attn/q/weight", "head", "blocks/attn/r/kernel", "xembed"])

@@ -40,7 +40,7 @@ def rl() -> ConfigDict:
             "weight_decay": 0.01,
             "adam_b1": 0.9,
             "adam_b2": 0.999,
-            "lora": {"rank": 32, "alpha": 64.0, "targets": r"attn/(q|k|v|o)|mlp/(gate|up|down)"},
+            "lora": {"rank": 32, "alpha": 64.0, "targets": r"attn/(q|k|v|o)|mlp/(experts/)?(gate|up|down)"},
             "trainable": r".*/lora_[ab]",
             "merge_lora": False,  # fold the adapters in for the rollout: less work, a second copy of the weights
             "remat": True,

@@ -16,9 +16,16 @@ RULES = (
     (r"(embed|unembed)", P("tensor", "fsdp")),
     (r"blocks/(attn/[qkv]|mlp/(gate|up))/kernel", P(None, "fsdp", "tensor")),
     (r"blocks/(attn/o|mlp/down)/kernel", P(None, "tensor", "fsdp")),
-    (r"blocks/.*/lora_a", P(None, "fsdp", None)),
-    (r"blocks/.*/lora_b", P(None, None, "tensor")),
-    (r"blocks/.*/bias", P(None, "tensor")),
+    (r"blocks/mlp/router/kernel", P(None, "fsdp", None)),
+    (r"blocks/mlp/experts/(gate|up)/kernel", P(None, None, "fsdp", "tensor")),  # experts are whole: any may be chosen
+    (r"blocks/mlp/experts/down/kernel", P(None, None, "tensor", "fsdp")),
+    (r"blocks/(attn|mlp)/\w+/lora_a", P(None, "fsdp", None)),
+    (r"blocks/(attn|mlp)/\w+/lora_b", P(None, None, "tensor")),
+    (r"blocks/mlp/experts/\w+/lora_a", P(None, None, "fsdp", None)),
+    (r"blocks/mlp/experts/\w+/lora_b", P(None, None, None, "tensor")),
+    (r"blocks/attn/(\w/bias|sinks)", P(None, "tensor")),
+    (r"blocks/mlp/router/bias", P()),
+    (r"blocks/mlp/experts/\w+/bias", P(None, None, "tensor")),
     (r".*norm/scale", P()),
 )
 

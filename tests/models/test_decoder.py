@@ -137,14 +137,19 @@ def test_unembed_of_some_tokens(vocabulary_rows, models):
     np.testing.assert_allclose(got, want if rows is None else want[..., vocabulary_rows], atol=1e-4)
 
 
-def naive(q, k, v, qpos, kpos, window, scale):
-    """Softmax attention over repeated key-value heads, everything written out."""
+def naive(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None):
+    """Softmax attention over repeated key-value heads, everything written out; a sink is a key without a value."""
     k, v = (jnp.repeat(a, q.shape[1] // k.shape[1], axis=1) for a in (k, v))
     scores = jnp.einsum("bhtd,bhsd->bhts", q, k) * scale
+    scores = cap * jnp.tanh(scores / cap) if cap else scores
     seen = kpos[:, None, :] <= qpos[:, :, None]
     if window is not None:
         seen &= kpos[:, None, :] > qpos[:, :, None] - window
-    return jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(jnp.where(seen[:, None], scores, -1e9), -1), v)
+    scores = jnp.where(seen[:, None], scores, -1e9)
+    if sinks is not None:
+        sink = jnp.broadcast_to(sinks[None, :, None, None], (*scores.shape[:3], 1))
+        scores, v = jnp.concatenate([scores, sink], -1), jnp.pad(v, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    return jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(scores, -1), v)
 
 
 def attention_inputs(T, seed=0):
@@ -157,30 +162,41 @@ def attention_inputs(T, seed=0):
     return q, k, v, pos, weight
 
 
-@pytest.mark.parametrize(("T", "window"), [(100, None), (333, 40)])
-def test_query_blocks_equal_plain_attention(T, window):
-    """Values and gradients; 100 tokens make one block, 333 five of uneven length."""
+SINKS = jnp.array([0.5, -1.0, 2.0, 0.0, 1.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("T", "window", "cap", "sinks"), [(100, None, 0.0, None), (333, 40, 0.0, None), (210, 40, 1.5, SINKS)]
+)
+def test_query_blocks_equal_plain_attention(T, window, cap, sinks):
+    """Values and gradients; 100 tokens make one block, 333 three of uneven length."""
     q, k, v, pos, weight = attention_inputs(T)
 
-    def total(f, q, k, v):
-        return jnp.sum(weight * f(q, k, v, pos, pos, window, 0.4))
+    def total(f, q, k, v, sinks):
+        return jnp.sum(weight * f(q, k, v, pos, pos, window, 0.4, cap, sinks))
 
+    of = (0, 1, 2) if sinks is None else (0, 1, 2, 3)
     got, want = (
-        jax.jit(jax.value_and_grad(lambda *a, f=f: total(f, *a), (0, 1, 2)))(q, k, v)
+        jax.jit(jax.value_and_grad(lambda *a, f=f: total(f, *a), of))(q, k, v, sinks)
         for f in (attention.attend_causal, naive)
     )
     np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=1e-3)
     for a, b in zip(got[1], want[1]):
+        assert np.abs(b).max() > 0.01
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_keys_in_two_stretches_equal_one():
+@pytest.mark.parametrize(("cap", "sinks"), [(0.0, None), (1.5, SINKS)])
+def test_keys_in_two_stretches_equal_one(cap, sinks):
     q, k, v, pos, _ = attention_inputs(20)
     parts = tuple((k[:, :, s], v[:, :, s], pos[:, s]) for s in (slice(0, 7), slice(7, 20)))
-    got = jax.jit(lambda q, parts: attention.attend(q, parts, pos, 6, 0.4))(q, parts)
+    got = jax.jit(lambda q, parts: attention.attend(q, parts, pos, 6, 0.4, cap, sinks))(q, parts)
     real = np.asarray(pos) != attention.NOWHERE
-    want = jax.jit(naive)(q, k, v, pos, pos, 6, 0.4)
+    want = jax.jit(lambda *a: naive(*a, pos, pos, 6, 0.4, cap, sinks))(q, k, v)
     np.testing.assert_allclose(np.moveaxis(got, 1, 2)[real], np.moveaxis(want, 1, 2)[real], atol=1e-5)
+    if sinks is None:
+        got = jax.jit(lambda q, parts: attention.attend_library(q, parts, pos, 6, 0.4, "xla"))(q, parts)
+        np.testing.assert_allclose(np.moveaxis(got, 1, 2)[real], np.moveaxis(want, 1, 2)[real], atol=1e-5)
 
 
 def test_one_compilation_for_all_layers_scales_vectors_and_masks(models):

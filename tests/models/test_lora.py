@@ -11,10 +11,10 @@ from helpers import padded, run, tiny_model
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, lora
-from welfare_jax.models.layers import LINEAR, Lora
+from welfare_jax.models.layers import Lora
 
 TOKENS, MASK = padded()
-ALL = list(LINEAR)
+ALL = ["attn/q", "attn/k", "attn/v", "attn/o", "mlp/gate", "mlp/up", "mlp/down"]
 
 
 def paths(tree):

@@ -14,14 +14,19 @@ NOWHERE = jnp.iinfo(jnp.int32).max
 _HIDDEN = -1e30
 
 
-def _scores(q, k, qpos, kpos, window, scale):
-    """Masked scores [B, K, G*T, S] in float32 of folded queries q [B, K, G*T, d]."""
+def _seen(qpos, kpos, window):
+    """bool [B, T, S]: the keys at or before each query, and within its window where there is one."""
+    seen = kpos[:, None, :] <= qpos[:, :, None]
+    return seen if window is None else seen & (kpos[:, None, :] > qpos[:, :, None] - window)
+
+
+def _scores(q, k, qpos, kpos, window, scale, cap):
+    """Capped and masked scores [B, K, G*T, S] in float32 of folded queries q [B, K, G*T, d]."""
     B, K, R, _ = q.shape
     T, S = qpos.shape[1], k.shape[2]
     s = jnp.einsum("bkrd,bksd->bkrs", q, k, preferred_element_type=jnp.float32) * scale
-    seen = kpos[:, None, :] <= qpos[:, :, None]
-    if window is not None:
-        seen &= kpos[:, None, :] > qpos[:, :, None] - window
+    s = cap * jnp.tanh(s / cap) if cap else s
+    seen = _seen(qpos, kpos, window)
     s = jnp.where(seen[:, None, None], s.reshape(B, K, R // T, T, S), _HIDDEN)
     return s.reshape(B, K, R, S)
 
@@ -31,17 +36,29 @@ def _fold(q, kv_heads):
     return q.reshape(B, kv_heads, (H // kv_heads) * T, d)
 
 
-def attend(q, parts, qpos, window, scale):
+def _fold_sinks(sinks, kv_heads, rows):
+    """Sinks [H], a logit a head, as [1, K, G*T, 1] in float32."""
+    groups = sinks.shape[0] // kv_heads
+    return jnp.repeat(sinks.astype(jnp.float32).reshape(kv_heads, groups), rows // groups, 1)[None, :, :, None]
+
+
+def attend(q, parts, qpos, window, scale, cap=0.0, sinks=None):
     """Softmax over several stretches of keys at once, so that a cache is read where it lies.
 
     q [B, H, T, d]; parts: tuple of (k [B, K, S, d], v [B, K, S, d], kpos [B, S]); qpos [B, T]; window: None or a
-    scalar (traced is fine). Returns [B, H, T, d].
+    scalar (traced is fine); cap: scores become cap * tanh(score / cap); sinks: None or a logit for each head [H] that
+    takes weight and gives no value. Returns [B, H, T, d].
     """
-    folded = _fold(q, parts[0][0].shape[1])
-    scores = [_scores(folded, k, qpos, kpos, window, scale) for k, _, kpos in parts]
+    K = parts[0][0].shape[1]
+    folded = _fold(q, K)
+    scores = [_scores(folded, k, qpos, kpos, window, scale, cap) for k, _, kpos in parts]
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
+    if sinks is not None:
+        sink = _fold_sinks(sinks, K, folded.shape[2])
+        top = jnp.maximum(top, sink)
     probs = [jnp.exp(s - top) for s in scores]
     total = sum(p.sum(-1, keepdims=True) for p in probs)
+    total = total if sinks is None else total + jnp.exp(sink - top)
     out = sum(
         jnp.einsum("bkrs,bksd->bkrd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
         for p, (_, v, _) in zip(probs, parts, strict=True)
@@ -49,43 +66,60 @@ def attend(q, parts, qpos, window, scale):
     return (out / total).astype(q.dtype).reshape(q.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend_saved(q, k, v, qpos, kpos, window, scale):
-    return _attend_fwd(q, k, v, qpos, kpos, window, scale)[0]
+def attend_library(q, parts, qpos, window, scale, implementation):
+    """As `attend`, by `jax.nn.dot_product_attention` ("xla" or "cudnn"): no caps, no sinks, windows by its mask."""
+    k, v = (jnp.concatenate([part[i] for part in parts], 2).swapaxes(1, 2) for i in (0, 1))
+    seen = _seen(qpos, jnp.concatenate([part[2] for part in parts], 1), window)[:, None]
+    out = jax.nn.dot_product_attention(q.swapaxes(1, 2), k, v, mask=seen, scale=scale, implementation=implementation)
+    return out.swapaxes(1, 2)
 
 
-def _attend_fwd(q, k, v, qpos, kpos, window, scale):
-    s = _scores(q, k, qpos, kpos, window, scale)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8))
+def _attend_saved(q, k, v, sinks, qpos, kpos, window, scale, cap):
+    return _attend_fwd(q, k, v, sinks, qpos, kpos, window, scale, cap)[0]
+
+
+def _attend_fwd(q, k, v, sinks, qpos, kpos, window, scale, cap):
+    """q is folded; sinks None or [1, K, G*T, 1]."""
+    s = _scores(q, k, qpos, kpos, window, scale, cap)
     top = s.max(-1, keepdims=True)
+    top = top if sinks is None else jnp.maximum(top, sinks)
     p = jnp.exp(s - top)
     total = p.sum(-1, keepdims=True)
+    total = total if sinks is None else total + jnp.exp(sinks - top)
     out = jnp.einsum("bkrs,bksd->bkrd", p.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     out = out.astype(q.dtype)
-    return out, (q, k, v, qpos, kpos, window, out, top + jnp.log(total))
+    return out, (q, k, v, sinks, qpos, kpos, window, out, top + jnp.log(total))
 
 
-def _attend_bwd(scale, saved, d_out):
+def _attend_bwd(scale, cap, saved, d_out):
     # The probabilities are recomputed from the log-sum-exp: nothing of size T x S is kept between the passes.
-    q, k, v, qpos, kpos, window, out, lse = saved
-    p = jnp.exp(_scores(q, k, qpos, kpos, window, scale) - lse)
+    q, k, v, sinks, qpos, kpos, window, out, lse = saved
+    s = _scores(q, k, qpos, kpos, window, scale, cap)
+    p = jnp.exp(s - lse)
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
     dp = jnp.einsum("bkrd,bksd->bkrs", d_out, v, preferred_element_type=jnp.float32)
-    ds = (p * (dp - delta) * scale).astype(q.dtype)
+    ds = p * (dp - delta) * scale
+    if cap:  # the derivative of the tanh; a hidden score has p = 0 and must not make it infinite
+        ds = ds * (1.0 - jnp.minimum(jnp.square(s / cap), 1.0))
+    ds = ds.astype(q.dtype)
     dq = jnp.einsum("bkrs,bksd->bkrd", ds, k)
     # "->bkds" and a transpose is about twice as fast as "->bksd" on CPU.
     dk = jnp.einsum("bkrs,bkrd->bkds", ds, q).swapaxes(2, 3)
     dv = jnp.einsum("bkrs,bkrd->bkds", p.astype(q.dtype), d_out).swapaxes(2, 3)
-    return dq, dk, dv, None, None, None
+    d_sinks = None if sinks is None else -jnp.sum(jnp.exp(sinks - lse) * delta, 0, keepdims=True)
+    return dq, dk, dv, d_sinks, None, None, None
 
 
 _attend_saved.defvjp(_attend_fwd, _attend_bwd)
 
 
-def attend_causal(q, k, v, qpos, kpos, window, scale, max_blocks: int = 5):
+def attend_causal(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None, max_blocks: int = 5):
     """Self-attention of a whole sequence, in query blocks that each meet only the keys up to their own end.
 
-    q [B, H, T, d]; k, v [B, K, T, d]; qpos, kpos [B, T], where a slot's position grows with the slot. The blocks
-    halve the work of a long sequence; the backward pass is written out. Returns [B, H, T, d].
+    q [B, H, T, d]; k, v [B, K, T, d]; qpos, kpos [B, T], where a slot's position grows with the slot; window, cap and
+    sinks as in `attend`. The blocks halve the work of a long sequence; the backward pass is written out. Returns
+    [B, H, T, d].
     """
     T, K = q.shape[2], k.shape[1]
     blocks = min(max_blocks, max(1, T // 100))
@@ -93,6 +127,8 @@ def attend_causal(q, k, v, qpos, kpos, window, scale, max_blocks: int = 5):
     outs = []
     for a, b in zip([0, *ends[:-1]], ends, strict=True):
         rows = q[:, :, a:b]
-        out = _attend_saved(_fold(rows, K), k[:, :, :b], v[:, :, :b], qpos[:, a:b], kpos[:, :b], window, scale)
+        folded = _fold(rows, K)
+        sink = None if sinks is None else _fold_sinks(sinks, K, folded.shape[2])
+        out = _attend_saved(folded, k[:, :, :b], v[:, :, :b], sink, qpos[:, a:b], kpos[:, :b], window, scale, cap)
         outs.append(out.reshape(rows.shape))
     return jnp.concatenate(outs, axis=2)

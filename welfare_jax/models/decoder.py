@@ -10,13 +10,27 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import attention, interventions
-from welfare_jax.models.layers import Block, Lora, Norm
+from welfare_jax.models.layers import Attention, Lora, Mlp, Norm
+from welfare_jax.models.moe import MoeMlp
+from welfare_jax.models.rope import cos_sin
 from welfare_jax.models.spec import Spec
+
+
+class Block(nnx.Module):
+    def __init__(self, spec, lora, dtype):
+        self.attn = Attention(spec, lora, dtype)
+        self.mlp = (MoeMlp if spec.experts else Mlp)(spec, lora, dtype)
+
+        def norm():
+            return Norm(spec.width, spec, dtype)
+
+        self.attn_norm, self.mlp_norm = norm(), norm()
+        self.attn_post_norm = norm() if spec.post_norms else None
+        self.mlp_post_norm = norm() if spec.post_norms else None
 
 
 class Decoder(nnx.Module):
@@ -25,7 +39,7 @@ class Decoder(nnx.Module):
     def __init__(self, spec: Spec, lora: Lora | None = None, dtype=jnp.float32):
         self.embed = nnx.Param(jnp.zeros((spec.vocab, spec.width), dtype))
         self.blocks = nnx.vmap(lambda _: Block(spec, lora, dtype))(jnp.arange(spec.layers))
-        self.final_norm = Norm(spec.width, spec.norm_eps, spec.norm_offset, dtype)
+        self.final_norm = Norm(spec.width, spec, dtype)
         self.unembed = None if spec.tied else nnx.Param(jnp.zeros((spec.vocab, spec.width), dtype))
         self.spec, self.lora = spec, lora
 
@@ -64,7 +78,7 @@ def init(spec: Spec, key, dtype="float32", lora: Lora | None = None):
         k = jax.random.fold_in(key, i)
         if name == "scale":
             out.append(jnp.full(leaf.shape, 1.0 - spec.norm_offset, leaf.dtype))
-        elif name in ("bias", "lora_b"):
+        elif name in ("bias", "lora_b", "sinks"):
             out.append(jnp.zeros(leaf.shape, leaf.dtype))
         else:
             std = spec.width**-0.5 if name in ("embed", "unembed") else leaf.shape[-2] ** -0.5
@@ -123,13 +137,6 @@ def _write(cache: Cache, k, v, pos, mask) -> Cache:
     )
 
 
-def _ropes(spec, pos, dtype=jnp.float32):
-    """cos and sin [R, B, T, d / 2] for the R different rotary embeddings of the model."""
-    freqs = jnp.asarray(np.stack([rope.inv_freq() for rope in spec.ropes]))
-    angles = jnp.where(pos == attention.NOWHERE, 0, pos)[None, :, :, None].astype(dtype) * freqs[:, None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
 def _take(x, read):
     """x [B, T, ...] at positions read [B, P], or averaged with weights read [B, P, T] where those are floats."""
     if jnp.issubdtype(read.dtype, jnp.floating):
@@ -154,13 +161,14 @@ def _attention(block, spec, h, rows, window, rope, cache, take):
     if take is not None:
         h, qpos, rope = take(h), take(qpos), tuple(take(r) for r in rope)
     q = block.attn.queries(h, rope)
-    if cache is not None:
-        parts = ((*cache[:2], cache[2]), (k, v, rows.kpos))
-        heads = attention.attend(q, parts, qpos, window, spec.scale)
-    elif take is not None:
-        heads = attention.attend(q, ((k, v, rows.kpos),), qpos, window, spec.scale)
+    sinks = None if block.attn.sinks is None else block.attn.sinks[...]
+    parts = ((k, v, rows.kpos),) if cache is None else (cache, (k, v, rows.kpos))
+    if spec.attention != "plain":
+        heads = attention.attend_library(q, parts, qpos, window, spec.scale, spec.attention)
+    elif cache is None and take is None:
+        heads = attention.attend_causal(q, k, v, qpos, rows.kpos, window, spec.scale, spec.attn_cap, sinks)
     else:
-        heads = attention.attend_causal(q, k, v, qpos, rows.kpos, window, spec.scale)
+        heads = attention.attend(q, parts, qpos, window, spec.scale, spec.attn_cap, sinks)
     return block.attn.out(heads), k, v
 
 
@@ -181,7 +189,8 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None):
         x = take(x)
     out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
     x = x + hook("attn_out", out, take)
-    out = block.mlp(block.mlp_norm(x), lambda n: hook("mlp_neurons", n, take))
+    touched = interventions.acts_at(iv, "mlp_neurons")
+    out = block.mlp(block.mlp_norm(x), (lambda n: hook("mlp_neurons", n, take)) if touched else None)
     out = block.mlp_post_norm(out) if block.mlp_post_norm is not None else out
     x = x + hook("mlp_out", out, take)
     return hook("resid_post", x, take), k, v, seen
@@ -205,7 +214,8 @@ def backbone(
     pos = jnp.where(mask, before + jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, attention.NOWHERE)
     # A padded query would see every key: harmless, nobody reads it, and its softmax stays finite.
     windows = jnp.asarray([w or attention.NOWHERE for w in spec.windows], jnp.int32) if any(spec.windows) else None
-    rows = _Rows(pos, pos, _ropes(spec, pos), windows)
+    count = mask.sum(-1) + (0 if cache is None else cache.count)
+    rows = _Rows(pos, pos, cos_sin(spec.ropes, jnp.where(mask, pos, 0), count), windows)
     x = jnp.take(model.embed[...], tokens, axis=0)
     if spec.embed_scale != 1.0:
         x = x * jnp.asarray(spec.embed_scale, x.dtype)
@@ -241,7 +251,9 @@ def unembed(model: Decoder, hidden, rows=None):
     """Logits in float32 of hidden [..., D]: over the vocabulary, or over the token ids `rows` only."""
     weight = (model.embed if model.unembed is None else model.unembed)[...]
     weight = weight if rows is None else weight[rows]
-    return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+    cap = model.spec.logit_cap
+    return cap * jnp.tanh(logits / cap) if cap else logits
 
 
 def forward(

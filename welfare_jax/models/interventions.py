@@ -127,6 +127,11 @@ def combine(*interventions) -> Interventions:
     return Interventions(tuple(op for iv in interventions for op in iv.ops))
 
 
+def acts_at(iv, at) -> bool:
+    """Whether any operation of `iv` acts at this hook point: structure, known when tracing."""
+    return iv is not None and any(op.at == at for op in iv.ops)
+
+
 def apply(iv, at, layer, layers, x, select=None):
     """Run the operations of `iv` at hook point `at` of a layer (a traced index) on x [B, T, D].
 
@@ -153,7 +158,7 @@ def check(iv, spec, tokens_shape):
     """Refuse shapes and layers that do not fit the model and the tokens; traced layers cannot be read and pass."""
     for op in iv.ops if iv is not None else ():
         name = type(op).__name__.lower()
-        width = spec.mlp if op.at == "mlp_neurons" else spec.width
+        width = spec.neurons if op.at == "mlp_neurons" else spec.width
         data = {"add": "vector", "ablate": "direction", "scaleneurons": "factors"}[name]
         one = (spec.layers, width) if data == "factors" else (width,)
         rows = tokens_shape[0]

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-LINEAR = ("attn/q", "attn/k", "attn/v", "attn/o", "mlp/gate", "mlp/up", "mlp/down")
+from welfare_jax.models.rope import rotate
+
+TARGETS = r"attn/(q|k|v|o)|mlp/(experts/)?(gate|up|down)"
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True)}
 
 
@@ -17,7 +19,7 @@ class Lora:
 
     rank: int = 32
     alpha: float = 64.0
-    targets: str = r"attn/(q|k|v|o)|mlp/(gate|up|down)"
+    targets: str = TARGETS
 
     def covers(self, path: str) -> bool:
         return re.fullmatch(self.targets, path) is not None
@@ -49,24 +51,17 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """Root-mean-square norm over the last axis, in float32."""
 
-    def __init__(self, width, eps, offset, dtype=jnp.float32):
+    def __init__(self, width, spec, dtype=jnp.float32):
         self.scale = nnx.Param(jnp.zeros((width,), dtype))
-        self.eps, self.offset = eps, offset
+        self.eps, self.offset, self.wide = spec.norm_eps, spec.norm_offset, spec.norm_wide or spec.norm_offset != 0
 
     def __call__(self, x):
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
         weight = self.scale[...].astype(jnp.float32) + self.offset
-        if self.offset:  # Gemma multiplies in float32, the Llama line in the activations' type
+        if self.wide:  # Gemma and GPT-OSS multiply in float32, the Llama line in the activations' type
             return (wide * weight).astype(x.dtype)
         return wide.astype(x.dtype) * weight.astype(x.dtype)
-
-
-def rotate(x, cos, sin):
-    """Rotary embedding of x [B, heads, T, d] by cos, sin [B, T, d / 2]: the halves are the pairs."""
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -76,10 +71,11 @@ class Attention(nnx.Module):
         self.q = Linear("attn/q", D, H * d, **kw)
         self.k = Linear("attn/k", D, K * d, **kw)
         self.v = Linear("attn/v", D, K * d, **kw)
-        self.o = Linear("attn/o", H * d, D, lora=lora, dtype=dtype)
-        self.q_norm = Norm(d, spec.norm_eps, spec.norm_offset, dtype) if spec.qk_norm else None
-        self.k_norm = Norm(d, spec.norm_eps, spec.norm_offset, dtype) if spec.qk_norm else None
-        self.head_dim = d
+        self.o = Linear("attn/o", H * d, D, bias=spec.out_bias, lora=lora, dtype=dtype)
+        self.q_norm = Norm(d, spec, dtype) if spec.qk_norm else None
+        self.k_norm = Norm(d, spec, dtype) if spec.qk_norm else None
+        self.sinks = nnx.Param(jnp.zeros((H,), dtype)) if spec.sinks else None
+        self.head_dim, self.interleaved = d, spec.interleaved
 
     def heads(self, linear, norm, x, rope):
         """[B, T, D] -> [B, heads, T, d], normed and rotated where asked."""
@@ -87,7 +83,7 @@ class Attention(nnx.Module):
         y = y.reshape(*x.shape[:2], -1, self.head_dim)
         y = norm(y) if norm is not None else y
         y = y.swapaxes(1, 2)
-        return rotate(y, *rope) if rope is not None else y
+        return rotate(y, *rope, self.interleaved) if rope is not None else y
 
     def queries(self, x, rope):
         return self.heads(self.q, self.q_norm, x, rope)
@@ -107,18 +103,8 @@ class Mlp(nnx.Module):
         self.down = Linear("mlp/down", spec.mlp, spec.width, lora=lora, dtype=dtype)
         self.act = spec.act
 
-    def __call__(self, x, on_neurons):
+    def __call__(self, x, on_neurons=None):
         """`on_neurons` sees the activation function's output [B, T, F], where neurons are read and scaled."""
-        return self.down(on_neurons(ACTIVATIONS[self.act](self.gate(x))) * self.up(x))
-
-
-class Block(nnx.Module):
-    def __init__(self, spec, lora, dtype):
-        self.attn, self.mlp = Attention(spec, lora, dtype), Mlp(spec, lora, dtype)
-
-        def norm():
-            return Norm(spec.width, spec.norm_eps, spec.norm_offset, dtype)
-
-        self.attn_norm, self.mlp_norm = norm(), norm()
-        self.attn_post_norm = norm() if spec.post_norms else None
-        self.mlp_post_norm = norm() if spec.post_norms else None
+        neurons = ACTIVATIONS[self.act](self.gate(x))
+        neurons = neurons if on_neurons is None else on_neurons(neurons)
+        return self.down(neurons * self.up(x))

@@ -5,9 +5,15 @@ import jax.numpy as jnp
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
-from welfare_jax.models.layers import LINEAR, Lora
+from welfare_jax.models.layers import Lora
 
 PATTERN = r".*/lora_[ab]"  # the parameter paths that LoRA trains
+
+
+def linear(params) -> list[str]:
+    """The paths of a decoder's linear layers, which `Lora.targets` is matched against."""
+    paths = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params))
+    return [p.removeprefix("blocks/").removesuffix("/kernel") for p in paths if p.endswith("/kernel")]
 
 
 def attach(graphdef, params, lora: Lora, key):
@@ -15,7 +21,9 @@ def attach(graphdef, params, lora: Lora, key):
     spec, _ = decoder.static(graphdef)
     graphdef, shapes = decoder.structure(spec, lora, params["embed"].dtype.name)
     if not any("lora" in path[-1].key for path, _ in jax.tree.leaves_with_path(shapes)):
-        raise InputError(f"lora.targets={lora.targets!r}: matches no linear layer (they are {', '.join(LINEAR)})")
+        raise InputError(
+            f"lora.targets={lora.targets!r}: matches no linear layer (they are {', '.join(linear(shapes))})"
+        )
 
     def fill(path, leaf):
         node = params

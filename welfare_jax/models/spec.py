@@ -3,28 +3,10 @@
 import dataclasses
 import math
 
-import numpy as np
-
 from welfare_jax.errors import InputError
+from welfare_jax.models.rope import Rope
 
-
-@dataclasses.dataclass(frozen=True)
-class Rope:
-    """One rotary embedding: base, rotated width, and a scaling rule (`default` or `linear`)."""
-
-    theta: float
-    dim: int
-    kind: str = "default"
-    factor: float = 1.0
-
-    def inv_freq(self) -> np.ndarray:
-        """Inverse frequencies [dim / 2] in radians per token, float32."""
-        freq = 1.0 / self.theta ** (np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
-        if self.kind == "linear":
-            freq = freq / self.factor
-        elif self.kind != "default":
-            raise InputError(f"rope_type {self.kind!r} is not supported: use a model with default or linear rope")
-        return freq.astype(np.float32)
+ATTENTION = ("plain", "xla", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +20,7 @@ class Spec:
     heads: int
     kv_heads: int
     head_dim: int
-    mlp: int
+    mlp: int  # neurons of the MLP, or of one expert
     ropes: tuple[Rope, ...]
     rope_of: tuple[int, ...]  # per layer, an index into `ropes`
     windows: tuple[int, ...]  # per layer, how many past positions (its own included) are seen; 0: all
@@ -48,9 +30,20 @@ class Spec:
     tied: bool = True
     qk_norm: bool = False
     post_norms: bool = False  # a norm after attention and after the MLP as well (Gemma)
-    attn_bias: bool = False
+    norm_wide: bool = False  # the norm's weight multiplies in float32, before rounding (GPT-OSS)
+    attn_bias: bool = False  # on q, k and v
+    out_bias: bool = False  # on o
     embed_scale: float = 1.0
     attn_scale: float = 0.0  # 0: 1 / sqrt(head_dim)
+    attn_cap: float = 0.0  # scores are squashed to cap * tanh(score / cap); 0: not at all
+    logit_cap: float = 0.0  # the same for the final logits
+    sinks: bool = False  # one more logit a head in the softmax, which takes weight and gives no value
+    interleaved: bool = False  # rotary pairs are neighbours, not halves
+    experts: int = 0  # 0: a dense MLP
+    active: int = 0  # experts a token
+    swiglu_alpha: float = 1.702
+    swiglu_limit: float = 7.0
+    attention: str = "plain"  # who computes it: this package, or `jax.nn.dot_product_attention` by XLA or cuDNN
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
@@ -59,10 +52,22 @@ class Spec:
             )
         if not len(self.windows) == len(self.rope_of) == self.layers:
             raise InputError(f"layer_types lists {len(self.windows)} layers, num_hidden_layers is {self.layers}")
+        if self.attention not in ATTENTION:
+            raise InputError(f"attention={self.attention!r}: use one of {', '.join(ATTENTION)}")
+        if self.attention != "plain" and (self.attn_cap or self.sinks):
+            raise InputError(
+                f"attention={self.attention!r}: jax.nn.dot_product_attention has no soft caps and no sinks, which "
+                f"{self.family} needs; use 'plain'"
+            )
 
     @property
     def scale(self) -> float:
         return self.attn_scale or 1.0 / math.sqrt(self.head_dim)
+
+    @property
+    def neurons(self) -> int:
+        """MLP neurons of a layer; neuron f of expert e is number e * mlp + f."""
+        return self.mlp * max(self.experts, 1)
 
     def flops_per_token(self, context: float, head: bool = False) -> float:
         """Multiply-adds times two of one token's forward at `context` visible keys; the unembedding if `head`."""
@@ -71,7 +76,7 @@ class Spec:
             + 2 * self.heads * self.head_dim * self.width
         )
         scores = 4 * context * self.heads * self.head_dim
-        mlp = 6 * self.width * self.mlp
+        mlp = 6 * self.width * self.mlp * max(self.active, 1) + 2 * self.width * self.experts
         return self.layers * (attn + scores + mlp) + (2 * self.width * self.vocab if head else 0)
 
 

@@ -1,0 +1,85 @@
+"""Rotary position embeddings: where the frequencies come from, and the rotation. B batch, T tokens, d head width."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+KINDS = ("default", "linear", "llama3", "yarn", "longrope")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """One rotary embedding: base, rotated width, and how its frequencies are scaled (as `transformers` names it).
+
+    `low` and `high` are the rotations over the `original` context between which llama3 and yarn (arXiv:2309.00071)
+    blend scaled and unscaled frequencies; `attention` multiplies cosine and sine; longrope (arXiv:2402.13753) divides
+    by `short` up to `original` tokens and by `long` beyond.
+    """
+
+    theta: float
+    dim: int
+    kind: str = "default"
+    factor: float = 1.0
+    original: int = 0
+    low: float = 1.0
+    high: float = 1.0
+    truncate: bool = True
+    attention: float = 1.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+
+    def inv_freq(self, long: bool = False) -> np.ndarray:
+        """Inverse frequencies [dim / 2] in radians per token, float32; `long`: those of a text beyond `original`."""
+        freq = 1.0 / self.theta ** (np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
+        if self.kind == "longrope":
+            freq = freq / np.asarray(self.long if long else self.short)
+        elif self.kind != "default":
+            keep = self._unscaled(freq)
+            freq = keep * freq + (1.0 - keep) * freq / self.factor
+        return freq.astype(np.float32)
+
+    def _unscaled(self, freq):
+        """How much of each frequency stays as it is, in [0, 1]."""
+        if self.kind == "linear":
+            return np.zeros_like(freq)
+        if self.kind == "llama3":  # linear in the rotations over the original context
+            rotations = self.original * freq / (2 * math.pi)
+            return np.clip((rotations - self.low) / (self.high - self.low), 0.0, 1.0)
+
+        def index(rotations):  # of the frequency that makes so many over the original context
+            return self.dim * math.log(self.original / (rotations * 2 * math.pi)) / (2 * math.log(self.theta))
+
+        first, last = index(self.high), index(self.low)
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, self.dim - 1)
+        last = last + 0.001 if first == last else last
+        return 1.0 - np.clip((np.arange(self.dim // 2) - first) / (last - first), 0.0, 1.0)
+
+
+def cos_sin(ropes, pos, count):
+    """cos and sin [R, B, T, dim / 2] of R rotary embeddings at positions pos [B, T]; count [B]: tokens in each row."""
+    out = []
+    for rope in ropes:
+        freq = rope.inv_freq()
+        if rope.long:
+            freq = jnp.where((count > rope.original)[:, None, None], rope.inv_freq(long=True), freq)
+        angles = pos[..., None].astype(jnp.float32) * freq
+        out.append((rope.attention * jnp.cos(angles), rope.attention * jnp.sin(angles)))
+    return tuple(jnp.stack(part) for part in zip(*out, strict=True))
+
+
+def rotate(x, cos, sin, interleaved=False):
+    """Rotary embedding of x [B, heads, T, d] by cos, sin [B, T, dim / 2]; what lies beyond dim is left alone.
+
+    The pairs are the two halves of dim, or neighbours where `interleaved`.
+    """
+    dim = 2 * cos.shape[-1]
+    turned, rest = x[..., :dim].astype(jnp.float32), x[..., dim:]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else jnp.split(turned, 2, axis=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    pair = a * cos - b * sin, b * cos + a * sin
+    turned = jnp.stack(pair, -1).reshape(turned.shape) if interleaved else jnp.concatenate(pair, -1)
+    return jnp.concatenate([turned.astype(x.dtype), rest], -1)
