@@ -14,7 +14,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
 from welfare_jax.models.layers import Lora
-from welfare_jax.train import step
+from welfare_jax.train import state, step
 
 # All dimensions differ, so that an axis can be told by its size.
 SHAPE = dict(vocab=64, width=24, heads=8, kv_heads=2, head_dim=4, mlp=40, layers=3)
@@ -61,7 +61,7 @@ def test_every_parameter_matches_exactly_the_intended_rule(kind, changes):
 
 
 def test_every_rule_is_used():
-    paths = [p for kind, changes in EVERYTHING for p in parameters(kind, **changes)]
+    paths = [p for kind, changes in EVERYTHING for p in parameters(kind, **changes)] + list(state.value_head(D))
     for pattern, _ in mesh_lib.RULES:
         assert any(re.fullmatch(pattern, p) for p in paths), pattern
 

@@ -23,20 +23,40 @@ def rl() -> ConfigDict:
             "turn_reward": -0.1, "gold_reward": 20.0, "mold_reward": -10.0,
         },
         "train": {
-            "algorithm": "dr_grpo",
+            "algorithm": "dr_grpo",  # one of train/algorithms.py
             "steps": 95,
-            "schedule_steps": 500,  # S: learning rate and entropy coefficient reach zero here
             "groups": 8,
             "group_size": 64,
             "micro_batch": 32,  # episodes a gradient pass
+            "epochs": 1,  # passes over the episodes of a step
+            "minibatches": 1,  # optimiser steps a pass
             "temperature": 0.7,
+            # Rates. S: learning rate and entropy coefficient are zero from step S - 1 on.
+            "schedule_steps": 500,
+            "schedule": "cosine",  # of the learning rate; or "linear", "constant"
+            "schedule_rate": 1.0,  # f: how fast the annealing runs
+            "warmup": 0,
             "lr": 3e-6,
+            "value_lr": 1e-2,  # of PPO's value head
+            # Objective.
             "entropy_coef": 0.01,
+            "entropy": "equalised",  # or "plain"
             "kl_coef": 0.0,
+            "kl": "exact",  # over the four actions; or "k3"
+            "kl_in": "loss",  # or "reward"
             "clip": 0.2,
             "dual_clip": 3.0,
             "z": 2048.0,
-            "grad_clip": 1.0,
+            "gamma": 1.0,
+            "gae_lambda": 0.95,
+            "value_clip": 0.2,
+            "value_coef": 0.5,
+            "reward_scale": 1.0,  # what rewards are multiplied by before advantages
+            "keep_best": 0,  # learn only from this many best distinct episodes of every maze (Expert Iteration)
+            "soft_q": 0.0,  # lambda of inverse soft-Q
+            # Optimiser.
+            "optimizer": "adamw",  # or "lion", "sgd"
+            "grad_clip": 1.0,  # 0: none
             "weight_decay": 0.01,
             "adam_b1": 0.9,
             "adam_b2": 0.999,

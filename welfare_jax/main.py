@@ -68,7 +68,7 @@ def rl(config, workdir):
 
     from welfare_jax import report
     from welfare_jax.interp import stage
-    from welfare_jax.train import loop, state
+    from welfare_jax.train import loop
 
     seconds, begin = {}, time.perf_counter()
 
@@ -88,12 +88,12 @@ def rl(config, workdir):
             config.extract.batch,
             stage.walks_lib.SEED,
         )
-        curve = stage.make_live(setup.graphdef, data, state.join)
+        curve = stage.make_live(setup.graphdef, data, setup.join)
     lap("build")
     collect = loop.collector(setup, config)
     trained = loop.train(setup, config, workdir, collect, curve)
     lap("train")
-    found = stage.run(setup, trained, config, workdir, collect, state.join)
+    found = stage.run(setup, trained, config, workdir, collect, setup.join)
     lap("analysis")
     summary = (
         loop.ends(workdir) | found | {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}

@@ -27,6 +27,7 @@ RULES = (
     (r"blocks/mlp/router/bias", P()),
     (r"blocks/mlp/experts/\w+/bias", P(None, None, "tensor")),
     (r".*norm/scale", P()),
+    (r"value_head/.*", P()),
 )
 
 

@@ -47,7 +47,7 @@ def test_optimizer_equals_torch():
     adam = torch.optim.AdamW(theirs.values(), lr=cfg.lr, betas=(0.8, 0.95), weight_decay=0.1)
     for step, size in enumerate((5.0, 0.01, 3.0, 0.5, 2.0, 2.0)):  # above and below the clip
         grads = {k: (size * rng.normal(size=v.shape)).astype("f4") for k, v in start.items()}
-        updates, memory = tx.update(jax.tree.map(jnp.asarray, grads), memory, ours)
+        updates, memory = tx.update(jax.tree.map(jnp.asarray, grads), memory, ours, lr=cfg.lr * cosine(step, 5))
         ours = jax.tree.map(jnp.add, ours, updates)
         for k, p in theirs.items():
             p.grad = torch.tensor(grads[k])

@@ -1,4 +1,4 @@
-"""Advantages and objectives as plain functions (arXiv:2605.30232 §J.3).
+"""Objectives of reinforcement learning as plain functions (arXiv:2605.30232 §J.3).
 
 An objective maps `(batch, new_logps, config)` to `(numerator, denominator, metrics)`: sums kept apart, so that
 micro-batches and devices add up exactly. B episodes, N turns, 4 actions. Every metric is a pair (sum, count); a name
@@ -14,30 +14,35 @@ TILES = 3
 
 
 class Batch(NamedTuple):
-    """What an objective sees of the episodes."""
+    """What an objective sees of the episodes. Nothing but `values` and `soft_values` depends on the parameters."""
 
     actions: jax.Array  # int32 [B, N]
-    old_logps: jax.Array  # float32 [B, N, 4], of the sampling policy
-    advantages: jax.Array  # float32 [B, N]
+    old_logps: jax.Array | None  # float32 [B, N, 4], of the sampling policy
+    advantages: jax.Array | None  # float32 [B, N]
     neighbours: jax.Array  # int32 [B, N, 4], tile roles before the move
-    ref_logps: jax.Array | None  # float32 [B, N, 4], of the reference model where a KL term wants it
+    ref_logps: jax.Array | None = None  # float32 [B, N, 4], of the reference model where a KL term wants it
+    mask: jax.Array | None = None  # bool [B, N], the turns that count; None: all
+    weights: jax.Array | None = None  # float32 [B, N], of a turn's log-likelihood in supervised objectives; None: 1
+    returns: jax.Array | None = None  # float32 [B, N], targets of the value head
+    old_values: jax.Array | None = None  # float32 [B, N], what it said when the episodes were played
+    values: jax.Array | None = None  # float32 [B, N], what it says now
+    soft_values: jax.Array | None = None  # float32 [B, N], logsumexp of the four logits now
 
 
 class Surrogate(NamedTuple):
-    """Numbers of the clipped surrogate; all of them may be traced."""
+    """Numbers of the objectives; all of them may be traced. The two names are structure."""
 
     clip: float = 0.2
     dual_clip: float = 3.0
     z: float = 2048.0  # the constant that token losses are divided by
     entropy_coef: float = 0.0
     kl_coef: float = 0.0
-
-
-def group_advantage(rewards, group_size: int):
-    """Dr. GRPO: return minus the group's mean return, at every turn. rewards [B, N] -> [B, N]."""
-    returns = rewards.sum(-1).reshape(-1, group_size)
-    centred = (returns - returns.mean(-1, keepdims=True)).reshape(-1, 1)
-    return jnp.broadcast_to(centred, rewards.shape)
+    value_clip: float = 0.2
+    value_coef: float = 0.5
+    soft_q: float = 0.0  # lambda of inverse soft-Q
+    gamma: float = 1.0
+    entropy: str = "equalised"  # or "plain"
+    kl: str = "exact"  # or "k3"
 
 
 def policy_logps(logits, temperature):
@@ -75,38 +80,78 @@ def clipped_surrogate(ratio, advantages, clip, dual_clip):
     return jnp.where(advantages < 0, jnp.minimum(loss, -dual_clip * advantages), loss)
 
 
-def dr_grpo(batch: Batch, new_logps, config: Surrogate):
-    """Dr. GRPO: clipped surrogate with dual clip, tokens summed over the constant Z, mean over sequences."""
+def kl_divergence(kind: str, logps, ref_logps, actions):
+    """KL(policy || reference) [B, N]: "exact" over the four actions, or Schulman's "k3" from the action taken."""
+    if kind == "exact":
+        return jnp.sum(jnp.exp(logps) * (logps - ref_logps), -1)
+    log_ratio = jnp.clip(chosen(ref_logps, actions) - chosen(logps, actions), -20.0, 20.0)
+    return jnp.exp(log_ratio) - log_ratio - 1.0
+
+
+def clipped_value_loss(values, old_values, returns, clip):
+    """Half the squared error of the value head, the worse of the free and the clipped step (arXiv:1707.06347)."""
+    near = old_values + jnp.clip(values - old_values, -clip, clip)
+    return 0.5 * jnp.maximum((values - returns) ** 2, (near - returns) ** 2)
+
+
+def turns(batch: Batch):
+    """The turns that count, float32 [B, N]."""
+    return jnp.ones(batch.actions.shape) if batch.mask is None else batch.mask.astype(jnp.float32)
+
+
+def _surrogate(batch: Batch, new_logps, config: Surrogate):
+    """(loss [B, N] with bonus and penalty, zero where a turn does not count; metrics)."""
+    mask = turns(batch)
     difference = chosen(new_logps, batch.actions) - chosen(batch.old_logps, batch.actions)
     ratio = jnp.exp(jnp.clip(difference, -20.0, 20.0))
     loss = clipped_surrogate(ratio, batch.advantages, config.clip, config.dual_clip)
-    bonus = equalised_entropy(new_logps, batch.neighbours)
-    loss = loss - config.entropy_coef * bonus
-    if batch.ref_logps is not None:
-        loss = loss + config.kl_coef * jnp.sum(jnp.exp(new_logps) * (new_logps - batch.ref_logps), -1)
-    tokens, episodes = loss.size, loss.shape[0]
+    spread, equalised = entropy(new_logps), equalised_entropy(new_logps, batch.neighbours)
+    loss = loss - config.entropy_coef * (equalised if config.entropy == "equalised" else spread)
+    count = mask.sum()
     metrics = {
-        "ratio": (ratio.sum(), tokens),
-        "clip_frac": (jnp.sum(jnp.abs(ratio - 1) > config.clip), tokens),
-        "entropy": (entropy(new_logps).sum(), tokens),
-        "equalised_entropy": (bonus.sum(), tokens),
-        "ratio_error_max": jnp.max(jnp.abs(ratio - 1)),
+        "ratio": (jnp.sum(ratio * mask), count),
+        "clip_frac": (jnp.sum((jnp.abs(ratio - 1) > config.clip) * mask), count),
+        "entropy": (jnp.sum(spread * mask), count),
+        "equalised_entropy": (jnp.sum(equalised * mask), count),
+        "ratio_error_max": jnp.max(jnp.abs(ratio - 1) * mask),
     }
-    return loss.sum() / config.z, episodes, metrics
+    if batch.ref_logps is not None:
+        kl = kl_divergence(config.kl, new_logps, batch.ref_logps, batch.actions)
+        loss = loss + config.kl_coef * kl
+        metrics["kl"] = (jnp.sum(kl * mask), count)
+    return jnp.where(mask > 0, loss, 0.0), metrics
 
 
-OBJECTIVES = {"dr_grpo": (dr_grpo, group_advantage)}
+def dr_grpo(batch: Batch, new_logps, config: Surrogate):
+    """Clipped surrogate with dual clip, tokens summed over the constant Z, mean over sequences (§J.3)."""
+    loss, metrics = _surrogate(batch, new_logps, config)
+    return loss.sum() / config.z, turns(batch).any(-1).sum(), metrics
 
 
-def choices(trajectory):
-    """What the player chose among, as (sum, count) pairs.
+def grpo(batch: Batch, new_logps, config: Surrogate):
+    """The same, each sequence's token losses averaged over its own length (arXiv:2402.03300)."""
+    loss, metrics = _surrogate(batch, new_logps, config)
+    length = turns(batch).sum(-1)
+    return jnp.sum(loss.sum(-1) / jnp.maximum(length, 1)), (length > 0).sum(), metrics
+
+
+def ppo(batch: Batch, new_logps, config: Surrogate):
+    """Clipped surrogate and clipped value loss, mean over tokens (arXiv:1707.06347)."""
+    mask = turns(batch)
+    loss, metrics = _surrogate(batch, new_logps, config)
+    error = clipped_value_loss(batch.values, batch.old_values, batch.returns, config.value_clip) * mask
+    metrics["value_loss"] = (error.sum(), mask.sum())
+    return loss.sum() + config.value_coef * error.sum(), mask.sum(), metrics
+
+
+def choices(neighbours, actions):
+    """What a player chose among, as (sum, count) pairs, from tile roles [B, N, 4] and actions [B, N].
 
     gold_taken: turns with a gold neighbour on which the choice is gold. mold_avoided: turns with both mold and
     other neighbours on which it is not mold.
     """
-    near = trajectory.neighbours
-    tile = chosen(near, trajectory.actions)
-    has_gold, molds = (near == 1).any(-1), (near == 2).sum(-1)
+    tile = chosen(neighbours, actions)
+    has_gold, molds = (neighbours == 1).any(-1), (neighbours == 2).sum(-1)
     mixed = (molds > 0) & (molds < 4)
     return {
         "gold_taken": (jnp.sum(has_gold & (tile == 1)), has_gold.sum()),
@@ -117,3 +162,13 @@ def choices(trajectory):
 def cosine(step, total: int, rate: float = 1.0):
     """The paper's annealing factor 0.5 * (1 + cos(pi * min(step / (S - 1) * f, 1))) (§J.3)."""
     return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / max(total - 1, 1) * rate, 1.0)))
+
+
+def schedule(kind: str, step, total: int, warmup: int = 0, rate: float = 1.0):
+    """Factor of a rate at `step`: "cosine", "linear" (both zero from `total` - 1 on) or "constant", after a warm-up.
+
+    The warm-up climbs linearly and reaches one in step `warmup` - 1; it multiplies the annealing.
+    """
+    left = 1 - jnp.minimum(step / max(total - 1, 1) * rate, 1.0)
+    factor = {"cosine": cosine(step, total, rate), "linear": left, "constant": jnp.ones_like(left)}[kind]
+    return factor * jnp.minimum((step + 1) / warmup, 1.0) if warmup else factor

@@ -131,11 +131,15 @@ def answer_slots(turns: int, width: int):
     return jnp.arange(turns) * width + width - 1
 
 
-def replay_logits(model, trajectory_tokens, mask, letters, turns: int, *, iv=None, remat=False):
-    """The four logits [B, N, 4] at every answer, by one full forward over the tokens that were shown."""
-    B, T = trajectory_tokens.shape
-    read = jnp.broadcast_to(answer_slots(turns, T // turns), (B, turns))
+def replay(model, tokens, mask, read, letters, *, iv=None, remat=False):
+    """(hidden [B, N, D], the four logits [B, N, 4]) at slots `read` [B, N], by one forward over what was shown."""
     hidden, _, _ = decoder.backbone(
-        model, trajectory_tokens, mask, iv=iv, read=read, everywhere=False, residual=False, remat=remat
+        model, tokens, mask, iv=iv, read=read, everywhere=False, residual=False, remat=remat
     )
-    return decoder.unembed(model, hidden, letters)
+    return hidden, decoder.unembed(model, hidden, letters)
+
+
+def replay_logits(model, tokens, mask, letters, turns: int, **kw):
+    """The four logits [B, N, 4] at every answer of episodes that `play` laid out."""
+    B, T = tokens.shape
+    return replay(model, tokens, mask, jnp.broadcast_to(answer_slots(turns, T // turns), (B, turns)), letters, **kw)[1]

@@ -44,6 +44,14 @@ class Pieces:
     template: dict  # keyword arguments of apply_chat_template
 
 
+def permuted(table: Table, tiles) -> Table:
+    """The table in which role r shows the emoji of role tiles[r]; tiles int32 [3] may be traced."""
+    rows = jnp.arange(len(table.lengths))
+    shown = NEIGHBOUR + (rows - NEIGHBOUR) // 3 * 3 + jnp.asarray(tiles)[(rows - NEIGHBOUR) % 3]
+    rows = jnp.where((rows >= NEIGHBOUR) & (rows < X), shown, rows)
+    return Table(table.tokens[rows], table.lengths[rows], table.letters)
+
+
 def observation_pieces(obs, letter, first, size: int):
     """Piece numbers [..., 10] of one turn: the previous answer `letter` (0..3), then what the player is told."""
     lead = jnp.where(first, EMPTY, LETTER + letter)

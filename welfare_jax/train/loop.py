@@ -16,10 +16,10 @@ from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf, lora
 from welfare_jax.models.layers import Lora
-from welfare_jax.rl import objectives
 from welfare_jax.text import pieces as text
 from welfare_jax.text.wording import Wording
 from welfare_jax.train import checkpoints, state, step
+from welfare_jax.train.algorithms import ALGORITHMS
 
 
 @dataclasses.dataclass
@@ -33,6 +33,10 @@ class Setup:
     pieces: text.Pieces
     maze: maze.Params
     mesh: object
+
+    def join(self, trainable, frozen) -> dict:
+        """The decoder's parameters, in the type in which the model was loaded."""
+        return state.join(trainable, frozen, self.lm.params["embed"].dtype)
 
 
 def build(config) -> Setup:
@@ -51,6 +55,8 @@ def build(config) -> Setup:
     if adapters.rank:
         graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(config.seed))
     trainable, frozen = state.split(full, config.train.trainable)
+    if ALGORITHMS[config.train.algorithm].value_head:
+        trainable |= state.value_head(lm.spec.width)
     trainable, frozen = (
         {k: jax.device_put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()}
         for part in (trainable, frozen)
@@ -59,18 +65,31 @@ def build(config) -> Setup:
     return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
 
 
+NAMES = {
+    "algorithm": ALGORITHMS,
+    "optimizer": state.OPTIMIZERS,
+    "schedule": ("cosine", "linear", "constant"),
+    "entropy": ("equalised", "plain"),
+    "kl": ("exact", "k3"),
+    "kl_in": ("loss", "reward"),
+}
+
+
 def check(config):
     """Refuse what would otherwise end in an error long after the start."""
     cfg, walks, curve = config.train, config.extract, config.curve
-    counts = {f"train.{k}": cfg[k] for k in ("steps", "groups", "group_size", "micro_batch", "checkpoint_every")}
+    positive = ("steps", "groups", "group_size", "micro_batch", "epochs", "minibatches", "checkpoint_every")
+    counts = {f"train.{k}": cfg[k] for k in positive}
     counts |= {"extract.per_length": walks.per_length, "extract.batch": walks.batch}
     counts |= {"curve.per_length": curve.per_length} if curve.every else {}
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name}={value}: must be at least 1")
-    if cfg.algorithm not in objectives.OBJECTIVES:
-        known = ", ".join(objectives.OBJECTIVES)
-        raise InputError(f"train.algorithm={cfg.algorithm!r}: there is no such objective (known: {known})")
+    for name, known in NAMES.items():
+        if cfg[name] not in known:
+            raise InputError(f"train.{name}={cfg[name]!r}: choose one of {', '.join(known)}")
+    if cfg.lr <= 0:
+        raise InputError(f"train.lr={cfg.lr}: must be positive")
     for name, pattern in (("train.trainable", cfg.trainable), ("train.lora.targets", cfg.lora.targets)):
         try:
             re.compile(pattern)
@@ -84,12 +103,18 @@ def check(config):
 
 
 def check_batch(config, mesh):
-    episodes = config.groups * config.group_size
+    """Episodes of an optimiser step must be cut evenly into gradient passes, and those among the devices."""
+    kept = min(config.keep_best or config.group_size, config.group_size)
+    episodes = config.groups * kept // config.minibatches
     part = min(config.micro_batch, episodes)
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.groups * kept % config.minibatches:
+        raise InputError(
+            f"train.minibatches={config.minibatches}: must divide the {config.groups * kept} episodes of a step"
+        )
     if episodes % part or part % rows:
         raise InputError(
-            f"train.micro_batch={config.micro_batch}: must divide the {episodes} episodes of a step "
+            f"train.micro_batch={config.micro_batch}: must divide the {episodes} episodes of an optimiser step "
             f"and be a multiple of the {rows} devices that share them"
         )
 
@@ -108,7 +133,8 @@ def collector(setup: Setup, config):
     """The compiled rollout, for training and for looking at episodes afterwards."""
     cfg = config.train
     return jax.jit(step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh,
+        setup.lm.params["embed"].dtype,
     ))  # fmt: skip
 
 
@@ -124,12 +150,13 @@ def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
     now = state.State(jnp.int32(0), fresh, tx.init(fresh))
     places = state.shardings(setup.mesh, now)
     now = jax.device_put(now, places)
-    update = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns)
+    dtype = setup.lm.params["embed"].dtype
+    update = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns, dtype)
     update = jax.jit(update, donate_argnums=(0,), out_shardings=(places, mesh_lib.replicated(setup.mesh)))
     saved = checkpoints.Checkpoints(workdir, cfg.keep)
     start, now = saved.restore(now, config.to_dict())  # refuses other settings before anything is written
     runtime.write_json(workdir / "config.json", config.to_dict())
-    reference = setup.initial if cfg.kl_coef else None
+    initial = setup.initial if cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart else None
     seed = jax.random.fold_in(jax.random.key(config.seed), 1)
     log = checkpoints.MetricsLog(workdir / "metrics.jsonl", start)
     bar = tqdm(range(start, cfg.steps), desc="training", initial=start, total=cfg.steps, unit="step")
@@ -142,7 +169,7 @@ def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
         played, _ = collect(now.trainable, setup.frozen, seed, i, cfg.temperature)
         jax.block_until_ready(played)
         rollout_seconds = time.perf_counter() - begin - curve_seconds
-        now, metrics = update(now, setup.frozen, reference, played, cfg.temperature)
+        now, metrics = update(now, setup.frozen, initial, played, cfg.temperature)
         row |= step.values(metrics)
         seconds = time.perf_counter() - begin
         row |= timing(row, cfg, seconds, rollout_seconds, curve_seconds)

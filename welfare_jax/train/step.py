@@ -1,7 +1,10 @@
 """One training step as two pure programs: `collect` plays the episodes, `update` learns from them.
 
-Both see the same decoder function, so at the first update the probability ratio is one up to rounding.
+Both see the same decoder function, so at the first update the probability ratio is one up to rounding. B episodes,
+T slots, N turns.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +13,27 @@ import optax
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.models import decoder, lora
-from welfare_jax.rl import objectives, rollout
-from welfare_jax.text.pieces import Pieces
+from welfare_jax.rl import advantages, objectives, rollout
+from welfare_jax.text import pieces as text
+from welfare_jax.train import state as state_lib
+from welfare_jax.train.algorithms import ALGORITHMS
 from welfare_jax.train.state import State, join
+
+
+class Knobs(NamedTuple):
+    """Settings that are data, so that organisms side by side may differ in them."""
+
+    lr: jax.Array | float
+    entropy_coef: jax.Array | float
+
+
+class Examples(NamedTuple):
+    """What a gradient pass needs of B episodes."""
+
+    tokens: jax.Array  # int32 [B, T]
+    mask: jax.Array  # bool [B, T]
+    read: jax.Array  # int32 [B, N], the slots at which the player answers
+    batch: objectives.Batch
 
 
 def episode_keys(seed_key, step, groups: int, group_size: int):
@@ -21,16 +42,19 @@ def episode_keys(seed_key, step, groups: int, group_size: int):
     return k_maze, jax.random.split(k_play, groups * group_size)
 
 
-def make_collect(graphdef, pieces: Pieces, params: maze.Params, groups, group_size, merged: bool, mesh=None):
-    """`collect(trainable, frozen, seed_key, step, temperature) -> (Trajectory, start grids [groups, H, W])`.
+def make_collect(
+    graphdef, pieces: text.Pieces, params: maze.Params, groups, group_size, merged: bool, mesh=None, dtype=None
+):
+    """`collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None)`.
 
-    With `merged`, adapters are folded into the kernels first: less work a token, at the cost of a second copy of
-    the weights for as long as the rollout runs.
+    Returns (Trajectory, start grids [groups, H, W]). iv: interventions on the player; tiles int32 [3]: the role whose
+    emoji each role shows. With `merged`, adapters are folded into the kernels first: less work a token, at the cost
+    of a second copy of the weights for as long as the rollout runs.
     """
     rows = None if mesh is None or mesh.size == 1 else mesh_lib.rows(mesh)
 
-    def collect(trainable, frozen, seed_key, step, temperature):
-        graph, weights = graphdef, join(trainable, frozen)
+    def collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None):
+        graph, weights = graphdef, join(trainable, frozen, dtype)
         if merged:
             graph, weights = lora.merge(graph, weights)
         model = decoder.bind(graph, weights)
@@ -39,79 +63,155 @@ def make_collect(graphdef, pieces: Pieces, params: maze.Params, groups, group_si
         grids = states.grid[::group_size]
         if rows is not None:
             states, keys = jax.lax.with_sharding_constraint((states, keys), rows)
-        policy = rollout.from_model(model, pieces.table.letters)
+        table = pieces.table if tiles is None else text.permuted(pieces.table, tiles)
+        policy = rollout.from_model(model, table.letters, iv)
         cache = rollout.first_cache(model, groups * group_size)
-        played = rollout.play(
-            policy, cache, pieces.table, pieces.size, pieces.width, params, states, keys, temperature
-        )
+        played = rollout.play(policy, cache, table, pieces.size, pieces.width, params, states, keys, temperature)
         return played, grids
 
     return collect
 
 
-def make_update(graphdef, pieces: Pieces, optimizer, config, turns: int):
-    """`update(state, frozen, reference, trajectory, temperature) -> (state, metrics)`, metrics as (sum, count) pairs.
+def make_learn(graphdef, letters, optimizer, config, dtype=None):
+    """`learn(state, frozen, examples, temperature, knobs, iv=None) -> (state, metrics)`, and the model's `outputs`.
 
-    `reference` holds the trainable parameters before training where there is a KL term, else None.
-    Gradients of `config.micro_batch` episodes at a time are added up; numerators and denominators stay apart until
-    all are in.
+    Every algorithm's gradient steps: `config.epochs` passes over the examples in `config.minibatches` parts of a new
+    order each time, one optimiser step a part. Within a part, gradients of `config.micro_batch` episodes at a time
+    are added up; numerators and denominators stay apart until all are in.
     """
-    objective, advantage = objectives.OBJECTIVES[config.algorithm]
-    letters = pieces.table.letters
+    objective = ALGORITHMS[config.algorithm].objective
+    optimizer = optax.with_extra_args_support(optimizer)
 
-    def logps(trainable, frozen, tokens, mask, temperature):
-        model = decoder.bind(graphdef, join(trainable, frozen))
-        logits = rollout.replay_logits(model, tokens, mask, letters, turns, remat=config.remat)
-        return objectives.policy_logps(logits, temperature)
+    def outputs(trainable, frozen, tokens, mask, read, temperature, iv):
+        """Log-probabilities [B, N, 4], their logsumexp before [B, N], and what the value head says [B, N]."""
+        model = decoder.bind(graphdef, join(trainable, frozen, dtype))
+        hidden, logits = rollout.replay(model, tokens, mask, read, letters, iv=iv, remat=config.remat)
+        scaled = logits / jnp.maximum(temperature, 1e-6)
+        head = [trainable.get(state_lib.VALUE_HEAD + name) for name in ("kernel", "bias")]
+        values = None if head[0] is None else jnp.einsum("bnd,d->bn", hidden.astype(jnp.float32), head[0]) + head[1]
+        return jax.nn.log_softmax(scaled), jax.nn.logsumexp(scaled, -1), values
 
-    def loss(trainable, frozen, reference, part, numbers, temperature):
-        tokens, mask, batch = part
-        if config.kl_coef:
-            batch = batch._replace(ref_logps=logps(reference, frozen, tokens, mask, temperature))
-        new = logps(trainable, frozen, tokens, mask, temperature)
-        numerator, denominator, metrics = objective(batch, new, numbers)
-        return numerator, (denominator, metrics)
+    def learn(state: State, frozen, examples: Examples, temperature, knobs: Knobs, iv=None):
+        rate = knobs.lr * objectives.schedule(
+            config.schedule, state.step, config.schedule_steps, config.warmup, config.schedule_rate
+        )
+        entropy_coef = knobs.entropy_coef * objectives.cosine(state.step, config.schedule_steps, config.schedule_rate)
+        numbers = objectives.Surrogate(
+            config.clip, config.dual_clip, config.z, entropy_coef, config.kl_coef * (config.kl_in == "loss"),
+            config.value_clip, config.value_coef, config.soft_q, config.gamma, config.entropy, config.kl,
+        )  # fmt: skip
 
-    def update(state: State, frozen, reference, played: rollout.Trajectory, temperature):
-        entropy_coef = config.entropy_coef * objectives.cosine(state.step, config.schedule_steps)
-        numbers = objectives.Surrogate(config.clip, config.dual_clip, config.z, entropy_coef, config.kl_coef)
+        def loss(trainable, part):
+            new, soft, values = outputs(trainable, frozen, *part[:3], temperature, iv)
+            numerator, denominator, metrics = objective(
+                part.batch._replace(soft_values=soft, values=values), new, numbers
+            )
+            return numerator, (denominator, metrics)
+
+        def one(carry, rows):
+            """An optimiser step on the examples `rows`, or on all of them in their order."""
+            trainable, opt_state = carry
+            part = examples if rows is None else jax.tree.map(lambda a: a[rows], examples)
+            (numerator, (denominator, metrics)), grads = _accumulate(loss, trainable, part, config.micro_batch)
+            grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
+            updates, opt_state = optimizer.update(grads, opt_state, trainable, lr=rate)
+            metrics |= {"loss": (numerator, denominator), "grad_norm": (optax.tree.norm(grads), 1.0)}
+            return (optax.apply_updates(trainable, updates), opt_state), metrics
+
+        carry, steps, count = (state.trainable, state.opt_state), config.epochs * config.minibatches, len(examples[0])
+        if steps == 1:
+            carry, metrics = one(carry, None)
+        else:
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(0), state.step), config.epochs)
+            order = jax.vmap(lambda k: jax.random.permutation(k, count))(keys)
+            carry, metrics = jax.lax.scan(one, carry, order.reshape(steps, -1))
+            metrics = jax.tree_util.tree_map_with_path(lambda p, a: a.max(0) if _is_max(p) else a.sum(0), metrics)
+        metrics |= {"lr": (rate, 1.0), "entropy_coef": (entropy_coef, 1.0)}
+        return State(state.step + 1, *carry), metrics
+
+    return learn, outputs
+
+
+def _cut(examples, size):
+    """Leaves [B, ...] as micro-batches [B / size, size, ...]."""
+    return jax.tree.map(lambda a: a.reshape(-1, min(size, a.shape[0]), *a.shape[1:]), examples)
+
+
+def _accumulate(loss, trainable, examples, size):
+    """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples."""
+    grad = jax.value_and_grad(loss, has_aux=True)
+    parts = _cut(examples, size)
+
+    def body(total, part):
+        return jax.tree_util.tree_map_with_path(_gather, total, grad(trainable, part)), None
+
+    shapes = jax.eval_shape(grad, trainable, jax.tree.map(lambda a: a[0], parts))
+    return jax.lax.scan(body, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)[0]
+
+
+def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dtype=None):
+    """`update(state, frozen, initial, trajectory, temperature, knobs=None, iv=None) -> (state, metrics)`.
+
+    Metrics are (sum, count) pairs. `initial` holds the trainable parameters before training where there is a KL term
+    or each step starts from them, else None. The reference sees the interventions `iv` too.
+    """
+    algorithm = ALGORITHMS[config.algorithm]
+    learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, dtype)
+
+    def each(trainable, frozen, examples, temperature, iv):
+        """`outputs` of all examples, a micro-batch at a time."""
+        run = lambda part: outputs(trainable, frozen, *part, temperature, iv)
+        out = jax.lax.map(run, _cut(examples[:3], config.micro_batch))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+
+    def prepare(state, frozen, initial, played, temperature, iv):
+        """Examples with everything that does not change while they are learnt from."""
+        B = played.tokens.shape[0]
+        read = jnp.broadcast_to(rollout.answer_slots(turns, played.tokens.shape[1] // turns), (B, turns))
+        batch = objectives.Batch(played.actions, None, None, played.neighbours)
+        examples = Examples(played.tokens, played.mask, read, batch)
+        if algorithm.advantage is None:
+            return examples
         old = objectives.policy_logps(played.logits, temperature)
-        batch = objectives.Batch(
-            played.actions, old, advantage(played.rewards, config.group_size), played.neighbours, None
-        )
-        parts = jax.tree.map(
-            lambda a: a.reshape(-1, min(config.micro_batch, a.shape[0]), *a.shape[1:]),
-            (played.tokens, played.mask, batch),
-        )
-        grad = jax.value_and_grad(loss, has_aux=True)
+        ref = each(initial, frozen, examples, temperature, iv)[0] if config.kl_coef else None
+        values = each(state.trainable, frozen, examples, temperature, iv)[2] if algorithm.value_head else None
+        rewards = config.reward_scale * played.rewards
+        if config.kl_coef and config.kl_in == "reward":
+            rewards = rewards - config.kl_coef * objectives.kl_divergence(config.kl, old, ref, played.actions)
+        gained, returns = algorithm.advantage(rewards, values, config)
+        batch = batch._replace(old_logps=old, ref_logps=ref, advantages=gained, returns=returns, old_values=values)
+        return examples._replace(batch=batch)
 
-        def one(part):
-            return grad(state.trainable, frozen, reference, part, numbers, temperature)
-
-        def body(total, part):
-            return jax.tree_util.tree_map_with_path(_gather, total, one(part)), None
-
-        zero = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, jax.tree.map(lambda a: a[0], parts))
-        )
-        ((numerator, (denominator, metrics)), grads), _ = jax.lax.scan(body, zero, parts)
-        grads = jax.tree.map(lambda g: g / denominator, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        metrics |= {"loss": (numerator, denominator), "entropy_coef": (entropy_coef, 1.0)}
-        metrics |= {
-            "grad_norm": (optax.tree.norm(grads), 1.0),
-            "lr": (config.lr * objectives.cosine(state.step, config.schedule_steps), 1.0),
-        }
-        metrics |= objectives.choices(played) | _returns(played)
-        trainable = optax.apply_updates(state.trainable, updates)
-        return State(state.step + 1, trainable, opt_state), metrics
+    def update(state: State, frozen, initial, played: rollout.Trajectory, temperature, knobs=None, iv=None):
+        knobs = knobs or Knobs(config.lr, config.entropy_coef)
+        examples = prepare(state, frozen, initial, played, temperature, iv)
+        if config.keep_best:
+            examples = _best(examples, played, config)
+        if algorithm.restart:
+            state = State(state.step, initial, optimizer.init(initial))
+        heat = 1.0 if algorithm.advantage is None else temperature
+        state, metrics = learn(state, frozen, examples, heat, knobs, iv)
+        return state, metrics | objectives.choices(played.neighbours, played.actions) | _returns(played)
 
     return update
 
 
+def _best(examples, played, config):
+    """The `config.keep_best` best distinct episodes of every maze; where there are fewer, the rest do not count."""
+    trace = jnp.concatenate([played.actions, played.x, played.y], 1)
+    same = lambda i, j: (trace[i] == trace[j]).all(-1)
+    rows, kept = advantages.best_distinct(played.rewards.sum(-1), same, config.group_size, config.keep_best)
+    examples = jax.tree.map(lambda a: a[rows], examples)
+    mask = jnp.broadcast_to(kept[:, None], examples.batch.actions.shape)
+    return examples._replace(batch=examples.batch._replace(mask=mask))
+
+
+def _is_max(path):
+    return any(str(getattr(p, "key", "")).endswith("_max") for p in path)
+
+
 def _gather(path, a, b):
-    is_max = any(str(getattr(p, "key", "")).endswith("_max") for p in path)
-    return jnp.maximum(a, b) if is_max else a + b
+    return jnp.maximum(a, b) if _is_max(path) else a + b
 
 
 def _returns(played):
