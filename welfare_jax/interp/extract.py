@@ -121,7 +121,9 @@ def buckets(samples: Samples, batch: int, count: int = 5, place=jnp.asarray) -> 
     """Sort samples by length into `count` buckets of their own width; `place` puts each array on the devices."""
     ends = samples.mask.shape[1] - np.argmax(samples.mask[:, ::-1], 1)
     out = []
-    for rows in np.array_split(np.argsort(ends, kind="stable"), min(count, len(ends))):
+    for rows in np.array_split(np.argsort(ends, kind="stable"), min(count, len(ends)) or 1):
+        if not len(rows):
+            continue
         width, size = int(ends[rows].max()), min(batch, len(rows))
         part = samples.take(np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size)]))
         part.label[len(rows) :] = -1
