@@ -23,34 +23,64 @@ _VISION = dict(
 )
 
 
+_MORE = {  # per family: transformers' names and what its small model needs beside the common shape
+    "qwen2": ("Qwen2", dict(num_attention_heads=5, num_key_value_heads=1, head_dim=12)),
+    "qwen3": ("Qwen3", dict(rope_theta=1e4)),
+    "llama": ("Llama", dict(rope_parameters=dict(
+        rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=32))),
+    "gemma2": ("Gemma2", dict(
+        sliding_window=5, query_pre_attn_scalar=24, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)),
+    "gemma3": ("Gemma3Text", _GEMMA),
+    "gpt_oss": ("GptOss", dict(
+        num_local_experts=6, num_experts_per_tok=2, sliding_window=5, hidden_size=32, intermediate_size=24,
+        swiglu_limit=0.8, rope_parameters=dict(
+            rope_type="yarn", rope_theta=500.0, factor=8.0, beta_fast=4.0, beta_slow=1.0, truncate=False,
+            original_max_position_embeddings=32))),
+    "glm4": ("Glm4", {}),
+    "glm": ("Glm", {}),
+    "phi3": ("Phi3", dict(num_attention_heads=5, num_key_value_heads=1, sliding_window=9, rope_parameters=dict(
+        rope_type="longrope", rope_theta=500.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.1, 1.3],
+        long_factor=[2.0, 3.0, 5.0]), original_max_position_embeddings=32)),
+}  # fmt: skip
+FAMILIES = tuple(_MORE)
+
+
 def randomise(model, seed=0):
-    """Every parameter far from where it starts: norms too, and embeddings large enough to matter."""
+    """Every parameter far from where it starts: norms, biases and sinks too, and embeddings large enough to matter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
             if p.ndim == 1 and "norm" in name:
                 p.add_(0.3 * noise)
+            elif "bias" in name or "sinks" in name:
+                p.copy_(0.5 * noise)
             else:
-                p.copy_(noise * (0.5 if "embed" in name or "head" in name else p.shape[-1] ** -0.5))
+                fan_in = p.shape[-2 if p.ndim == 3 else -1]
+                p.copy_(noise * (0.5 if "embed" in name or "head" in name else fan_in**-0.5))
     return model.eval()
 
 
 def hf_model(kind="qwen3", **changes):
-    """A random transformers model: "qwen3", "gemma3" or "gemma3_vision" (decoder under a vision tower)."""
+    """A random transformers model of one of FAMILIES, or "gemma3_vision" (decoder under a vision tower)."""
     import transformers as t
 
-    if kind == "qwen3":
-        config, cls = t.Qwen3Config(**_COMMON | dict(rope_theta=1e4) | changes), t.Qwen3ForCausalLM
-    elif kind == "gemma3":
-        config, cls = t.Gemma3TextConfig(**_COMMON | _GEMMA | changes), t.Gemma3ForCausalLM
-    else:
+    if kind == "gemma3_vision":
         tie = changes.pop("tie_word_embeddings", True)
         config = t.Gemma3Config(
             text_config=_COMMON | _GEMMA | changes, vision_config=_VISION, mm_tokens_per_image=4,
             image_token_index=60, boi_token_index=58, eoi_token_index=59, tie_word_embeddings=tie,
         )  # fmt: skip
         cls = t.Gemma3ForConditionalGeneration
+    else:
+        name, more = _MORE[kind]
+        common = _COMMON if kind != "phi3" else {k: v for k, v in _COMMON.items() if k != "head_dim"}
+        settings = common | more | changes
+        if settings.get("head_dim", 1) is None:
+            del settings["head_dim"]
+        config = getattr(t, name + "Config")(**settings)
+        cls = getattr(t, name.removesuffix("Text") + "ForCausalLM")
     config._attn_implementation = "eager"
     return randomise(cls(config))
 
@@ -101,20 +131,23 @@ def torch_layers(model):
     return found[0]
 
 
+def _half(block, at):
+    """The module whose output is `at`: with norms after a block's halves (Gemma), theirs."""
+    gemma = hasattr(block, "post_feedforward_layernorm")
+    if at == "mlp_neurons":
+        return block.mlp.act_fn
+    if at == "attn_out":
+        return block.post_attention_layernorm if gemma else block.self_attn
+    return block.post_feedforward_layernorm if gemma else block.mlp
+
+
 @contextlib.contextmanager
 def _hooked(model, edits):
     """`edits`: (hook point, function (layer, x) -> x or None), placed on modules of the transformers model."""
     handles = []
     for at, edit in edits:
         for i, block in enumerate(torch_layers(model)):
-            gemma = hasattr(block, "post_feedforward_layernorm")
-            module = {
-                "resid_pre": block,
-                "resid_post": block,
-                "attn_out": block.post_attention_layernorm if gemma else block.self_attn,
-                "mlp_out": block.post_feedforward_layernorm if gemma else block.mlp,
-                "mlp_neurons": block.mlp.act_fn,
-            }[at]
+            module = block if at.startswith("resid") else _half(block, at)
 
             def before(_, args, i=i, edit=edit):
                 return (edit(i, args[0]), *args[1:])

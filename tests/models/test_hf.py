@@ -80,7 +80,7 @@ BROKEN = {  # name -> (what to break, what the message must name)
     ),
     "wrong_shape": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY][:, :-1].copy()})), [KEY, "39", "40"]),
     "transposed": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].T.copy()})), [KEY, "shape"]),
-    "integers": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].astype("i4")})), [KEY, "int32"]),
+    "integers": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].astype("i4")})), [KEY, "I32"]),
     "duplicate": (duplicate, [KEY, ONE, "more.safetensors"]),
     "no_weights": (lambda d: (d / ONE).unlink(), ["no *.safetensors"]),
     "unknown_model_type": (lambda d: edit_config(d, model_type="mamba"), ["config.json", "mamba", "qwen3"]),
@@ -88,11 +88,17 @@ BROKEN = {  # name -> (what to break, what the message must name)
     "unhandled_attribute": (lambda d: edit_config(d, parallel_norm=True), ["config.json", "parallel_norm"]),
     "quantised": (lambda d: edit_config(d, quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     "other_activation": (lambda d: edit_config(d, hidden_act="relu"), ["hidden_act", "relu"]),
-    "yarn": (
-        lambda d: edit_config(d, rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}),
-        ["rope", "yarn"],
+    "other_rope": (
+        lambda d: edit_config(d, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
+        ["rope", "dynamic"],
     ),
-    "attention_bias": (lambda d: edit_config(d, attention_bias=True), ["attention_bias"]),
+    "rope_setting": (
+        lambda d: edit_config(
+            d, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4, "beta_fast": 3.0}
+        ),
+        ["config.json", "beta_fast", "linear"],
+    ),
+    "attention_bias": (lambda d: edit_config(d, attention_bias=True), ["missing", "q_proj.bias"]),
     "heads": (lambda d: edit_config(d, num_key_value_heads=3), ["num_key_value_heads"]),
     "wrong_type": (lambda d: edit_config(d, num_hidden_layers="three"), ["config.json", "num_hidden_layers"]),
     "config_cut": (lambda d: cut(d / "config.json", 40), ["config.json", "JSON"]),

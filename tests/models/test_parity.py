@@ -6,13 +6,36 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import edit_config, hf_model, padded, params, run, save, torch_run
+from helpers import FAMILIES, edit_config, hf_model, padded, params, run, save, torch_run
+
+from welfare_jax.models import hf
 
 CASES = {
     "qwen3": ("qwen3", {}),
     "qwen3_untied_linear": ("qwen3", dict(
         tie_word_embeddings=False, rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=500.0))),
     "qwen3_tied_one_kv_head": ("qwen3", dict(tie_word_embeddings=True, num_key_value_heads=1, head_dim=6)),
+    "qwen3_window_bias_yarn": ("qwen3", dict(
+        use_sliding_window=True, sliding_window=5, max_window_layers=1, attention_bias=True,
+        rope_parameters=dict(
+            rope_type="yarn", rope_theta=1e4, factor=4.0, attention_factor=1.3, original_max_position_embeddings=16))),
+    "qwen2": ("qwen2", dict(use_sliding_window=True, sliding_window=5, max_window_layers=2)),
+    "qwen2_tied": ("qwen2", dict(tie_word_embeddings=True, head_dim=None, num_attention_heads=4)),
+    "llama": ("llama", {}),
+    "llama_biases_tied": ("llama", dict(attention_bias=True, tie_word_embeddings=True, rope_parameters=None)),
+    "gemma2": ("gemma2", {}),
+    "gemma2_no_caps": ("gemma2", dict(
+        attn_logit_softcapping=None, final_logit_softcapping=None, num_attention_heads=5, num_key_value_heads=5)),
+    "gpt_oss": ("gpt_oss", {}),
+    "gpt_oss_truncated_no_bias": ("gpt_oss", dict(
+        attention_bias=False, num_local_experts=3, num_experts_per_tok=3, rope_parameters=dict(
+            rope_type="yarn", rope_theta=500.0, factor=8.0, mscale=0.7, mscale_all_dim=0.4, truncate=True,
+            original_max_position_embeddings=32))),
+    "glm4": ("glm4", {}),
+    "glm4_no_bias": ("glm4", dict(attention_bias=False, partial_rotary_factor=0.25, tie_word_embeddings=True)),
+    "glm": ("glm", {}),
+    "phi3_short": ("phi3", {}),
+    "phi3_plain": ("phi3", dict(rope_parameters=None, num_attention_heads=4, num_key_value_heads=2)),
     "gemma3": ("gemma3", {}),
     "gemma3_scaled_untied": ("gemma3", dict(
         num_attention_heads=5, num_key_value_heads=5, tie_word_embeddings=False, num_hidden_layers=6,
@@ -23,9 +46,18 @@ CASES = {
     "gemma3_multimodal_untied": ("gemma3_vision", dict(tie_word_embeddings=False)),
 }  # fmt: skip
 OLD_ROPE = {
+    "llama": dict(rope_theta=5e5, rope_scaling=dict(
+        rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=32)),
+    "gpt_oss": dict(rope_theta=5e3, rope_scaling=dict(
+        rope_type="yarn", factor=4.0, beta_fast=8.0, beta_slow=1.0, truncate=False,
+        original_max_position_embeddings=32)),
+    "glm4": dict(rope_theta=5e3, partial_rotary_factor=0.25),
+    "phi3": dict(rope_theta=5e3, partial_rotary_factor=0.75, original_max_position_embeddings=128, rope_scaling=dict(
+        type="longrope", short_factor=[1.0, 1.2, 1.4], long_factor=[2.0, 4.0, 6.0])),
     "qwen3": dict(rope_theta=5e5, rope_scaling=dict(type="linear", factor=4.0)),
     "gemma3": dict(rope_theta=1e5, rope_scaling=dict(rope_type="linear", factor=8.0), rope_local_base_freq=500.0),
-}
+}  # fmt: skip
 
 
 def compare(model, folder, tokens, mask, atol=1e-4):
@@ -51,7 +83,36 @@ def test_logits_and_residuals(case, tmp_path):
     compare(model, save(model, tmp_path), *padded())
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "gemma3_vision"])
+def test_longrope_goes_by_the_length_of_the_text(tmp_path):
+    """As transformers does for one text: short factors up to the original context, long ones beyond it."""
+    model = hf_model("phi3", original_max_position_embeddings=12)
+    graphdef, weights, spec = params(save(model, tmp_path))
+    assert spec.ropes[0].attention > 1.1
+    tokens, mask = padded((19, 12, 13), "-lr")
+    got = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
+    for row, on in enumerate(mask):
+        with torch.no_grad():
+            want = torch_run(model, tokens[row][on][None])[0].numpy()[0]
+        assert np.abs(got[row][on] - want).max() < 1e-4, row
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_bfloat16(kind, tmp_path, record_property):
+    """bfloat16 weights and products stay as near to float32 as transformers' own do."""
+    model = hf_model(kind)
+    folder, (tokens, mask) = save(model, tmp_path), padded()
+    with torch.no_grad():
+        exact = torch_run(model, tokens, mask)[0].numpy()[mask]
+        theirs = torch_run(copy.deepcopy(model).to(torch.bfloat16), tokens, mask)[0].float().numpy()[mask]
+    graphdef, weights, _ = hf.load_params(folder, "bfloat16")
+    mine = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)[mask]
+    errors = [float(np.sqrt(np.mean((x - exact) ** 2))) for x in (mine, theirs)]
+    record_property("rms", errors)
+    print(f"{kind}: rms error of bfloat16 logits {errors[0]:.4f}, transformers {errors[1]:.4f}, std {exact.std():.2f}")
+    assert 0 < errors[0] < 1.5 * errors[1]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "gemma3_vision", "phi3", "gpt_oss"])
 def test_sharded_files(kind, tmp_path):
     model = hf_model(kind)
     save(model, tmp_path, max_shard_size="20KB")
@@ -65,8 +126,10 @@ def test_old_spelling_of_rope(kind, tmp_path):
     save(hf_model(kind), tmp_path)
     edit_config(tmp_path, rope_parameters=None, **OLD_ROPE[kind])
     graphdef, weights, spec = params(tmp_path)
-    assert spec.ropes[0].factor == OLD_ROPE[kind]["rope_scaling"]["factor"]
-    assert [r.theta for r in spec.ropes] == [v for k, v in OLD_ROPE[kind].items() if k != "rope_scaling"]
+    old = OLD_ROPE[kind]
+    if kind != "phi3":
+        assert spec.ropes[0].factor == old.get("rope_scaling", {"factor": 1.0})["factor"]
+    assert [r.theta for r in spec.ropes] == [v for k, v in old.items() if "theta" in k or "base" in k]
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()

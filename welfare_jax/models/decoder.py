@@ -214,6 +214,12 @@ def backbone(
     pos = jnp.where(mask, before + jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, attention.NOWHERE)
     # A padded query would see every key: harmless, nobody reads it, and its softmax stays finite.
     windows = jnp.asarray([w or attention.NOWHERE for w in spec.windows], jnp.int32) if any(spec.windows) else None
+    for rope in spec.ropes if cache is not None else ():
+        if rope.long and cache.k.shape[3] > rope.original:  # every key would have to be made again
+            raise InputError(
+                f"cache: {cache.k.shape[3]} slots; {spec.family} changes its rotary factors beyond {rope.original} "
+                "tokens, which no cache can follow: use fewer, or no cache"
+            )
     count = mask.sum(-1) + (0 if cache is None else cache.count)
     rows = _Rows(pos, pos, cos_sin(spec.ropes, jnp.where(mask, pos, 0), count), windows)
     x = jnp.take(model.embed[...], tokens, axis=0)

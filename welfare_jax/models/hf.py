@@ -1,23 +1,25 @@
 """Hugging Face folders, read strictly: every tensor is accounted for, or loading fails with one line."""
 
-import contextlib
+import concurrent.futures
 import dataclasses
 import json
+import math
+import mmap
+import os
 import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder
-from welfare_jax.models.families import gemma3, qwen3
+from welfare_jax.models import decoder, stream
+from welfare_jax.models.families import gemma2, gemma3, glm4, gpt_oss, llama, phi3, qwen2, qwen3
+from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
 
-FAMILIES = (qwen3, gemma3)
+FAMILIES = (qwen2, qwen3, llama, gemma2, gemma3, gpt_oss, glm4, phi3)
 INDEX = "model.safetensors.index.json"
 TINY = pathlib.Path(__file__).parents[1] / "tiny_base"  # the small decoder that ships with the package
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -89,48 +91,43 @@ def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
     return family.spec(base, where), family
 
 
-def files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Tensor name -> file, from the index where there is one."""
+def files(folder: pathlib.Path) -> dict[str, stream.Source]:
+    """Tensor name -> where it lies, from the index where there is one. Every file's header and length are checked."""
     index = folder / INDEX
-    if index.is_file():
-        try:
-            shards = dict(json.loads(index.read_text())["weight_map"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{index}: not a JSON object with a weight_map; download it again") from None
-        for name in set(shards.values()):
-            if pathlib.PurePath(name).name != name:
-                raise InputError(f"{index}: shard {name!r} points outside its folder")
-            if not (folder / name).is_file():
-                raise InputError(f"{index}: shard {name} is missing; download it again")
-    else:
-        shards, seen = {}, sorted(folder.glob("*.safetensors"))
+    if not index.is_file():
+        found, seen = {}, sorted(folder.glob("*.safetensors"))
         if not seen:
             raise InputError(f"{folder}: no *.safetensors file; this package reads no other weight format")
         for path in seen:
-            with _open(path) as f:
-                for name in f.keys():
-                    if name in shards:
-                        raise InputError(f"{path}: tensor {name} is also in {shards[name]}")
-                    shards[name] = path.name
-    return {name: folder / shard for name, shard in shards.items()}
-
-
-@contextlib.contextmanager
-def _open(path):
+            for name, source in stream.sources(path).items():
+                if name in found:
+                    raise InputError(f"{path}: tensor {name} is also in {found[name].file.name}")
+                found[name] = source
+        return found
     try:
-        with safe_open(path, "numpy") as f:
-            yield f
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: truncated or corrupted ({error}); download or write it again") from None
+        shards = dict(json.loads(index.read_text())["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{index}: not a JSON object with a weight_map; download it again") from None
+    inside = {}
+    for shard in sorted(set(map(str, shards.values()))):
+        if pathlib.PurePath(shard).name != shard:
+            raise InputError(f"{index}: shard {shard!r} points outside its folder")
+        if not (folder / shard).is_file():
+            raise InputError(f"{index}: shard {shard} is missing; download it again")
+        inside[shard] = stream.sources(folder / shard)
+    for name, shard in shards.items():
+        if name not in inside[shard]:
+            raise InputError(f"{folder / shard}: tensor {name} is not in it, as {INDEX} says; download it again")
+    extra = sorted((name, shard) for shard, names in inside.items() for name in names if shards.get(name) != shard)
+    if extra:
+        raise InputError(f"{folder / extra[0][1]}: tensor {extra[0][0]} is not placed there by {INDEX}")
+    return {name: inside[shard][name] for name, shard in shards.items()}
 
 
-def plan(spec: Spec, family, names) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Parameter path -> (checkpoint names, one a layer if stacked; transpose?). Refuses unknown and missing names."""
-    wanted = {}
-    for t in family.tensors(spec, names):
-        layers = range(spec.layers) if "{i}" in t.name else [None]
-        wanted[t.path] = (tuple(t.name.format(i=i) for i in layers), t.transpose)
-    needed = [n for group, _ in wanted.values() for n in group]
+def plan(spec: Spec, family, names) -> dict[str, Tensor]:
+    """Parameter path -> its place in the checkpoint. Refuses unknown and missing names."""
+    tensors = family.tensors(spec, names)
+    needed = list(dict.fromkeys(n for t in tensors for i in layers(spec, t) for n in stored(t, i)))
     missing = [n for n in needed if n not in names]
     if missing:
         raise InputError(f"checkpoint: {len(missing)} tensors are missing, first {missing[0]}")
@@ -138,45 +135,64 @@ def plan(spec: Spec, family, names) -> dict[str, tuple[tuple[str, ...], bool]]:
     unknown = sorted(n for n in set(names) - set(needed) if not any(re.fullmatch(p, n) for p in ignored))
     if unknown:
         raise InputError(f"checkpoint: {len(unknown)} unknown tensors, first {unknown[0]}")
-    return wanted
+    return {t.path: t for t in tensors}
 
 
-def _read(name, path, transpose, shape, dtype, opened):
-    if path not in opened:
-        opened[path] = opened["stack"].enter_context(_open(path))
-    try:
-        tensor = opened[path].get_tensor(name)
-    except SafetensorError as error:
-        raise InputError(f"{path}: tensor {name} cannot be read ({error}); download the folder again") from None
-    if tensor.dtype.kind not in "fV" and tensor.dtype.name != "bfloat16":
-        raise InputError(f"{path}: {name} has type {tensor.dtype}, need a float type")
-    tensor = tensor.T if transpose else tensor
-    if tensor.shape != shape:
-        raise InputError(f"{path}: {name} has shape {tensor.shape}, config.json asks for {shape}")
-    return tensor.astype(dtype)
+def layers(spec: Spec, t: Tensor):
+    return range(spec.layers) if "{i}" in t.name else [0]
 
 
-def load_params(folder: pathlib.Path, dtype="float32", place=None):
-    """(graphdef, params, spec): streams one parameter at a time; `place(path, array)` puts it on devices."""
+def stored(t: Tensor, layer: int) -> tuple[str, ...]:
+    """The names under which a checkpoint keeps a tensor."""
+    name = t.name.format(i=layer)
+    return (f"{name}_blocks", f"{name}_scales") if t.packed else (name,)
+
+
+def raw_shape(t: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in the checkpoint of the tensor that holds a parameter of this shape (of one layer)."""
+    shape = list(shape[::-1] if t.transpose else shape)
+    if t.part is not None:
+        shape[t.part.axis] = t.part.total
+    return tuple(shape)
+
+
+def _fill(out, t: Tensor, where, layer: int) -> None:
+    found, shape = [where[n] for n in stored(t, layer)], raw_shape(t, out.shape)
+    if t.packed:
+        experts, n_in, n_out = shape
+        stream.check(found[0], (experts, n_out, n_in // 32, 16), ("U8",))
+        stream.check(found[1], (experts, n_out, n_in // 32), ("U8",))
+        stream.fill_packed(out, *found, t.part)
+    else:
+        stream.check(found[0], shape)
+        stream.fill(out, found[0], t.transpose, t.part)
+
+
+def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="plain"):
+    """(graphdef, params, spec), one parameter at a time; `place(path, array)` puts it on devices.
+
+    Beside the parameters, the host holds the one that is being read, and a few rows.
+    """
     spec, family = read_config(folder)
+    spec = dataclasses.replace(spec, attention=attention)
     where = files(folder)
     graphdef, shapes = decoder.structure(spec, None, dtype)
     flat = traverse_util.flatten_dict(shapes, sep="/")
-    wanted = plan(spec, family, where)
-    place = place or (lambda path, a: jnp.asarray(a))
+    place = place or (lambda path, array: jax.device_put(array))
     params = {}
-    with contextlib.ExitStack() as stack:
-        opened = {"stack": stack}
-        for path, (names, transpose) in wanted.items():
-            shape, np_dtype = flat[path].shape, flat[path].dtype
-            if path.startswith("blocks/"):
-                array = np.empty(shape, np_dtype)
-                for i, name in enumerate(names):
-                    array[i] = _read(name, where[name], transpose, shape[1:], np_dtype, opened)
-            else:
-                array = _read(names[0], where[names[0]], transpose, shape, np_dtype, opened)
-            params[path] = place(path, array)
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, t in plan(spec, family, where).items():
+            array = _pages(flat[path].shape, flat[path].dtype)
+            slots = array if "{i}" in t.name else [array]
+            list(pool.map(lambda i, t=t, slots=slots: _fill(slots[i], t, where, i), layers(spec, t)))
+            params[path] = jax.block_until_ready(place(path, array))
     return graphdef, traverse_util.unflatten_dict(params, sep="/"), spec
+
+
+def _pages(shape, dtype):
+    """An uninitialised array on pages of its own: a CPU device takes it over as it is, and freed, it is gone."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype, math.prod(shape)).reshape(shape)
 
 
 def load_tokenizer(folder: pathlib.Path):

@@ -1,9 +1,11 @@
 """What family files share: reading a transformers config strictly, and the key map of a Llama-type checkpoint."""
 
+import math
 from typing import NamedTuple
 
 from welfare_jax.errors import InputError
-from welfare_jax.models.spec import Rope, Spec
+from welfare_jax.models.rope import KINDS, Rope
+from welfare_jax.models.spec import Spec
 
 # Attributes of every transformers config that do not change the forward pass of a text decoder.
 INERT = frozenset(
@@ -11,8 +13,33 @@ INERT = frozenset(
     initializer_range is_encoder_decoder label2id max_position_embeddings max_window_layers model_type
     output_attentions output_hidden_states pad_token_id problem_type return_dict transformers_version use_cache
     _name_or_path name_or_path hidden_dropout _attn_implementation cache_implementation tie_encoder_decoder
-    finetuning_task prefix tokenizer_class""".split()
+    finetuning_task prefix tokenizer_class auto_map""".split()
 )
+ROPE_SETTINGS = {  # what each kind may be told, beside theta and the rotated share; True: must be
+    "default": {},
+    "linear": {"factor": True},
+    "llama3": {"factor": True, "low_freq_factor": True, "high_freq_factor": True},
+    "yarn": {
+        "factor": True, "attention_factor": False, "mscale": False, "mscale_all_dim": False, "beta_fast": False,
+        "beta_slow": False, "truncate": False,
+    },
+    "longrope": {"factor": False, "attention_factor": False, "short_factor": True, "long_factor": True},
+}  # fmt: skip
+
+
+class Part(NamedTuple):
+    """The piece of a fused tensor along one of its axes: [start:stop:step] of `total`."""
+
+    axis: int
+    start: int
+    stop: int
+    step: int
+    total: int
+
+    def index(self, ndim: int) -> tuple[slice, ...]:
+        at = [slice(None)] * ndim
+        at[self.axis] = slice(self.start, self.stop, self.step)
+        return tuple(at)
 
 
 class Tensor(NamedTuple):
@@ -21,6 +48,8 @@ class Tensor(NamedTuple):
     path: str
     name: str
     transpose: bool = False  # checkpoints keep linear weights [out, in]
+    part: Part | None = None  # of the tensor as the checkpoint keeps it
+    packed: bool = False  # MXFP4, in two tensors NAME_blocks and NAME_scales
 
 
 class Fields:
@@ -31,7 +60,8 @@ class Fields:
 
     def __call__(self, name, default=None):
         self.read.add(name)
-        return self.values.get(name, default)
+        value = self.values.get(name)
+        return default if value is None else value
 
     def expect(self, name, *allowed):
         """Refuse a value that the code does not implement; an absent attribute passes."""
@@ -42,39 +72,130 @@ class Fields:
             )
 
     def finish(self):
-        unknown = sorted(set(self.values) - self.read - INERT)
+        unknown = sorted(k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
         if unknown:
             raise InputError(f"{self.where}: attribute {unknown[0]}={self.values[unknown[0]]!r} is not handled")
 
 
-def rope(fields: Fields, settings: dict | None, theta: float, dim: int) -> Rope:
-    """One rotary embedding from `rope_parameters` (new) or `rope_scaling` plus `rope_theta` (old)."""
-    settings = dict(settings or {})
-    theta = settings.pop("rope_theta", None) or theta
-    kind = settings.pop("rope_type", None) or settings.pop("type", None) or "default"
-    settings.pop("type", None)
-    factor = settings.pop("factor", 1.0) or 1.0
-    if kind not in ("default", "linear"):
-        raise InputError(f"{fields.where}: rope_type={kind!r} is not supported (only 'default' or 'linear')")
-    if settings:
-        raise InputError(f"{fields.where}: rope setting {sorted(settings)[0]!r} is not handled")
-    return Rope(float(theta), dim, kind, float(factor))
+def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | None = None) -> Rope:
+    """One rotary embedding, from `rope_parameters` (new) or from `rope_scaling`, `rope_theta` and others (old)."""
+    old, theta, share = f("rope_scaling"), theta or f("rope_theta", 1e4), f("partial_rotary_factor", 1.0)
+    settings = f("rope_parameters", old) if settings is None else settings
+    given = {k: v for k, v in (settings or {}).items() if v is not None}
+    old_kind = given.pop("type", "default")
+    kind = given.pop("rope_type", old_kind)
+    theta, share = given.pop("rope_theta", theta), given.pop("partial_rotary_factor", share)
+    if kind not in KINDS:
+        raise InputError(f"{f.where}: rope_type={kind!r} is not supported (only {', '.join(KINDS)})")
+    longest = f("max_position_embeddings", 0)
+    original = given.pop("original_max_position_embeddings", longest)
+    original = f("original_max_position_embeddings", original)  # Phi keeps it outside, and then it counts
+    wrong = sorted(set(given) - set(ROPE_SETTINGS[kind]))
+    if wrong:
+        raise InputError(f"{f.where}: rope setting {wrong[0]!r} is not handled for rope_type={kind!r}")
+    lacking = [k for k, needed in ROPE_SETTINGS[kind].items() if needed and k not in given]
+    if lacking:
+        raise InputError(f"{f.where}: rope setting {lacking[0]!r} is missing for rope_type={kind!r}")
+    made = {"theta": float(theta), "dim": int(head_dim * share), "kind": kind}
+    made["factor"] = float(given.get("factor") or (longest / original if kind == "longrope" else 1.0))
+    if kind == "llama3":
+        made |= {"original": original, "low": given["low_freq_factor"], "high": given["high_freq_factor"]}
+    elif kind == "yarn":
+        made |= {"original": original, "low": given.get("beta_slow", 1.0), "high": given.get("beta_fast", 32.0)}
+        made |= {"truncate": given.get("truncate", True), "attention": _yarn_attention(made["factor"], given)}
+    elif kind == "longrope":
+        made |= {"original": original, "short": tuple(given["short_factor"]), "long": tuple(given["long_factor"])}
+        stretch = math.sqrt(1 + math.log(made["factor"]) / math.log(original)) if made["factor"] > 1 else 1.0
+        made["attention"] = given.get("attention_factor", stretch)
+        if not len(made["short"]) == len(made["long"]) == made["dim"] // 2:
+            raise InputError(
+                f"{f.where}: rope setting 'short_factor' or 'long_factor': need {made['dim'] // 2} numbers"
+            )
+    return Rope(**made)
 
 
-def llama_tensors(spec: Spec, prefix: str = "model.", norms: dict[str, str] | None = None) -> list[Tensor]:
-    """The key map shared by the Llama line of checkpoints; `norms` maps our norm names to theirs."""
+def _yarn_attention(factor: float, given: dict) -> float:
+    """What cosine and sine are multiplied by (arXiv:2309.00071 §3.4)."""
+
+    def stretch(weight):
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if "mscale" in given and "mscale_all_dim" in given:
+        inferred = stretch(given["mscale"]) / stretch(given["mscale_all_dim"])
+    else:
+        inferred = stretch(1.0)
+    return given.get("attention_factor", inferred)
+
+
+def windows(f: Fields, layers: int, default=None) -> tuple[int, ...]:
+    """Per layer how far it sees, from `layer_types` (`default` where absent) and `sliding_window`; 0: everything."""
+    types, window = f("layer_types", default or ["full_attention"] * layers), f("sliding_window", 0)
+    odd = set(types) - {"full_attention", "sliding_attention"}
+    if odd:
+        raise InputError(
+            f"{f.where}: layer_types has {sorted(odd)[0]!r}, only full and sliding attention are supported"
+        )
+    if "sliding_attention" in types and not window:
+        raise InputError(f"{f.where}: layer_types has 'sliding_attention', but sliding_window is not set")
+    return tuple(window if t == "sliding_attention" else 0 for t in types)
+
+
+def alternating(layers: int, every: int = 2) -> list[str]:
+    """Layer types of which the last of `every` sees everything."""
+    return ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)]
+
+
+def llama_spec(f: Fields, family: str, **differences) -> Spec:
+    """The spec of a Llama-type config, which is read to its end; `differences` are what this family does otherwise."""
+    layers, heads, width = f("num_hidden_layers"), f("num_attention_heads"), f("hidden_size")
+    head_dim = f("head_dim", width // heads)
+    made = {
+        "family": family, "vocab": f("vocab_size"), "width": width, "layers": layers, "heads": heads,
+        "kv_heads": f("num_key_value_heads", heads), "head_dim": head_dim, "mlp": f("intermediate_size"),
+        "rope_of": (0,) * layers, "windows": (0,) * layers, "norm_eps": f("rms_norm_eps"),
+        "tied": bool(f("tie_word_embeddings")),
+    } | differences  # fmt: skip
+    if "ropes" not in made:
+        made["ropes"] = (rope(f, head_dim),)
+    f.finish()
+    return Spec(**made)
+
+
+def llama_tensors(
+    spec: Spec, prefix: str = "model.", norms: dict[str, str] | None = None, fused: tuple[str, ...] = ()
+) -> list[Tensor]:
+    """The key map shared by the Llama line of checkpoints.
+
+    `norms` maps our norm names to theirs; `fused` lists what the checkpoint keeps in one tensor: "qkv", "gate_up".
+    """
     norms = norms or {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
     layer = prefix + "layers.{i}."
+    heads, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     out = [Tensor("embed", prefix + "embed_tokens.weight"), Tensor("final_norm/scale", prefix + "norm.weight")]
     out += [Tensor(f"blocks/{ours}/scale", f"{layer}{theirs}.weight") for ours, theirs in norms.items()]
-    for ours in "qkvo":
-        out.append(Tensor(f"blocks/attn/{ours}/kernel", f"{layer}self_attn.{ours}_proj.weight", True))
-        if spec.attn_bias and ours != "o":
-            out.append(Tensor(f"blocks/attn/{ours}/bias", f"{layer}self_attn.{ours}_proj.bias"))
+    for name, part in _parts("qkv", (heads, kv, kv), "qkv" in fused):
+        theirs = f"{layer}self_attn.{'qkv' if part else name}_proj"
+        out.append(Tensor(f"blocks/attn/{name}/kernel", f"{theirs}.weight", True, part))
+        if spec.attn_bias:
+            out.append(Tensor(f"blocks/attn/{name}/bias", f"{theirs}.bias", part=part))
+    out.append(Tensor("blocks/attn/o/kernel", f"{layer}self_attn.o_proj.weight", True))
+    if spec.out_bias:
+        out.append(Tensor("blocks/attn/o/bias", f"{layer}self_attn.o_proj.bias"))
     if spec.qk_norm:
         out += [Tensor(f"blocks/attn/{n}/scale", f"{layer}self_attn.{n}.weight") for n in ("q_norm", "k_norm")]
-    for ours in ("gate", "up", "down"):
-        out.append(Tensor(f"blocks/mlp/{ours}/kernel", f"{layer}mlp.{ours}_proj.weight", True))
+    if not spec.experts:
+        for name, part in _parts(("gate", "up"), (spec.mlp, spec.mlp), "gate_up" in fused):
+            theirs = "gate_up" if part else name
+            out.append(Tensor(f"blocks/mlp/{name}/kernel", f"{layer}mlp.{theirs}_proj.weight", True, part))
+        out.append(Tensor("blocks/mlp/down/kernel", f"{layer}mlp.down_proj.weight", True))
     if not spec.tied:
         out.append(Tensor("unembed", "lm_head.weight"))
     return out
+
+
+def _parts(names, sizes, fused):
+    """(name, its rows of the fused tensor or None) for each name."""
+    start = 0
+    for name, size in zip(names, sizes, strict=True):
+        yield name, Part(0, start, start + size, 1, sum(sizes)) if fused else None
+        start += size
