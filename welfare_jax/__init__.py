@@ -11,6 +11,8 @@ _HOME = {
     "load": "models.hf",
     "LM": "models.hf",
     "save_hf": "models.hf_save",
+    "save_peft": "models.peft",
+    "load_peft": "models.peft",
     "forward": "models.decoder",
     "init": "models.decoder",
     "empty_cache": "models.decoder",

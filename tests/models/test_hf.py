@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from helpers import VOCAB, edit_config, hf_model, padded, params, run, save, tiny_spec, torch_run
+from helpers import FAMILIES, VOCAB, edit_config, hf_model, padded, params, run, save, tiny_spec, torch_run
 from safetensors.numpy import load_file, save_file
 
 from welfare_jax.errors import InputError
@@ -197,15 +197,18 @@ def from_transformers(folder, tokens, mask):
         return torch_run(model, tokens, mask)[0].numpy()
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
-@pytest.mark.parametrize("shard_bytes", [1 << 30, 20_000])
+SAVED = [(kind, 1 << 30) for kind in (*FAMILIES, "gemma3_vision")] + [("qwen3", 20_000), ("gpt_oss", 40_000)]
+
+
+@pytest.mark.parametrize(("kind", "shard_bytes"), SAVED)
 def test_save_hf_round_trip(kind, shard_bytes, tiny_tokenizer_dir, tmp_path, monkeypatch):
+    """What is written loads in transformers and here; of a multimodal model, the decoder alone."""
     monkeypatch.setattr(hf_save, "SHARD_BYTES", shard_bytes)
     lm = hf.load(save(hf_model(kind), tmp_path / "in", tiny_tokenizer_dir))
     changed = jax.tree.map(lambda x: 0.9 * x, lm.params)  # so that copying the old folder would not pass
     lm = dataclasses.replace(lm, params=changed)
     out = hf_save.save_hf(lm, tmp_path / "out")
-    assert (len(list(out.glob("*.safetensors"))) > 1) == (shard_bytes == 20_000)
+    assert (len(list(out.glob("*.safetensors"))) > 1) == (shard_bytes < 1 << 30)
     tokens, mask = padded()
     want = np.asarray(run(lm.graphdef, changed, tokens, mask=mask).logits)
     assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
@@ -224,14 +227,17 @@ def test_save_hf_of_a_model_made_here(tiny_tokenizer, tmp_path):
     assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
 
 
-def test_save_hf_merges_adapters(good, tmp_path):
+def test_save_hf_merges_adapters_or_leaves_them_out(good, tmp_path):
     lm = hf.load(good)
     graphdef, weights = lora.attach(lm.graphdef, lm.params, Lora(3, 6.0), jax.random.key(0))
-    weights = jax.tree.map(lambda x: x + 0.05, weights)
-    out = hf_save.save_hf(dataclasses.replace(lm, graphdef=graphdef, params=weights), tmp_path)
+    weights = jax.tree_util.tree_map_with_path(lambda p, x: x + 0.1 if p[-1].key == "lora_b" else x, weights)
+    adapted = dataclasses.replace(lm, graphdef=graphdef, params=weights)
     tokens, mask = padded()
     want = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
+    out = hf_save.save_hf(adapted, tmp_path / "merged")
     assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
+    plain = hf.load(hf_save.save_hf(adapted, tmp_path / "plain", merge_lora=False))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, plain.params, lm.params))
 
 
 def test_save_hf_in_bfloat16_halves_the_file(good, tmp_path):
@@ -241,13 +247,6 @@ def test_save_hf_in_bfloat16_halves_the_file(good, tmp_path):
     _, exact, _ = params(good)
     assert weights["embed"].shape == (VOCAB, 40)
     assert jnp.array_equal(weights["embed"], exact["embed"].astype(jnp.bfloat16).astype(jnp.float32))
-
-
-def test_save_hf_of_a_multimodal_folder_is_refused(tiny_tokenizer_dir, tmp_path):
-    lm = hf.load(save(hf_model("gemma3_vision"), tmp_path / "in", tiny_tokenizer_dir))
-    with pytest.raises(InputError) as error:
-        hf_save.save_hf(lm, tmp_path / "out")
-    one_line(error, str(tmp_path / "in"), "multimodal")
 
 
 def test_save_hf_over_an_older_sharded_export(sharded, good, tmp_path):

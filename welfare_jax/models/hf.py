@@ -64,14 +64,23 @@ def resolve(path_or_repo: str) -> pathlib.Path:
     )
 
 
+def raw_config(folder: pathlib.Path) -> dict:
+    """A folder's config.json as it stands; empty where there is none."""
+    where = folder / "config.json"
+    try:
+        found = json.loads(where.read_text()) if where.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: not readable as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: not a JSON object")
+    return found
+
+
 def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
     """(spec, family module) of a folder's config.json, class defaults filled in by `transformers`."""
     where = str(folder / "config.json")
-    try:
-        raw = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: not readable as JSON ({error})") from None
-    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    raw = raw_config(folder)
+    kind = raw.get("model_type")
     family = next((f for f in FAMILIES if kind in f.MODEL_TYPES), None)
     if family is None:
         known = ", ".join(t for f in FAMILIES for t in f.MODEL_TYPES)
@@ -89,6 +98,11 @@ def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
     if nested:  # the head belongs to the outer model; what the inner config says of tying is not used
         base["tie_word_embeddings"] = full.get("tie_word_embeddings", True)
     return family.spec(base, where), family
+
+
+def family_of(spec: Spec):
+    """The module in `families/` that a spec was made by."""
+    return next(f for f in FAMILIES if f.__name__.endswith("." + spec.family))
 
 
 def files(folder: pathlib.Path) -> dict[str, stream.Source]:
@@ -210,14 +224,18 @@ def load_tokenizer(folder: pathlib.Path):
         raise InputError(f"{folder}: no usable tokenizer ({first[:120]})") from None
 
 
-def load(path_or_repo, dtype="float32", mesh=None) -> LM:
+def load(path_or_repo, dtype="float32", mesh=None, attention="plain") -> LM:
     """Load open weights from a Hugging Face folder or hub name.
 
-    dtype: "float32" or "bfloat16"; mesh: a `jax.sharding.Mesh` to spread the parameters over. Returns an `LM` with
-    `.graphdef`, `.params`, `.spec`, `.tokenizer`. Raises `InputError` in one line on anything it cannot account for.
+    dtype: "float32" or "bfloat16"; mesh: a `jax.sharding.Mesh` to spread the parameters over; attention: "plain", or
+    "xla" or "cudnn" for `jax.nn.dot_product_attention` (families without soft caps and sinks; cuDNN needs a GPU and
+    bfloat16). Returns an `LM` with `.graphdef`, `.params`, `.spec`, `.tokenizer`. Raises `InputError` in one line on
+    anything it cannot account for.
     """
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype={dtype!r}: use 'float32' or 'bfloat16'")
+    if attention == "cudnn" and (jax.default_backend() != "gpu" or dtype != "bfloat16"):
+        raise InputError("attention='cudnn': needs an NVIDIA GPU and dtype='bfloat16'; use 'plain' or 'xla'")
     folder = resolve(str(path_or_repo))
     place = None
     if mesh is not None:
@@ -226,5 +244,5 @@ def load(path_or_repo, dtype="float32", mesh=None) -> LM:
         def place(path, array):
             return jax.device_put(array, sharding(mesh, path, array.shape))
 
-    graphdef, params, spec = load_params(folder, dtype, place)
+    graphdef, params, spec = load_params(folder, dtype, place, attention)
     return LM(graphdef, params, spec, load_tokenizer(folder), str(folder))

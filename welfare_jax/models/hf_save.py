@@ -1,8 +1,10 @@
 """Write a model back as a Hugging Face folder: the key map of its family, read in the other direction."""
 
+import collections
 import json
 import pathlib
 
+import ml_dtypes
 import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
@@ -31,58 +33,77 @@ def qwen3_config(spec: Spec, tokenizer, dtype: str) -> dict:
     }  # fmt: skip
 
 
-def tensors(params: dict, spec: Spec, family) -> dict[str, np.ndarray]:
-    """Checkpoint tensors by name, layers unstacked and linear weights turned back to [out, in]."""
-    flat = traverse_util.flatten_dict(params, sep="/")
-    out = {}
+def tensors(params: dict, spec: Spec, family):
+    """Checkpoint tensors as (name, array): layers unstacked, linear weights turned back to [out, in], pieces fused."""
+    flat, names = traverse_util.flatten_dict(params, sep="/"), {}
     for t in family.tensors(spec, ()):
-        array = np.asarray(flat[t.path])
-        rows = enumerate(array) if "{i}" in t.name else [(0, array)]
-        for i, a in rows:
-            out[t.name.format(i=i)] = np.ascontiguousarray(a.T if t.transpose else a)
-    return out
+        names.setdefault(t.name, []).append(t)
+    for name, pieces in names.items():
+        host = [(t, np.asarray(flat[t.path])) for t in pieces]
+        for i in hf.layers(spec, pieces[0]):
+            out = None
+            for t, array in host:
+                array = array[i] if "{i}" in name else array
+                if t.part is None:
+                    out = array.T if t.transpose else array
+                    continue
+                out = np.empty(hf.raw_shape(t, array.shape), array.dtype) if out is None else out
+                out[t.part.index(out.ndim)] = array.T if t.transpose else array
+            yield name.format(i=i), out
 
 
-def save_hf(lm: hf.LM, folder, dtype: str | None = None) -> pathlib.Path:
-    """Write config, tokenizer and safetensors shards that `transformers` loads; adapters are merged first.
+def config_json(lm: hf.LM, dtype: str) -> dict:
+    """The config of what is written: that of the folder it came from, or its text part where it is multimodal."""
+    config = hf.raw_config(pathlib.Path(lm.path)) or qwen3_config(lm.spec, lm.tokenizer, dtype)
+    if "text_config" in config:
+        outer, config = config, dict(config["text_config"])
+        config |= {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
+        config |= {"tie_word_embeddings": lm.spec.tied}
+        config |= {k: outer[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if k in outer}
+    for stale in ("dtype", "quantization_config"):  # experts are written unpacked
+        config.pop(stale, None)
+    return config | {"torch_dtype": dtype}
 
-    dtype: "float32" or "bfloat16", by default that of the parameters. Returns the folder.
+
+def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True) -> pathlib.Path:
+    """Write config, tokenizer and safetensors shards that `transformers` loads; of a multimodal model the decoder.
+
+    dtype: "float32" or "bfloat16", by default that of the parameters; merge_lora: fold adapters into the weights, else
+    the weights are written as if there were none (`wj.save_peft` writes adapters alone). Returns the folder.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _, params = lora.merge(lm.graphdef, lm.params)
-    dtype = dtype or params["embed"].dtype.name
-    source = pathlib.Path(lm.path) / "config.json"
-    config = json.loads(source.read_text()) if source.is_file() else qwen3_config(lm.spec, lm.tokenizer, dtype)
-    if "text_config" in config:
-        raise InputError(f"{lm.path}: writing a multimodal folder back is not supported yet")
-    config["torch_dtype"] = dtype
-    config.pop("dtype", None)
-    family = next(f for f in hf.FAMILIES if config["model_type"] in f.MODEL_TYPES)
-    import ml_dtypes
-
+    dtype = dtype or lm.params["embed"].dtype.name
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"dtype={dtype!r}: use 'float32' or 'bfloat16'")
+    params = lora.merge(lm.graphdef, lm.params)[1] if merge_lora else lm.params
+    config = config_json(lm, dtype)
+    family = hf.family_of(lm.spec)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
-    shards, size = [{}], 0
-    for name, array in tensors(params, lm.spec, family).items():
-        array = array.astype(kind)
-        if size + array.nbytes > SHARD_BYTES and shards[-1]:
-            shards, size = [*shards, {}], 0
-        shards[-1][name] = array
-        size += array.nbytes
-    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    names = names if len(shards) > 1 else ["model.safetensors"]
-    mine = {*names, hf.INDEX} if len(shards) > 1 else set(names)
+    sizes = {name: array.size * np.dtype(kind).itemsize for name, array in tensors(params, lm.spec, family)}
+    index, count, filled = {}, 1, 0
+    for name, size in sizes.items():
+        if filled and filled + size > SHARD_BYTES:
+            count, filled = count + 1, 0
+        index[name], filled = count, filled + size
+    files = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    files = files if count > 1 else ["model.safetensors"]
+    mine = {*files, hf.INDEX} if count > 1 else set(files)
     if others := sorted({p.name for p in folder.glob("*.safetensors*")} - mine):
         raise InputError(
             f"{folder}: already holds {others[0]}, which would be read as part of this model; use another folder"
         )
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     lm.tokenizer.save_pretrained(folder)
-    for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name, {"format": "pt"})
-    if len(shards) == 1:
-        return folder
-    index = {k: name for name, shard in zip(names, shards, strict=True) for k in shard}
-    total = sum(a.nbytes for shard in shards for a in shard.values())
-    (folder / hf.INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1))
+    shard, left = {}, collections.Counter(index.values())
+    for name, array in tensors(params, lm.spec, family):
+        shard[name] = np.ascontiguousarray(array.astype(kind, copy=False))
+        left[index[name]] -= 1
+        if not left[index[name]]:
+            save_file(shard, folder / files[index[name] - 1], {"format": "pt"})
+            shard = {}
+    if count > 1:
+        where = {name: files[i - 1] for name, i in index.items()}
+        total = {"total_size": sum(sizes.values())}
+        (folder / hf.INDEX).write_text(json.dumps({"metadata": total, "weight_map": where}, indent=1))
     return folder
