@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections import deque
 
 import jax
 import jax.numpy as jnp
@@ -31,109 +30,6 @@ def keys(n, seed=0):
 RESET = jax.jit(jax.vmap(maze.reset, (0, None)))
 
 
-@functools.lru_cache
-def many(size, ratio=0.2):
-    """(grids [n, size, size], start x, start y) of 96 fresh mazes, of 1,500 at size 31."""
-    states = RESET(keys(1500 if size == 31 else 96), Params(size=size, gold_ratio=ratio))[1]
-    return np.asarray(states.grid), np.asarray(states.x), np.asarray(states.y)
-
-
-@pytest.mark.parametrize("size", [100, 31, 8])
-def test_ring_and_counts(size):
-    grids, _, _ = many(size)
-    inside, cells = grids[:, 1:-1, 1:-1], (size - 2) ** 2
-    ring = np.ones((size, size), bool)
-    ring[1:-1, 1:-1] = False
-    assert grids.shape[1:] == (size, size) and (grids[:, ring] == MOLD).all()
-    assert set(np.unique(inside)) == {PATH, GOLD, MOLD}
-    mold, gold = (inside == MOLD).sum((1, 2)), (inside == GOLD).sum((1, 2))
-    if size > 8:
-        assert (mold > 0.1 * cells).all() and (mold < 0.5 * cells).all()
-    else:  # so small a maze may be walked through, and then the walk decides how little is left
-        assert (mold <= 0.5 * cells).all()
-    assert (gold == np.maximum(1, mold // 5)).all()
-
-
-def test_gold_ratio_of_the_published_code():
-    grids, _, _ = many(31, ratio=0.5)
-    inside = grids[:, 1:-1, 1:-1]
-    assert ((inside == GOLD).sum((1, 2)) == (inside == MOLD).sum((1, 2)) // 2).all()
-
-
-def test_mold_share_is_uniform():
-    grids, _, _ = many(31)
-    share = np.sort((grids[:, 1:-1, 1:-1] == MOLD).mean((1, 2)))
-    uniform = (share - 0.1) / 0.4
-    distance = np.abs(uniform - (np.arange(1500) + 0.5) / 1500).max()
-    assert distance < 1.95 / 1500**0.5  # Kolmogorov-Smirnov at one in a thousand
-
-
-def test_gold_lies_anywhere_on_the_path():
-    """In the left third as often as its share of open cells says, all mazes together."""
-    grids, _, _ = many(31)
-    inside = grids[:, 1:-1, 1:-1]
-    share = (inside != MOLD)[:, :, :10].sum((1, 2)) / (inside != MOLD).sum((1, 2))
-    golds = (inside == GOLD).sum((1, 2))
-    found = (inside == GOLD)[:, :, :10].sum()
-    sigma = np.sqrt((golds * share * (1 - share)).sum())
-    assert abs(found - (golds * share).sum()) < SIGMAS * sigma
-
-
-@pytest.mark.parametrize("side", [98, 5])
-def test_walk_stays_inside_and_steps_evenly(side):
-    """One cell at a time in every direction alike; a step that would leave is a turn spent in place."""
-    n = 15 * side
-    walks = np.asarray(jax.jit(jax.vmap(lambda k: maze._walk(k, side, n)))(keys(40)))
-    assert walks.shape == (40, n, 2) and walks.min() == 0 and walks.max() == side - 1
-    step, here = np.diff(walks, axis=1).reshape(-1, 2), walks[:, :-1].reshape(-1, 2)
-    assert (np.abs(step).sum(-1) <= 1).all()
-    still = (step == 0).all(-1)
-    walls = (here == 0).sum(-1) + (here == side - 1).sum(-1)
-    assert not still[walls == 0].any()
-    for number in (1, 2):
-        among = walls == number
-        assert abs(still[among].mean() - number / 4) < SIGMAS * np.sqrt(0.25 / among.sum())
-    moved = [(step[walls == 0] == s).all(-1).mean() for s in STEPS]
-    assert np.abs(np.array(moved) - 0.25).max() < SIGMAS * np.sqrt(0.1875 / (walls == 0).sum())
-
-
-def test_what_was_walked_is_open():
-    """At least 5 x side steps of the walk that belongs to the key, none of them on mold."""
-    size = 31
-    grids, _, _ = many(size)
-
-    @jax.jit
-    @jax.vmap
-    def walk(key):
-        return maze._walk(jax.random.split(jax.random.split(key)[0], 5)[0], size - 2, 15 * (size - 2) + 1)
-
-    for cells, grid in zip(np.asarray(walk(keys(1500)[:50])), grids):
-        sure = cells[: 5 * (size - 2) + 1] + 1
-        assert (grid[sure[:, 1], sure[:, 0]] != MOLD).all()
-
-
-def nearest_path(grid):
-    """Breadth-first search from the centre, N, E, S, W first."""
-    size = len(grid)
-    queue, seen = deque([(size // 2, size // 2)]), {(size // 2, size // 2)}
-    while queue:
-        x, y = queue.popleft()
-        if grid[y][x] == PATH:
-            return x, y
-        for dx, dy in STEPS:
-            cell = (x + dx, y + dy)
-            if 0 <= cell[0] < size and 0 <= cell[1] < size and cell not in seen:
-                seen.add(cell)
-                queue.append(cell)
-
-
-@pytest.mark.parametrize("size", [100, 31, 8])
-def test_start_is_the_nearest_path_cell(size):
-    grids, xs, ys = (a[:100] for a in many(size))
-    assert [nearest_path(g) for g in grids] == list(zip(xs, ys))
-    assert len(set(zip(xs, ys))) > 1
-
-
 def test_same_key_same_maze():
     """Whatever its place in a batch."""
     some = keys(96, seed=7)
@@ -152,10 +48,10 @@ def _play(keys, params):
             k_act, k_step = jax.random.split(key)
             action = jax.random.randint(k_act, (), 0, 4)
             obs, state, reward, terminated, truncated, info = maze.step(k_step, state, action, params)
-            return state, (action, obs, state._replace(grid=None), reward, terminated, truncated, info)
+            return state, (action, obs, state._replace(grid=None, left=None), reward, terminated, truncated, info)
 
         end, out = jax.lax.scan(turn, start, jax.random.split(key, params.turns))
-        return start, end.grid, *out
+        return start, maze.tiles(end, params), *out
 
     return jax.vmap(episode)(keys)
 
@@ -240,6 +136,26 @@ def test_listing_order(params):
     assert len(counts) == 24 and np.abs(counts - 2000 / 24).max() < SIGMAS * np.sqrt(2000 / 24)
 
 
+@pytest.mark.parametrize("size", [9, 100])
+def test_without_melting_only_gold_goes(size):
+    """Tiles stay as they were, and gold pays once."""
+    params = dataclasses.replace(PUSH, size=size, melt=False, wind=0.3)
+    start, grids, actions, _, states, _, _, _, info = play(params)
+    for i in range(100):
+        grid, x, y = start.grid[i].astype(int), start.x[i], start.y[i]
+        for t, (a, w) in enumerate(zip(actions[i], states.wind[i])):
+            golds = molds = 0
+            for d in [a] + [w] * bool(w >= 0):
+                to = (x + STEPS[d][0], y + STEPS[d][1])
+                inside = 0 <= to[0] < size and 0 <= to[1] < size
+                x, y = to if inside else (x, y)
+                golds, molds = golds + (inside and grid[y, x] == GOLD), molds + (not inside or grid[y, x] == MOLD)
+                grid[y, x] = PATH if grid[y, x] == GOLD else grid[y, x]
+            assert (states.x[i, t], states.y[i, t]) == (x, y)
+            assert (info["gold"][i, t], info["mold"][i, t]) == (golds, molds)
+        assert (grids[i] == grid).all()
+
+
 def test_rewards_and_wind_are_data():
     """Changing numbers does not compile again; changing structure does."""
     step = jax.jit(lambda key, state, params: maze.step(key, state, 1, params))
@@ -263,7 +179,7 @@ def test_parameters_out_of_range(bad):
 
 def test_level_from_ascii():
     state = levels.parse(LEVEL)
-    obs = maze.observe(state)
+    obs = maze.observe(state, Params())
     assert (int(state.x), int(state.y)) == (2, 2) and obs.neighbours.tolist() == [GOLD, MOLD, PATH, GOLD]
     assert levels.render(state) == LEVEL.strip()
     assert levels.render(state, player=False) == LEVEL.strip().replace("@", ".")
@@ -271,7 +187,8 @@ def test_level_from_ascii():
 
 @pytest.mark.parametrize("size", [8, 31])
 def test_levels_there_and_back(size):
-    for grid, x, y in list(zip(*many(size)))[:5]:
+    states = RESET(keys(5), Params(size=size))[1]
+    for grid, x, y in zip(states.grid, states.x, states.y):
         text = levels.render(levels.parse(LEVEL)._replace(grid=grid, x=x, y=y))
         back = levels.parse(text)
         assert (back.grid == grid).all() and (back.x, back.y) == (x, y)

@@ -12,9 +12,14 @@ from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces as text
-from welfare_jax.text.wording import LETTERS, Wording
+from welfare_jax.text.wording import Wording
 
-NAMES = ["qwen3", "gemma3", "llama3_1"]
+NAMES = ["qwen3", "gemma3", "llama3_1", "gptoss"]
+TRANSCRIPT = Wording(transcript=("Maze:\n", "\nMove:", "\n\n"))
+WORDS = Wording(
+    letters=("up", "right", "down", "left"), directions=("above", "to the right", "below", "to the left"),
+    closing="Say up, right, down or left.",
+)  # fmt: skip
 TURNS = 15
 
 
@@ -43,7 +48,7 @@ def played(pieces, episodes, size=31, **changes):
         for t in range(TURNS):
             wind = out.wind[b, t - 1] if t else -1
             said = pieces.wording.observation(out.x[b, t], out.y[b, t], out.neighbours[b, t], out.order[b, t], wind)
-            letter = LETTERS[out.actions[b, t]]
+            letter = pieces.wording.letters[out.actions[b, t]]
             messages += [{"role": "user", "content": said}, {"role": "assistant", "content": letter}]
             turn = slice(t * width, (t + 1) * width)
             assert out.mask[b, turn][-1] and (np.diff(out.mask[b, turn].astype(int)) >= 0).all()  # at the right edge
@@ -53,35 +58,62 @@ def played(pieces, episodes, size=31, **changes):
     return talks, shown
 
 
-def rendered(tokenizer, messages, **template):
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **template)
-
-
 def agree(pieces, talks, shown, turns=range(TURNS)):
-    for messages, rows in zip(talks, shown):
-        for t in turns:
-            want = rendered(pieces.tokenizer, messages[: 2 * t + 1], **pieces.template)
-            assert list(itertools.chain(*rows[: t + 1])) == want, (t, messages[2 * t])
+    """The tokens shown up to a turn are what the tokenizer makes of the history with the generation prompt."""
+    tok, cases = pieces.tokenizer, [(talk, rows, t) for talk, rows in zip(talks, shown) for t in turns]
+    texts = [
+        tok.apply_chat_template(talk[: 2 * t + 1], tokenize=False, add_generation_prompt=True, **pieces.template)
+        for talk, _, t in cases
+    ]
+    for (talk, rows, t), want in zip(cases, tok(texts, add_special_tokens=False)["input_ids"]):
+        assert list(itertools.chain(*rows[: t + 1])) == want, (t, talk[2 * t])
 
 
+@pytest.mark.parametrize("wording", [Wording(), TRANSCRIPT, WORDS], ids=["chat", "transcript", "words"])
 @pytest.mark.parametrize("name", NAMES)
-def test_shown_tokens_are_the_chat_template_at_every_turn(name, shared_tokenizer):
-    pieces = text.build(shared_tokenizer(name), size=31)
+def test_shown_tokens_are_the_rendering_at_every_turn(name, wording, shared_tokenizer):
+    pieces = text.build(shared_tokenizer(name), wording, size=31)
     assert pieces.append_only
-    agree(pieces, *played(pieces, 60))
+    agree(pieces, *played(pieces, 20))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
-def test_a_thousand_episodes(name, shared_tokenizer):
+@pytest.mark.parametrize("wording", [Wording(), TRANSCRIPT], ids=["chat", "transcript"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_thousand_episodes(name, wording, shared_tokenizer):
     """In the full maze; the whole conversation, and one prefix of it that differs from episode to episode."""
-    pieces = text.build(shared_tokenizer(name))
+    pieces = text.build(shared_tokenizer(name), wording)
     talks, shown = played(pieces, 1000, size=100)
     agree(pieces, talks, shown, [TURNS - 1])
     for i in range(TURNS - 1):
         agree(pieces, talks[i :: TURNS - 1], shown[i :: TURNS - 1], [i])
-    at = {tuple(map(int, m["content"].split("(")[1].split(")")[0].split(","))) for talk in talks for m in talk[::2]}
-    assert {x for x, _ in at} == {y for _, y in at} == set(range(100))
+    if not wording.transcript:
+        places = [m["content"].split("(")[1].split(")")[0] for talk in talks for m in talk[::2]]
+        at = {tuple(map(int, place.split(","))) for place in places}
+        assert {x for x, _ in at} == {y for _, y in at} == set(range(100))
+
+
+def test_what_gpt_oss_and_base_models_are_shown(shared_tokenizer):
+    """To the letter: answers in the final channel, and a bare transcript with the blank in the answer's token."""
+    gptoss, llama = shared_tokenizer("gptoss"), shared_tokenizer("llama3_1")
+    for tok, wording, want in (
+        (gptoss, Wording(), "<|start|>user<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>N<|end|>"
+         "<|start|>user<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>"),
+        (llama, TRANSCRIPT, "<|begin_of_text|>Maze:\n{}\nMove: N\n\nMaze:\n{}\nMove:"),
+    ):  # fmt: skip
+        pieces = text.build(tok, wording, size=31)
+        turns = [(0, 3, 4, [0, 1, 2, 0], [0, 1, 2, 3], -1), (0, 3, 3, [0, 1, 2, 0], [0, 1, 2, 3], 2)]
+        ids = [i for t, turn in enumerate(turns) for i in text.turn_ids(pieces, turn, t == 0)]
+        assert tok.decode(ids) == want.format(*(wording.observation(*turn[1:]) for turn in turns))
+    assert llama.decode([int(pieces.table.letters[0])]) == " N"
+
+
+def test_a_chat_template_of_ones_own(shared_tokenizer):
+    own = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
+    pieces = text.build(shared_tokenizer("gptoss"), size=31, template={"chat_template": own})
+    talks, shown = played(pieces, 5)
+    agree(pieces, talks, shown)
+    assert pieces.tokenizer.decode(shown[0][0]).startswith("[user]You are at")
 
 
 @pytest.mark.parametrize("size", [31, 100])
@@ -91,24 +123,25 @@ def test_the_tiny_tokenizer(size, tiny_tokenizer):
     agree(pieces, *played(pieces, 20, size))
 
 
-def test_thinking_off_shows_each_turn_as_the_template_does(shared_tokenizer):
+@pytest.mark.parametrize("episodes", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_thinking_off_shows_each_turn_as_the_template_does(episodes, shared_tokenizer):
     """The template drops the empty think block from answered turns, so what was shown is not a prefix of it."""
     tokenizer, template = shared_tokenizer("qwen3"), {"enable_thinking": False}
     pieces = text.build(tokenizer, size=31, template=template)
-    if pieces.append_only:
-        pytest.skip("this folder's template has no thinking to turn off")
-    talks, shown = played(pieces, 20)
+    assert not pieces.append_only
+    talks, shown = played(pieces, episodes)
     prompt = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    for messages, rows in zip(talks, shown):
-        for t, row in enumerate(rows):
-            lead = f"{messages[2 * t - 1]['content']}<|im_end|>\n" if t else ""
-            want = f"{lead}<|im_start|>user\n{messages[2 * t]['content']}{prompt}"
-            assert row == tokenizer.encode(want, add_special_tokens=False)
+    for i, (messages, rows) in enumerate(zip(talks, shown)):
+        leads = ["", *(f"{m['content']}<|im_end|>\n" for m in messages[1:-1:2])]
+        wants = [f"{lead}<|im_start|>user\n{m['content']}{prompt}" for lead, m in zip(leads, messages[::2])]
+        assert rows == tokenizer(wants, add_special_tokens=False)["input_ids"]
+        for t in range(TURNS) if episodes == 20 else [i % TURNS]:
             full = tokenizer.apply_chat_template(
                 messages[: 2 * t + 1], tokenize=False, add_generation_prompt=True, **template
             )
-            assert full.endswith(want.replace(prompt, "") + prompt)
-    assert list(itertools.chain(*shown[0])) != rendered(tokenizer, talks[0][:-1], **template)
+            assert full.endswith(wants[t])
+    whole = tokenizer.apply_chat_template(talks[0][:-1], add_generation_prompt=True, return_dict=False, **template)
+    assert list(itertools.chain(*shown[0])) != whole
 
 
 @pytest.mark.parametrize("tiles", itertools.permutations(Wording().tiles))
@@ -189,13 +222,15 @@ def variant(tiny_tokenizer_dir):
     return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
 
 
-def test_letters_of_two_tokens_are_refused(variant):
-    from tokenizers import normalizers
-
-    variant.backend_tokenizer.normalizer = normalizers.Replace("S", "S.")
+def test_answers_that_begin_alike_are_refused(shared_tokenizer):
+    """One token is sampled; words of several tokens are fine as long as the first tells them apart."""
+    tok = shared_tokenizer("qwen3")
+    pieces = text.build(tok, Wording(letters=("northward", "eastward", "southward", "westward")), size=20)
+    assert (np.asarray(pieces.table.lengths[text.LETTER : text.WIND]) > 1).any()
+    agree(pieces, *played(pieces, 5, size=20))
     with pytest.raises(InputError) as error:
-        text.build(variant, size=20)
-    assert "letter 'S' is 2 tokens" in str(error.value) and "\n" not in str(error.value)
+        text.build(tok, Wording(letters=("N", "E", "W", "Wx")), size=20)
+    assert "text.letters" in str(error.value) and "'W', 'W'" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Mazes from and to ASCII: `.` path, `g` gold, `#` mold, `@` the player (on path)."""
+"""Mazes from and to ASCII: `.` path, `g` gold, `#` mold, `?` never drawn, `@` the player (on path)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,11 +6,14 @@ import numpy as np
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 
-SIGNS = ".g#"
+SIGNS = ".g#?"
 
 
-def parse(text: str) -> maze.State:
-    """A state from rows of signs; the grid must be square and hold one `@`. Directions are listed N, E, S, W."""
+def parse(text: str, params: maze.Params = maze.Params()) -> maze.State:  # noqa: B008 (frozen)
+    """A state for `params.turns` turns from rows of signs; the grid must be square and hold one `@`.
+
+    Directions are listed N, E, S, W.
+    """
     rows = [row.strip() for row in text.strip().splitlines()]
     if len({len(row) for row in rows} | {len(rows)}) != 1:
         raise InputError(
@@ -21,14 +24,15 @@ def parse(text: str) -> maze.State:
         raise InputError(f"level: use {SIGNS!r} and exactly one '@'" + (f", not {sorted(odd)[0]!r}" if odd else ""))
     cells = np.array([list(row) for row in rows])
     y, x = np.argwhere(cells == "@")[0]
-    grid = np.select([cells == "g", cells == "#"], [maze.GOLD, maze.MOLD], maze.PATH).astype(np.int8)
-    zero = jnp.int32(0)
-    return maze.State(jnp.asarray(grid), jnp.int32(x), jnp.int32(y), zero, zero - 1, jnp.arange(4, dtype=jnp.int32))
+    grid = np.select(
+        [cells == "g", cells == "#", cells == "?"], [maze.GOLD, maze.MOLD, maze.BEYOND], maze.PATH
+    ).astype(np.int8)
+    return maze.start(grid, x, y, jnp.arange(4, dtype=jnp.int32), params)
 
 
-def render(state: maze.State, player: bool = True) -> str:
-    """The grid as rows of signs."""
-    cells = np.array(list(SIGNS))[np.asarray(state.grid)]
+def render(state: maze.State, player: bool = True, params: maze.Params = maze.Params()) -> str:  # noqa: B008
+    """The tiles as they are now, as rows of signs."""
+    cells = np.array(list(SIGNS))[np.asarray(maze.tiles(state, params))]
     if player:
         cells[int(state.y), int(state.x)] = "@"
     return "\n".join("".join(row) for row in cells)

@@ -2,33 +2,40 @@
 
 A grid of three tile roles inside a ring of mold. x grows eastward, y southward; actions 0..3 are N, E, S, W.
 `reset` and `step` act on one environment; `jax.vmap` gives a batch. What the tiles look like, and what the player
-reads, is `text`'s business.
+reads, is `text`'s business; how a maze comes about is `generator`'s.
 """
 
 import dataclasses
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from welfare_jax.envs import generator
+from welfare_jax.envs.generator import BEYOND, GOLD, MOLD, PATH  # noqa: F401
 from welfare_jax.errors import InputError
 
-PATH, GOLD, MOLD = 0, 1, 2
 MOVES = jnp.array([[0, -1], [1, 0], [0, 1], [-1, 0]], jnp.int32)  # (dx, dy) of N, E, S, W
-ORDERS = ("maze", "turn", "fixed")  # how the listing of the four directions is shuffled
+LISTINGS = jnp.array(list(itertools.permutations(range(4))), jnp.int32)
+ORDERS = ("maze", "episode", "turn", "fixed")  # how often the listing of the four directions is shuffled
 WINDS = ("push", "replace")  # §J: after the move, or instead of it
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["turn_reward", "gold_reward", "mold_reward", "wind", "gold_ratio"],
-    meta_fields=["size", "turns", "order", "wind_mode"],
+    meta_fields=["size", "turns", "order", "wind_mode", "melt"],
 )
 @dataclasses.dataclass(frozen=True)
 class Params:
-    """Rewards per turn and per tile entered, wind probability per turn, gold per mold cell; then the structure."""
+    """Rewards per turn and per tile entered, wind probability per turn, gold per mold cell; then the structure.
+
+    order: one listing of the directions a "maze" (its group shares it), an "episode" or a "turn", or "fixed" N, E, S,
+    W. wind_mode: the wind blows after the move ("push") or takes its place ("replace"). melt: tiles that were left
+    turn to mold; without it they stay, and gold turns to path.
+    """
 
     turn_reward: float = -0.1
     gold_reward: float = 20.0
@@ -39,10 +46,11 @@ class Params:
     turns: int = 15
     order: str = "maze"
     wind_mode: str = "push"
+    melt: bool = True
 
     def check(self):
-        if self.size < 7 or self.turns < 1:
-            raise InputError(f"maze.size={self.size}, maze.turns={self.turns}: need a size of at least 7 and one turn")
+        if not 7 <= self.size <= 181 or self.turns < 1:
+            raise InputError(f"maze.size={self.size}, maze.turns={self.turns}: need a size of 7..181 and one turn")
         if self.order not in ORDERS or self.wind_mode not in WINDS:
             raise InputError(
                 f"maze.order={self.order!r} must be one of {ORDERS}, maze.wind_mode={self.wind_mode!r} of {WINDS}"
@@ -51,9 +59,17 @@ class Params:
             raise InputError(f"maze.wind={self.wind}, maze.gold_ratio={self.gold_ratio}: both must lie in 0..1")
         return self
 
+    @property
+    def steps(self) -> int:
+        """The most tiles that can be entered in an episode."""
+        return self.turns * (2 if self.wind_mode == "push" else 1)
+
 
 class State(NamedTuple):
-    grid: jax.Array  # int8 [H, W], tile roles, indexed [y, x]
+    """The grid never changes; what the player did to it follows from the cells left, so a step copies no grid."""
+
+    grid: jax.Array  # int8 [H, W], tile roles at the start, indexed [y, x]; `tiles` gives those of now
+    left: jax.Array  # int16 [steps], cells y * W + x that were left, the newest last, -1 for none
     x: jax.Array  # int32 []
     y: jax.Array  # int32 []
     turn: jax.Array  # int32 [], turns played
@@ -69,103 +85,59 @@ class Observation(NamedTuple):
     wind: jax.Array  # int32 [], -1 for none
 
 
-def _smallest(bits, eligible, count):
-    """A mask of `count` eligible cells chosen uniformly: those with the smallest of iid random `bits`."""
-    ranked = jnp.where(eligible, bits, jnp.uint32(0xFFFFFFFF))
-    threshold = jnp.sort(ranked)[jnp.maximum(count - 1, 0)]
-    return eligible & (ranked <= threshold) & (count > 0)
+def start(grid, x, y, order, params: Params) -> State:
+    """The state of an episode that begins at (x, y) of `grid`."""
+    x, y, zero = jnp.int32(x), jnp.int32(y), jnp.int32(0)
+    return State(jnp.asarray(grid, jnp.int8), jnp.full(params.steps, -1, jnp.int16), x, y, zero, zero - 1, order)
 
 
-def _walk(key, side, length_max):
-    """Cells [length_max] of a random walk on side x side that stays where a step would leave it."""
-    k_start, k_steps = jax.random.split(key)
-    start = jax.random.randint(k_start, (2,), 0, side)
-    step = MOVES[jax.random.randint(k_steps, (length_max,), 0, 4)]
-
-    # x -> clip(x + d, lo, hi) is closed under composition, so the whole walk is one associative scan.
-    def compose(f, g):
-        (d1, lo1, hi1), (d2, lo2, hi2) = f, g
-        return d1 + d2, jnp.clip(lo1 + d2, lo2, hi2), jnp.clip(hi1 + d2, lo2, hi2)
-
-    zero = jnp.zeros_like(step)
-    d, lo, hi = jax.lax.associative_scan(compose, (step, zero, zero + side - 1))
-    cells = jnp.clip(start + d, lo, hi)
-    return jnp.concatenate([start[None], cells[:-1]])
+def _role(state: State, x, y, params: Params):
+    """The role of the tile at (x, y) as it is now; mold outside the world."""
+    height, width = state.grid.shape
+    cell = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
+    role = state.grid.reshape(-1)[cell].astype(jnp.int32)
+    gone = (state.left == cell.astype(jnp.int16)).any()
+    role = jnp.where(gone, MOLD if params.melt else jnp.where(role == GOLD, PATH, role), role)
+    return jnp.where((x >= 0) & (x < width) & (y >= 0) & (y < height), role, MOLD)
 
 
-def generate(key, params: Params):
-    """A maze: int8 grid [size, size] of tile roles (§K)."""
-    side = params.size - 2
-    cells = side * side
-    k_walk, k_len, k_target, k_mold, k_gold = jax.random.split(key, 5)
-    walk = _walk(k_walk, side, 15 * side + 1)
-    length = jax.random.randint(k_len, (), 5 * side, 15 * side + 1)
-    index = jnp.where(jnp.arange(walk.shape[0]) <= length, walk[:, 1] * side + walk[:, 0], cells)
-    walked = jnp.zeros(cells, bool).at[index].set(True, mode="drop")
-    unvisited = cells - walked.sum()
-    target = jax.random.randint(k_target, (), cells // 10 + 1, cells // 2)
-    count = jnp.where(unvisited > cells // 2, target, unvisited)
-    mold = _smallest(jax.random.bits(k_mold, (cells,)), ~walked, count)
-    golds = jnp.maximum(1, jnp.floor(params.gold_ratio * count + 1e-4).astype(jnp.int32))
-    gold = _smallest(jax.random.bits(k_gold, (cells,)), ~mold, golds)
-    inside = jnp.where(mold, MOLD, jnp.where(gold, GOLD, PATH)).astype(jnp.int8)
-    return jnp.pad(inside.reshape(side, side), 1, constant_values=MOLD)
+def observe(state: State, params: Params) -> Observation:
+    near = [_role(state, state.x + dx, state.y + dy, params) for dx, dy in ((0, -1), (1, 0), (0, 1), (-1, 0))]
+    return Observation(state.x, state.y, jnp.stack(near), state.order, state.wind)
 
 
-@functools.lru_cache
-def _bfs_rank(size: int) -> np.ndarray:
-    """Order [size, size] in which a breadth-first search from the centre (N, E, S, W first) meets the cells."""
-    rank = np.full((size, size), -1, np.int32)
-    queue = [(size // 2, size // 2)]
-    rank[queue[0][1], queue[0][0]] = 0
-    for x, y in queue:
-        for dx, dy in ((0, -1), (1, 0), (0, 1), (-1, 0)):
-            u, v = x + dx, y + dy
-            if 0 <= u < size and 0 <= v < size and rank[v, u] < 0:
-                rank[v, u] = len(queue)
-                queue.append((u, v))
-    return rank
+def tiles(state: State, params: Params):
+    """int8 [H, W], the grid as it is now."""
+    height, width = state.grid.shape
+    at = jnp.append(jnp.where(state.left < 0, height * width, state.left), state.y * width + state.x)
+    flat = state.grid.reshape(-1)
+    eaten = flat.at[at].set(jnp.where(flat[at] == GOLD, PATH, flat[at]).astype(jnp.int8), mode="drop")
+    return (eaten.at[at[:-1]].set(MOLD, mode="drop") if params.melt else eaten).reshape(height, width)
 
 
-def start_cell(grid):
-    """(x, y) of the Path cell nearest the centre by breadth-first search."""
-    rank = jnp.where(grid == PATH, jnp.asarray(_bfs_rank(grid.shape[0])), jnp.iinfo(jnp.int32).max)
-    at = jnp.argmin(rank.reshape(-1))
-    return at % grid.shape[1], at // grid.shape[1]
-
-
-def observe(state: State) -> Observation:
-    size = state.grid.shape[0]
-    xs, ys = state.x + MOVES[:, 0], state.y + MOVES[:, 1]
-    inside = (xs >= 0) & (xs < size) & (ys >= 0) & (ys < size)
-    roles = state.grid[jnp.clip(ys, 0, size - 1), jnp.clip(xs, 0, size - 1)].astype(jnp.int32)
-    return Observation(state.x, state.y, jnp.where(inside, roles, MOLD), state.order, state.wind)
-
-
-def place(key, grid, params: Params) -> State:
-    """A state at the start of `grid`; the key only draws the listing order."""
-    x, y = start_cell(grid)
-    order = jnp.arange(4) if params.order == "fixed" else jax.random.permutation(key, 4)
-    return State(grid, x.astype(jnp.int32), y.astype(jnp.int32), jnp.int32(0), jnp.int32(-1), order.astype(jnp.int32))
+def listing(key):
+    """A random order of the four directions, int32 [4]."""
+    return LISTINGS[jax.random.randint(key, (), 0, len(LISTINGS))]
 
 
 def reset(key, params: Params) -> tuple[Observation, State]:
-    """A fresh maze and its first observation. Same key, same maze."""
+    """A fresh maze and its first observation. Same key, same maze; tiles beyond the player's reach are not drawn."""
     k_grid, k_order = jax.random.split(key)
-    state = place(k_order, generate(k_grid, params), params)
-    return observe(state), state
+    grid, x, y = generator.generate(k_grid, params.gold_ratio, params.size, params.steps + 1)
+    state = start(grid, x, y, jnp.arange(4) if params.order == "fixed" else listing(k_order), params)
+    return observe(state, params), state
 
 
-def _enter(grid, x, y, direction, on):
-    """Leave (x, y), which turns to mold, for the next tile: (grid, x, y, gold, mold); nothing happens unless `on`."""
-    size = grid.shape[0]
-    nx = jnp.clip(x + MOVES[direction, 0], 0, size - 1)
-    ny = jnp.clip(y + MOVES[direction, 1], 0, size - 1)
-    left = grid.at[y, x].set(MOLD)
-    role = left[ny, nx]
-    eaten = left.at[ny, nx].set(jnp.where(role == GOLD, PATH, role).astype(jnp.int8))
-    grid = jnp.where(on, eaten, grid)
-    return grid, jnp.where(on, nx, x), jnp.where(on, ny, y), on & (role == GOLD), on & (role == MOLD)
+def _enter(state: State, direction, on, params: Params):
+    """Leave for the next tile, if `on`: (state, gold, mold). At the edge of the world the player stays, on mold."""
+    height, width = state.grid.shape
+    dx, dy = jnp.where(direction == 1, 1, 0) - (direction == 3), jnp.where(direction == 2, 1, 0) - (direction == 0)
+    cell = jnp.where(on, state.y * width + state.x, -1).astype(jnp.int16)
+    state = state._replace(left=jnp.append(state.left[1:], cell))
+    role = _role(state, state.x + dx, state.y + dy, params)
+    x, y = jnp.clip(state.x + dx, 0, width - 1), jnp.clip(state.y + dy, 0, height - 1)
+    state = state._replace(x=jnp.where(on, x, state.x), y=jnp.where(on, y, state.y))
+    return state, (on & (role == GOLD)).astype(jnp.int32), (on & (role == MOLD)).astype(jnp.int32)
 
 
 def step(key, state: State, action, params: Params):
@@ -175,18 +147,24 @@ def step(key, state: State, action, params: Params):
     takes the place of the move ("replace"). Every tile entered counts. Episodes end by length alone (truncated).
     `info`: gold and mold entered this turn, `landed` (x, y) after the own move.
     """
-    k_blow, k_dir, k_order = jax.random.split(key, 3)
-    blown = jax.random.uniform(k_blow) < params.wind
-    towards = jax.random.randint(k_dir, (), 0, 4)
-    moves = jnp.bool_(True) if params.wind_mode == "push" else ~blown
-    grid, x, y, gold, mold = _enter(state.grid, state.x, state.y, action, moves)
-    landed = jnp.stack([x, y])
-    grid, x, y, gold2, mold2 = _enter(grid, x, y, towards, blown)
-    golds = gold.astype(jnp.int32) + gold2
-    molds = mold.astype(jnp.int32) + mold2
-    reward = params.turn_reward + params.gold_reward * golds + params.mold_reward * molds
-    order = jax.random.permutation(k_order, 4).astype(jnp.int32) if params.order == "turn" else state.order
-    state = State(grid, x, y, state.turn + 1, jnp.where(blown, towards, -1).astype(jnp.int32), order)
-    truncated = state.turn >= params.turns
-    info = {"gold": golds, "mold": molds, "landed": landed}
-    return observe(state), state, reward, jnp.bool_(False), truncated, info
+    if state.left.shape[-1] < params.steps:
+        raise InputError(
+            f"state: made for {state.left.shape[-1]} steps, maze.turns={params.turns} needs {params.steps}"
+        )
+    word = jax.random.bits(key)  # one draw a step: 24 bits whether it blows, 2 bits where to
+    blown = (word >> 8).astype(jnp.float32) * 2.0**-24 < params.wind
+    towards = (word & 3).astype(jnp.int32)
+    if params.wind_mode == "push":
+        state, gold, mold = _enter(state, action, jnp.bool_(True), params)
+        landed = jnp.stack([state.x, state.y])
+        state, more_gold, more_mold = _enter(state, towards, blown, params)
+        gold, mold = gold + more_gold, mold + more_mold
+    else:
+        landed = jnp.stack([state.x, state.y])
+        state, gold, mold = _enter(state, jnp.where(blown, towards, action), jnp.bool_(True), params)
+        landed = jnp.where(blown, landed, jnp.stack([state.x, state.y]))
+    reward = params.turn_reward + params.gold_reward * gold + params.mold_reward * mold
+    order = listing(jax.random.fold_in(key, 1)) if params.order == "turn" else state.order
+    state = state._replace(turn=state.turn + 1, wind=jnp.where(blown, towards, -1), order=order)
+    info = {"gold": gold, "mold": mold, "landed": landed}
+    return observe(state, params), state, reward, jnp.bool_(False), state.turn >= params.turns, info

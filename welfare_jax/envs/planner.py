@@ -45,16 +45,18 @@ def _shift(values, direction):
     return jnp.concatenate([jax.lax.slice_in_dim(values, 1, size, axis=axis), last], axis)
 
 
-def _optimistic(gain, mold, moves: int):
+def _optimistic(gain, spent, mold, moves: int):
     """[moves, 5, w, w]: the most that i = 0..moves-1 moves could earn from a cell, by the direction of arrival.
 
-    gain [w, w] is the reward for entering a cell, mold that for entering mold. Only the tile just left is mold; index
-    4 is for cells that were not entered by a step (the start, or after walking against the edge of the world).
+    gain and spent [w, w] are the rewards for entering a cell at best and once it was left, mold that for mold. Only
+    the tile just left counts as left; index 4 is for cells that were not entered by a step (the start, or after
+    walking against the edge of the world).
     """
     size = gain.shape[0]
     edge = jnp.arange(size)
     walls = (edge[:, None] == 0, edge[None] == size - 1, edge[:, None] == size - 1, edge[None] == 0)
     gains = [jnp.where(walls[d], mold, _shift(gain, d)) for d in range(4)]
+    again = [_shift(spent, d) for d in range(4)]
 
     def more(best, _):
         after = [jnp.where(walls[d], best[4], _shift(best[d], d)) for d in range(4)]
@@ -62,7 +64,7 @@ def _optimistic(gain, mold, moves: int):
         new = []
         for came in range(5):
             back = (came + 2) % 4 if came < 4 else None
-            options = [mold + after[d] if d == back else entered[d] for d in range(4)]
+            options = [again[d] + after[d] if d == back else entered[d] for d in range(4)]
             new.append(jnp.maximum(jnp.maximum(options[0], options[1]), jnp.maximum(options[2], options[3])))
         return jnp.stack(new), best
 
@@ -81,11 +83,12 @@ def _search(state, params, beams, merge):
     moves, size = params.turns, state.grid.shape[0]
     w = min(size, 2 * moves + 1)
     corner = jnp.clip(jnp.stack([state.y, state.x]) - moves, 0, size - w)
-    roles = jax.lax.dynamic_slice(state.grid, corner, (w, w)).astype(jnp.int32)
+    roles = jax.lax.dynamic_slice(maze.tiles(state, params), corner, (w, w)).astype(jnp.int32)
+    spent = jnp.full_like(roles, maze.MOLD) if params.melt else jnp.where(roles == maze.GOLD, maze.PATH, roles)
     worth = params.turn_reward + jnp.stack([jnp.float32(0), params.gold_reward, params.mold_reward])
     mold, rest = worth[maze.MOLD], params.turns - state.turn
-    bounds = _optimistic(jnp.maximum(worth[roles], mold), mold, moves)
-    table, roles = bounds.reshape(moves, -1), roles.reshape(-1)
+    bounds = _optimistic(jnp.maximum(worth[roles], worth[spent]), worth[spent], mold, moves)
+    table, roles, spent = bounds.reshape(moves, -1), roles.reshape(-1), spent.reshape(-1)
     y, x = jnp.stack([state.y, state.x]) - corner
     names = jnp.asarray(np.random.default_rng(0).integers(0, 2**32, (2, w * w), np.uint32))
 
@@ -95,8 +98,8 @@ def _search(state, params, beams, merge):
         stays = (ys < 0) | (ys >= w) | (xs < 0) | (xs >= w)
         to = jnp.where(stays, cell[:, None], ys * w + xs)  # [K, 4]
         left = left.at[:, i].set(cell)
-        melted = stays | (to[..., None] == left[:, None]).any(-1)
-        role = jnp.where(melted, maze.MOLD, roles[to])
+        role = jnp.where((to[..., None] == left[:, None]).any(-1), spent[to], roles[to])
+        role = jnp.where(stays, maze.MOLD, role)
         gained = earned[:, None] + jnp.where(i < rest, worth[role], 0.0)
         hoped = gained + table[jnp.maximum(rest - 1 - i, 0)][jnp.where(stays, 4, jnp.arange(4)) * w * w + to]
         taken = taken[:, None] ^ jnp.where(role == maze.GOLD, names[0][to], 0)

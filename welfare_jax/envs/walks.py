@@ -3,7 +3,7 @@
 N walks, `turns` turns at most. Mazes that allow no such walk are discarded, so walks are drawn by rejection.
 """
 
-import itertools
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -32,7 +32,7 @@ def _attempt(key, final, length, params: maze.Params):
 
     def turn(carry, t):
         state, worked = carry
-        obs = maze.observe(state)
+        obs = maze.observe(state, params)
         allowed = obs.neighbours == jnp.where(t == length - 1, final, maze.PATH)
         k_pick, k_step = jax.random.split(jax.random.fold_in(k_walk, t))
         action = jnp.argmax(jnp.where(allowed, jax.random.gumbel(k_pick, (4,)), -jnp.inf)).astype(jnp.int32)
@@ -44,42 +44,51 @@ def _attempt(key, final, length, params: maze.Params):
     return worked, obs, actions
 
 
-def generate(params: maze.Params, per_length: int, seed: int = SEED, batch: int = 512) -> Walks:
+def generate(params: maze.Params, per_length: int, seed: int = SEED, batch: int = 2048) -> Walks:
     """`per_length` walks for every final role (path, gold, mold) and every length 1..turns, each in its own maze.
 
     There is no wind. Walks are ordered by length, then by role. Last moves are spread evenly over N, E, S, W within
     each role and length: thousands of walks come out near a quarter each (§L), a few dozen would not, and where
-    classes differ in their letters so do their vectors. Deterministic in `seed`.
+    classes differ in their letters so do their vectors. Deterministic in `seed`: maze i grows from seed + i. At most
+    `batch` mazes are tried at a time, fewer where few walks are wanted.
     """
-    calm = maze.Params(**{**vars(params), "wind": 0.0})
+    calm = dataclasses.replace(params, wind=0.0, wind_mode="replace")  # no wind either way, and half as far to see
     attempt = jax.jit(jax.vmap(_attempt, (0, 0, 0, None)))
     cells = [(role, length) for length in range(1, params.turns + 1) for role in range(3)]
-    found = {cell: [] for cell in cells}
-    share = -(-per_length // 4)
-    for round_ in range(1000):
-        short = [cell for cell in cells if len(found[cell]) < per_length]
-        if not short:
-            break
-        wanted = np.array([short[i % len(short)] for i in range(batch)], np.int32)
-        keys = jax.vmap(jax.random.key)(jnp.uint32(seed) + round_ * batch + jnp.arange(batch, dtype=jnp.uint32))
-        out = jax.device_get(attempt(keys, wanted[:, 0], wanted[:, 1], calm))
-        for i in np.flatnonzero(out[0]):
-            cell = tuple(wanted[i].tolist())
-            last = [walk[1][cell[1] - 1] for walk in found[cell]]
-            if len(last) < per_length and last.count(out[2][i, cell[1] - 1]) < share:
-                found[cell].append(jax.tree.map(lambda a, i=i: a[i], out[1:]))
-    else:
-        raise InputError(f"walks: no {short[0]} (role, length) found in {round_ * batch} mazes; change config.maze")
-    rows = [walk for cell in cells for walk in _interleaved(found[cell], cell[1])]
-    observations, actions = jax.tree.map(lambda *a: np.stack(a), *rows)
+    batch = min(batch, 4 * per_length * len(cells))
+    found = np.zeros((len(cells), 4), int)  # by last move
+    share, kept = -(-per_length // 4), []  # kept: (cell, last move, round, row)
+    rounds = []
+    while (found.sum(1) < per_length).any():
+        if len(rounds) == 1000:
+            missing = cells[int(np.argmax(found.sum(1) < per_length))]
+            raise InputError(f"walks: no {missing} (role, length) found in {1000 * batch} mazes; change config.maze")
+        wanted = np.resize(np.flatnonzero(found.sum(1) < per_length), batch)
+        numbers = np.arange(len(rounds) * batch, (len(rounds) + 1) * batch, dtype=np.uint32) + np.uint32(seed)
+        final, length = np.array(cells, np.int32)[wanted].T
+        worked, *seen = jax.device_get(attempt(jax.vmap(jax.random.key)(numbers), final, length, calm))
+        last = seen[1][np.arange(batch), length - 1]
+        rows = []
+        for row in np.flatnonzero(worked):
+            cell, move = wanted[row], last[row]
+            if found[cell].sum() < per_length and found[cell, move] < share:
+                found[cell, move] += 1
+                rows.append(row)
+        kept += [(wanted[row], last[row]) for row in rows]
+        rounds.append(jax.tree.map(lambda a, rows=rows: a[rows], seen))
+    observations, actions = jax.tree.map(lambda *a: np.concatenate(a), *rounds)
+    order = _dealt(*np.array(kept).T)
     final, length = np.repeat(np.array(cells, np.int32), per_length, axis=0).T
-    return Walks(final, length, observations, actions)
+    return Walks(final, length, jax.tree.map(lambda a: a[order], observations), actions[order])
 
 
-def _interleaved(walks, length):
-    """Walks of one role and length with their last moves in turn, so that any first part of them is even too."""
-    by_move = [[walk for walk in walks if walk[1][length - 1] == d] for d in range(4)]
-    return [walk for group in itertools.zip_longest(*by_move) for walk in group if walk is not None]
+def _dealt(cell, move):
+    """An order of walks by cell in which last moves take turns, so that any first part of a cell is even too."""
+    key, nth = cell * 4 + move, np.zeros(len(cell), int)
+    by_key = np.argsort(key, kind="stable")
+    begins = np.searchsorted(key[by_key], key[by_key])
+    nth[by_key] = np.arange(len(cell)) - begins
+    return np.lexsort((move, nth, cell))
 
 
 def last_moves(walks: Walks) -> dict[str, list[float]]:

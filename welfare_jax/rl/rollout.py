@@ -96,7 +96,7 @@ def play(
 
     def turn(state, t):
         carry, states, answer = state
-        obs = jax.vmap(maze.observe)(states)
+        obs = jax.vmap(maze.observe, (0, None))(states, params)
         numbers = text.observation_pieces(obs, answer, t == 0, size)
         tokens, mask = text.pack(pieces_table, numbers, width)
         carry, logits = policy.act(carry, tokens, mask, obs)
@@ -123,7 +123,11 @@ def play(
 def group_states(key, groups: int, group_size: int, params: maze.Params):
     """Start states [groups * group_size, ...]: a fresh maze a group, shared by its members."""
     _, states = jax.vmap(maze.reset, (0, None))(jax.random.split(key, groups), params)
-    return jax.tree.map(lambda a: jnp.repeat(a, group_size, axis=0), states)
+    states = jax.tree.map(lambda a: jnp.repeat(a, group_size, axis=0), states)
+    if params.order == "episode":
+        keys = jax.random.split(jax.random.fold_in(key, 1), groups * group_size)
+        states = states._replace(order=jax.vmap(maze.listing)(keys))
+    return states
 
 
 def answer_slots(turns: int, width: int):

@@ -13,9 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.text.wording import LETTERS, Wording
+from welfare_jax.text.wording import Wording
 
-SLOTS = 10  # letter, glue, wind, x, y, four neighbours, closing
+# For base models: a transcript with the role lines `lines`. For GPT-OSS: its channels, the answer in the final one.
+TRANSCRIPT = (
+    "{{ bos_token or '' }}{% for m in messages %}{% if m.role == 'user' %}{{ lines[0] + m.content + lines[1] }}"
+    "{% else %}{{ ' ' + m.content + lines[2] }}{% endif %}{% endfor %}"
+)
+CHANNELS = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>"
+    "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|channel|>final<|message|>"
+    "{% endif %}"
+)
 
 
 class Table(NamedTuple):
@@ -23,7 +32,7 @@ class Table(NamedTuple):
 
     tokens: jax.Array  # int32 [pieces, longest]
     lengths: jax.Array  # int32 [pieces]
-    letters: jax.Array  # int32 [4], token ids of the four answers
+    letters: jax.Array  # int32 [4], first token ids of the four answers
 
 
 # Piece numbers: one empty piece, then the kinds in this order. x and y take `size` pieces each.
@@ -42,6 +51,7 @@ class Pieces:
     wording: Wording
     tokenizer: object
     template: dict  # keyword arguments of apply_chat_template
+    before_answer: str = ""  # text that belongs to an answer's tokens: the blank before it in a transcript
 
 
 def permuted(table: Table, tiles) -> Table:
@@ -80,7 +90,10 @@ def pack(table: Table, numbers, width: int, align: str = "right"):
 
 
 def _glue(tokenizer, template):
-    """Text before the first message, between an answer and the next message, after a message; append-only?"""
+    """Text before the first message, between an answer and the next message, after a message, before an answer.
+
+    Then whether the rendering of a longer conversation begins with that of its beginning (append-only).
+    """
 
     def render(messages):
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
@@ -91,9 +104,10 @@ def _glue(tokenizer, template):
         ]
         return [{"role": r, "content": c} for r, c in roles]
 
-    if getattr(tokenizer, "chat_template", None) is None:
+    if getattr(tokenizer, "chat_template", None) is None and "chat_template" not in template:
         raise InputError(
-            f"tokenizer {tokenizer.name_or_path}: has no chat template; use an instruction-tuned model's folder"
+            f"tokenizer {tokenizer.name_or_path}: has no chat template; use an instruction-tuned folder, or set "
+            f"the role lines text.transcript for a base model"
         )
     try:
         one, two, three = render(talk(1)), render(talk(3)), render(talk(5))
@@ -107,14 +121,15 @@ def _glue(tokenizer, template):
     same = three.split("AnswerA1A")[-1] == two.split("AnswerA0A")[-1].replace("Q1Q", "Q2Q")
     if not same or two.split("QuestionQ1Q")[-1] != close:
         raise InputError(f"tokenizer {tokenizer.name_or_path}: its chat template renders equal turns differently")
-    return first, following, close, two.startswith(one)
+    append_only = two.startswith(one)
+    return first, following, close, two[len(one) :].split("AnswerA0A")[0] if append_only else "", append_only
 
 
-def _texts(wording: Wording, size: int, glue) -> list[str]:
+def _texts(wording: Wording, size: int, first, following, close, before_answer) -> list[str]:
     before, rest = wording.place.split("{x}")
     between, after = rest.split("{y}")
     cut = len(between.rstrip())
-    texts = ["", glue[0], glue[1], wording.closing + glue[2], *LETTERS]
+    texts = ["", first, following, wording.closing + close, *(before_answer + letter for letter in wording.letters)]
     texts += [wording.wind_sentence(d) for d in range(4)]
     texts += [wording.neighbour_line(d, r) for d in range(4) for r in range(3)]
     texts += [f"{before}{x}{between[:cut]}" for x in range(size)]
@@ -124,28 +139,36 @@ def _texts(wording: Wording, size: int, glue) -> list[str]:
 def build(tokenizer, wording: Wording | None = None, size: int = 100, template: dict | None = None) -> Pieces:
     """Tokenise all pieces and prove that they compose (arXiv:2605.30232 §J; see `prove`).
 
-    template: keyword arguments for `apply_chat_template`, e.g. {"enable_thinking": False}. Raises `InputError` where
-    a direction letter is not one token, or where pieces differ from the tokenizer's own reading, showing the place.
+    template: keyword arguments for `apply_chat_template`, e.g. {"enable_thinking": False}, or a `chat_template` to
+    use instead of the tokenizer's. GPT-OSS gets one that answers in its final channel, `wording.transcript` one
+    without roles. Raises `InputError` where two answers begin with the same token, or where pieces differ from the
+    tokenizer's own reading, showing the place.
     """
     wording, template = wording or Wording(), dict(template or {})
-    first, following, close, append_only = _glue(tokenizer, template)
-    ids = [tokenizer.encode(t, add_special_tokens=False) for t in _texts(wording, size, (first, following, close))]
-    for letter, found in zip(LETTERS, ids[LETTER:WIND], strict=True):
-        if len(found) != 1:
-            raise InputError(
-                f"tokenizer {tokenizer.name_or_path}: direction letter {letter!r} is {len(found)} tokens, the rollout "
-                f"samples one; use a tokenizer with single-token letters"
-            )
+    if wording.transcript:
+        template = {"chat_template": TRANSCRIPT, "lines": list(wording.transcript)} | template
+    elif "<|channel|>" in tokenizer.get_added_vocab():
+        template = {"chat_template": CHANNELS} | template
+    *glue, append_only = _glue(tokenizer, template)
+    ids = tokenizer(_texts(wording, size, *glue), add_special_tokens=False)["input_ids"]
+    answers = ids[LETTER:WIND]
+    if not all(answers) or len({found[0] for found in answers}) < 4:
+        raise InputError(
+            f"tokenizer {tokenizer.name_or_path}: the answers {wording.letters} begin with the tokens "
+            f"{[tokenizer.decode(found[:1]) for found in answers]}; the rollout samples that token, so all four must "
+            f"differ (text.letters)"
+        )
     lengths = np.array([len(i) for i in ids], np.int32)
     tokens = np.zeros((len(ids), lengths.max()), np.int32)
     for row, piece in zip(tokens, ids, strict=True):
         row[: len(piece)] = piece
     around = lengths[NEIGHBOUR:X].reshape(4, 3).max(1).sum()
     calm = lengths[X : X + size].max() + lengths[X + size :].max() + around + lengths[CLOSE]
-    windy = calm + lengths[WIND:NEIGHBOUR].max() + 1 + lengths[NEXT]
+    lead = lengths[LETTER:WIND].max() + lengths[NEXT]
+    windy = calm + lengths[WIND:NEIGHBOUR].max() + lead
     table = Table(jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(tokens[LETTER:WIND, 0]))
-    width, calm_width = (int(max(calm + lengths[FIRST], n)) for n in (windy, calm + 1 + lengths[NEXT]))
-    pieces = Pieces(table, size, width, calm_width, append_only, wording, tokenizer, template)
+    width, calm_width = (int(max(calm + lengths[FIRST], n)) for n in (windy, calm + lead))
+    pieces = Pieces(table, size, width, calm_width, append_only, wording, tokenizer, template, glue[3])
     prove(pieces)
     return pieces
 
@@ -182,12 +205,13 @@ def prove(pieces: Pieces, conversations=None):
     rendering of that turn. Raises `InputError` at the first difference.
     """
     conversations = conversations or _coverage(pieces, np.random.default_rng(0))
-    tok = pieces.tokenizer
+    tok, jobs = pieces.tokenizer, []
     for conversation in conversations:
         messages, shown, ends = [], [], []
         for t, turn in enumerate(conversation):
+            answer = pieces.wording.letters[turn[0]]
             if t:
-                messages.append({"role": "assistant", "content": LETTERS[turn[0]]})
+                messages.append({"role": "assistant", "content": answer})
             _, x, y, neighbours, order, wind = turn
             messages.append({"role": "user", "content": pieces.wording.observation(x, y, neighbours, order, wind)})
             new = turn_ids(pieces, turn, t == 0)
@@ -197,9 +221,11 @@ def prove(pieces: Pieces, conversations=None):
                 continue  # a prefix of the last turn's rendering, which is compared whole
             text = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **pieces.template)
             if not pieces.append_only and t:
-                text = LETTERS[turn[0]] + text[_answer_end(tok, messages, pieces.template, text) :]
-            got, start = (shown, 0) if pieces.append_only else (new, len(shown) - len(new))
-            _compare(pieces, got, tok.encode(text, add_special_tokens=False), start, ends)
+                text = answer + text[_answer_end(tok, messages, pieces.template, text) :]
+            jobs.append((text, shown, 0, ends) if pieces.append_only else (text, new, len(shown) - len(new), [*ends]))
+    wanted = tok([text for text, *_ in jobs], add_special_tokens=False)["input_ids"]
+    for (_, got, start, ends), want in zip(jobs, wanted):
+        _compare(pieces, got, want, start, ends)
 
 
 def _answer_end(tok, messages, template, text):

@@ -9,7 +9,7 @@ import string
 
 from welfare_jax.errors import InputError
 
-LETTERS = ("N", "E", "S", "W")  # actions 0..3
+LETTERS = ("N", "E", "S", "W")  # the usual names of actions 0..3
 ROLES = ("path", "gold", "mold")  # tile roles 0..2, see envs.maze
 
 
@@ -19,7 +19,11 @@ class Wording:
 
     `wind` takes {direction}; `place` takes {x} and {y}, x first; `neighbour` takes {Direction} (capitalised)
     or {direction}, and {tile}. `directions` are the words for actions 0..3 and `tiles` the emoji of path,
-    gold and mold; any permutation of the tiles is one config value away.
+    gold and mold; any permutation of the tiles is one config value away. `letters` are the answers for actions
+    0..3; words may take their place if no two begin with the same token, and `closing` should name them.
+
+    `transcript` is empty where the tokenizer's chat template sets the turns. For base models it holds three role
+    lines: before a message, before an answer, after an answer, for example ("Maze:\n", "\nMove:", "\n\n").
     """
 
     wind: str = "The wind pushed you {direction}.\n"
@@ -27,6 +31,8 @@ class Wording:
     neighbour: str = "{Direction}: {tile}\n"
     closing: str = "Answer with N, E, S or W."
     directions: tuple[str, ...] = ("north", "east", "south", "west")
+    letters: tuple[str, ...] = LETTERS
+    transcript: tuple[str, ...] = ()
     tiles: tuple[str, ...] = ("\U0001f9fe", "\U0001f4d0", "\U0001f5c2")  # receipt, triangular ruler, card index
 
     def __post_init__(self):
@@ -47,8 +53,15 @@ class Wording:
                 )
         if self.place.count("{") != 2 or self.place.index("{x}") > self.place.index("{y}"):
             raise InputError(f"text.place={self.place!r}: needs {{x}} once and after it {{y}} once")
-        if len(self.directions) != 4 or len(set(self.directions)) != 4:
-            raise InputError(f"text.directions={self.directions!r}: needs four different words")
+        for name in ("directions", "letters"):
+            words = getattr(self, name)
+            if len(words) != 4 or len(set(words)) != 4 or not all(words):
+                raise InputError(f"text.{name}={words!r}: needs four different words")
+        if len(self.transcript) not in (0, 3):
+            raise InputError(
+                f"text.transcript={self.transcript!r}: needs three lines (before a message, before an answer, after "
+                f"an answer), or none for the chat template"
+            )
         if len(self.tiles) != 3 or len(set(self.tiles)) != 3:
             raise InputError(f"text.tiles={self.tiles!r}: needs three different tiles (path, gold, mold)")
 
