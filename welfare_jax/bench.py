@@ -104,6 +104,31 @@ def flat(params):
     return traverse_util.flatten_dict(params, sep="/")
 
 
+def shares(b: Bench, seconds: float) -> dict:
+    """Where a rollout's time goes, from the same episode without the model, and without model and text."""
+    import jax
+    import jax.numpy as jnp
+
+    from welfare_jax.rl import rollout as r
+
+    bare = jax.tree.map(jnp.zeros_like, b.pieces.table)
+
+    def without(table, width):
+        @jax.jit
+        def program(i):
+            k_maze, k_play = jax.random.split(jax.random.fold_in(b.key, i))
+            states = r.group_states(k_maze, b.args.groups, b.args.group_size, b.maze)
+            keys = jax.random.split(k_play, b.episodes)
+            return r.play(r.uniform(), None, table, b.pieces.size, width, b.maze, states, keys, 0.7)
+
+        return b.time(program)[0]
+
+    both, maze = without(b.pieces.table, b.pieces.width), without(bare._replace(tokens=bare.tokens[:, :1]), 1)
+    return {
+        "share_model": 1 - both / seconds, "share_text": max(both - maze, 0.0) / seconds, "share_maze": maze / seconds,
+    }  # fmt: skip
+
+
 def rollout(b: Bench) -> dict:
     """Whole episodes: `groups` mazes x `group_size` episodes."""
     program, frozen = b.collect(b.graphdef), flat(b.params)
@@ -113,6 +138,7 @@ def rollout(b: Bench) -> dict:
     return {
         "seconds": seconds, "compile_seconds": compiling, "episodes_per_s": b.episodes / seconds,
         "tokens_per_s": tokens / seconds, "tokens": tokens, "flops": tokens * b.spec.flops_per_token(context),
+        **shares(b, seconds),
     }  # fmt: skip
 
 
@@ -220,10 +246,10 @@ def env(b: Bench) -> dict:
         def turn(states, k):
             keys = jax.random.split(k, n)
             actions = jax.random.randint(k, (n,), 0, 4)
-            _, states, reward, *_ = jax.vmap(maze.step, (0, 0, 0, None))(keys, states, actions, b.maze)
-            return states, reward
+            obs, states, reward, *_ = jax.vmap(maze.step, (0, 0, 0, None))(keys, states, actions, b.maze)
+            return states, (obs.neighbours.sum(), reward.sum())  # what a player would use is computed
 
-        return jax.lax.scan(turn, states, jax.random.split(key, turns))[1].sum()
+        return jax.lax.scan(turn, states, jax.random.split(key, turns))[1]
 
     making, compiling, states = b.time(lambda i: fresh(jax.random.key(i)))
     playing, more, _ = b.time(lambda i: play(states, jax.random.key(i)))

@@ -19,8 +19,8 @@ def rl() -> ConfigDict:
         "mesh": {"data": 0, "fsdp": 1, "tensor": 1},  # data=0: whatever the others leave
         "text": {**words, "template": {}},
         "maze": {
-            "size": 100, "turns": 15, "order": "maze", "wind": 0.1, "wind_mode": "push", "melt": True, "gold_ratio": 0.2,
-            "turn_reward": -0.1, "gold_reward": 20.0, "mold_reward": -10.0,
+            "size": 100, "turns": 15, "order": "maze", "wind": 0.1, "wind_mode": "push", "melt": True, "whole": False,
+            "gold_ratio": 0.2, "turn_reward": -0.1, "gold_reward": 20.0, "mold_reward": -10.0,
         },
         "train": {
             "algorithm": "dr_grpo",  # one of train/algorithms.py

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import STEPS
 
-from welfare_jax.envs import generator
+from welfare_jax.envs import generator, maze
 from welfare_jax.envs.generator import BEYOND, GOLD, MOLD, PATH
 
 SIGMAS = 5.0
@@ -140,6 +140,13 @@ def test_what_is_drawn_is_a_part_of_the_whole(size):
     grid_y, grid_x = np.mgrid[:size, :size]
     near = np.abs(grid_x - xs[:, None, None]) + np.abs(grid_y - ys[:, None, None]) <= reach
     assert (part[near] != BEYOND).all()
+
+
+def test_reset_draws_the_whole_maze_on_request():
+    some = keys(20)
+    reset = jax.jit(jax.vmap(maze.reset, (0, None)))
+    whole, part = (reset(some, maze.Params(whole=w))[1].grid for w in (True, False))
+    assert (whole != BEYOND).all() and (part == BEYOND).any() and ((part == whole) | (part == BEYOND)).all()
 
 
 def test_one_maze_alone_is_the_same_maze():

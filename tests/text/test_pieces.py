@@ -38,7 +38,7 @@ def _play(table, keys, params, size, width):
 
 def played(pieces, episodes, size=31, **changes):
     """(conversations, shown): per episode the messages of every turn, and the tokens that the program laid out."""
-    params = maze.Params(size=size, **{"wind": 0.3} | changes)
+    params = maze.Params(size=size, whole=True, **{"wind": 0.3} | changes)
     keys = jax.random.split(jax.random.key(episodes), episodes)
     out = jax.device_get(_play(pieces.table, keys, params, size, pieces.width))
     width = out.tokens.shape[1] // TURNS

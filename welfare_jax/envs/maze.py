@@ -26,7 +26,7 @@ WINDS = ("push", "replace")  # §J: after the move, or instead of it
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["turn_reward", "gold_reward", "mold_reward", "wind", "gold_ratio"],
-    meta_fields=["size", "turns", "order", "wind_mode", "melt"],
+    meta_fields=["size", "turns", "order", "wind_mode", "melt", "whole"],
 )
 @dataclasses.dataclass(frozen=True)
 class Params:
@@ -34,7 +34,8 @@ class Params:
 
     order: one listing of the directions a "maze" (its group shares it), an "episode" or a "turn", or "fixed" N, E, S,
     W. wind_mode: the wind blows after the move ("push") or takes its place ("replace"). melt: tiles that were left
-    turn to mold; without it they stay, and gold turns to path.
+    turn to mold; without it they stay, and gold turns to path. whole: draw also the tiles that the player cannot
+    reach or see, which takes three times as long and changes nothing that is met.
     """
 
     turn_reward: float = -0.1
@@ -47,6 +48,7 @@ class Params:
     order: str = "maze"
     wind_mode: str = "push"
     melt: bool = True
+    whole: bool = False
 
     def check(self):
         if not 7 <= self.size <= 181 or self.turns < 1:
@@ -121,9 +123,9 @@ def listing(key):
 
 
 def reset(key, params: Params) -> tuple[Observation, State]:
-    """A fresh maze and its first observation. Same key, same maze; tiles beyond the player's reach are not drawn."""
+    """A fresh maze and its first observation. Same key, same maze; tiles out of reach are BEYOND unless `whole`."""
     k_grid, k_order = jax.random.split(key)
-    grid, x, y = generator.generate(k_grid, params.gold_ratio, params.size, params.steps + 1)
+    grid, x, y = generator.generate(k_grid, params.gold_ratio, params.size, None if params.whole else params.steps + 1)
     state = start(grid, x, y, jnp.arange(4) if params.order == "fixed" else listing(k_order), params)
     return observe(state, params), state
 

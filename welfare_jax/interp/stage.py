@@ -11,10 +11,11 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from welfare_jax import mesh as mesh_lib
-from welfare_jax.envs import levels, maze
+from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.interp import extract, geometry, lens, vectors
 from welfare_jax.models import decoder, generate, interventions
+from welfare_jax.rl import baselines, record
 
 TARGETS = (geometry.MOLD, geometry.GOLD)
 
@@ -113,39 +114,20 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
     return out
 
 
-def replays(played, grids, temperature, pieces, title: str, group_size: int, count: int = 2, margin: int = 32):
+def replays(played, grids, temperature, pieces, title: str, group_size: int, count: int = 2):
     """The first episode of each of `count` groups, as the report draws them, and what the whole batch earned."""
     played, grids = jax.device_get((played, grids))
-    episodes = []
-    for group in range(min(count, len(grids))):
-        e = jax.tree.map(lambda a, i=group * group_size: a[i], played)
-        size = grids.shape[1]
-        x0, y0 = (max(0, int(v) - margin) for v in (e.x[0], e.y[0]))
-        rows = [
-            "".join(levels.SIGNS[t] for t in row[x0 : x0 + 2 * margin + 1])
-            for row in grids[group][y0 : y0 + 2 * margin + 1]
-        ]
-        scaled = e.logits / max(temperature, 1e-6)
-        probs = np.exp(scaled - scaled.max(-1, keepdims=True))
-        probs /= probs.sum(-1, keepdims=True)
-        turns = []
-        for t in range(len(e.actions)):
-            pushed = int(e.wind[t])
-            end = np.clip(e.landed[t] + (np.asarray(maze.MOVES)[pushed] if pushed >= 0 else 0), 0, size - 1)
-            said = pieces.wording.observation(
-                e.x[t], e.y[t], e.neighbours[t], e.order[t], int(e.wind[t - 1]) if t else -1
-            )
-            turns.append({
-                "x": int(e.x[t]), "y": int(e.y[t]), "message": said, "action": int(e.actions[t]),
-                "probs": [round(float(p), 4) for p in probs[t]], "landed": e.landed[t].tolist(), "wind": pushed,
-                "end": end.tolist(), "reward": round(float(e.rewards[t]), 3),
-            })  # fmt: skip
-        episodes.append({
-            "title": f"{title}, maze {group + 1}", "size": [size, size],
-            "tiles": dict(zip(("path", "gold", "mold"), pieces.wording.tiles)),
-            "window": {"x0": x0, "y0": y0, "rows": rows}, "start": [int(e.x[0]), int(e.y[0])],
-            "turns": turns, "reward": round(float(e.rewards.sum()), 3),
-        })  # fmt: skip
+    episodes = [
+        record.episode(
+            played,
+            grids[group],
+            pieces.wording,
+            row=group * group_size,
+            temperature=temperature,
+            title=f"{title}, maze {group + 1}",
+        )  # fmt: skip
+        for group in range(min(count, len(grids)))
+    ]
     return episodes, float(played.rewards.sum(-1).mean())
 
 
@@ -194,6 +176,7 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
         )
         result["episodes"] += shown
         bar.update()
+    result["baselines"] = baselines.table(setup.maze)
     (workdir / "analysis.json").write_text(json.dumps(result))
     bar.close()
     return {

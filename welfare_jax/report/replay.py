@@ -4,10 +4,14 @@ Tiles: `.` path, `g` gold, `#` mold, `x` a tile that melted into mold when the p
 Axes: x grows east, y grows south. Rules: arXiv:2605.30232 §2.1, §J.4.
 """
 
+import argparse
 import math
+import pathlib
+import sys
 
+from welfare_jax.errors import InputError
 from welfare_jax.report import markup, player, style
-from welfare_jax.report.data import dicts, number, numbers
+from welfare_jax.report.data import dicts, load, number, numbers
 from welfare_jax.text.wording import LETTERS
 
 STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # actions 0..3 = N, E, S, W
@@ -30,7 +34,7 @@ def frames(episode: dict) -> list:
         at = _place([turn.get("x"), turn.get("y")], at)
         trail = trail or [at]
         frame = {"turn": i, "at": at, "rows": _rows(board, episode), "trail": list(trail), **so_far}
-        frame |= _decision(turn, at, board)
+        frame |= _decision(turn, at, board, _letters(episode))
         entered = [_move(board, a, b) for a, b in ((at, frame["landed"]), (frame["landed"], frame["end"]))]
         frame["gains"] = {role: sum(ROLES.get(tile) == role for tile in entered) for role in ("gold", "mold")}
         frame["gain"] = number(turn.get("reward"))
@@ -72,9 +76,14 @@ def text(episode: dict, turn: int) -> str:
         "@ player  . path  g gold  # mold  x melted",
     ]
     if "action" in frame:
-        odds = "  ".join(f"{c} {100 * p:.0f}%" for c, p in zip(LETTERS, frame["probs"], strict=False))
+        odds = "  ".join(f"{c} {100 * p:.0f}%" for c, p in zip(_letters(episode), frame["probs"], strict=False))
         lines += ["", frame["message"], "", f"answer: {frame['letter']}   ({odds})"]
     return "\n".join([*lines, frame["outcome"].replace("\N{MINUS SIGN}", "-")])
+
+
+def transcript(episode: dict) -> str:
+    """The whole episode for a terminal: every turn as `text` shows it."""
+    return "\n\n".join(text(episode, turn) for turn in range(len(dicts(episode.get("turns"))) + 1))
 
 
 def html(episode: dict) -> str:
@@ -84,7 +93,7 @@ def html(episode: dict) -> str:
     tiles = episode.get("tiles") if isinstance(episode.get("tiles"), dict) else {}
     emoji = {sign: str(tiles.get(ROLES.get(sign), "")) for sign in NAMES}
     seen = frames(episode)
-    data = {"x0": x0, "y0": y0, "tiles": emoji, "names": NAMES, "letters": LETTERS, "frames": seen}
+    data = {"x0": x0, "y0": y0, "tiles": emoji, "names": NAMES, "letters": _letters(episode), "frames": seen}
     legend = "".join(
         f'<span><i class="tile-{name}">{markup.esc(emoji[sign])}</i>{label}</span>'
         for sign, name, label in (
@@ -111,6 +120,33 @@ def page(episode: dict) -> str:
     return markup.page(
         title, body, style.css() + player.css(), player.SCRIPT + "document.querySelector('.replay').focus();"
     )
+
+
+def main(argv=None) -> int:
+    """Shows a run's recorded episode in the terminal, or writes it as a page of its own."""
+    parser = argparse.ArgumentParser(prog="python -m welfare_jax.report.replay", description=main.__doc__)
+    parser.add_argument("workdir", help="the folder of a run")
+    parser.add_argument("--episode", type=int, default=0, help="which of the recorded episodes, from 0")
+    parser.add_argument("--html", metavar="FILE", help="write this page instead")
+    args = parser.parse_args(argv)
+    try:
+        episodes = dicts(load(args.workdir).analysis.get("episodes"))
+        if not 0 <= args.episode < len(episodes):
+            raise InputError(f"--episode={args.episode}: {args.workdir} has {len(episodes)} recorded episodes")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.html:
+        pathlib.Path(args.html).write_text(page(episodes[args.episode]), encoding="utf-8")
+    else:
+        print(transcript(episodes[args.episode]))
+    return 0
+
+
+def _letters(episode) -> list:
+    """The four answers, N E S W where the episode does not name them."""
+    found = episode.get("letters")
+    return [str(a) for a in found] if isinstance(found, (list, tuple)) and len(found) == 4 else list(LETTERS)
 
 
 def _window(episode) -> tuple:
@@ -149,13 +185,13 @@ def _direction(value) -> int:
     return int(value) if number(value) in range(4) else -1
 
 
-def _decision(turn, at, board) -> dict:
+def _decision(turn, at, board, letters) -> dict:
     landed = _place(turn.get("landed"), at)
     action = _direction(turn.get("action"))
     return {
         "message": str(turn.get("message", "")),
         "action": action,
-        "letter": LETTERS[action] if action >= 0 else "?",
+        "letter": letters[action] if action >= 0 else "?",
         "probs": numbers(turn.get("probs"))[:4],
         "near": "".join(board.get((at[0] + dx, at[1] + dy), "?") for dx, dy in STEPS),
         "landed": landed,
@@ -180,9 +216,7 @@ def _outcome(frame, entered) -> str:
     (x, y), (u, v) = frame["landed"], frame["end"]
     words = [f"Moves {frame['letter']} to ({x}, {y}): {NAMES.get(entered[0], 'no tile entered')}."]
     if frame["wind"] >= 0:
-        words.append(
-            f"Wind pushes {LETTERS[frame['wind']]} to ({u}, {v}): {NAMES.get(entered[1], 'no tile entered')}."
-        )
+        words.append(f"Wind pushes {'NESW'[frame['wind']]} to ({u}, {v}): {NAMES.get(entered[1], 'no tile entered')}.")
     return " ".join([*words, f"Reward {markup.num(frame['gain'], 1, sign=True)}."])
 
 
@@ -201,3 +235,7 @@ def _table(seen) -> str:
 
 def _running(frame, after) -> tuple:
     return markup.num(frame["gain"], 1, sign=True), markup.num(after["reward"], 1, sign=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

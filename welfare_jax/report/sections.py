@@ -51,12 +51,29 @@ def _duration(seconds: float) -> str:
 def reward(run: Run, tables: dict) -> str:
     """The reward curve."""
     columns = _need(tables, "reward", "metrics.jsonl has no reward")
-    return _figure(
+    return _baselines(run) + _figure(
         (figures.reward, columns),
         "Up is better for the reward. Below it, the tiles the player entered per episode, on average: learning shows "
         "as more Gold and less Mold.",
         "reward",
     )
+
+
+def _baselines(run) -> str:
+    """What policies without a model earn in mazes of the same settings."""
+    rows = [
+        (esc(row.get("policy")), *(f"{num(number(row.get(n)), d)} \u00b1 {num(2 * number(row.get(f'{n}_error')), d)}"
+         for n, d in (("reward", 1), ("gold", 2), ("mold", 2))), num(number(row.get("episodes")), 0))
+        for row in dicts(run.analysis.get("baselines"))
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    note = (
+        '<p class="sub">For comparison, what policies without a model earn per episode in mazes with the same '
+        "settings (mean \u00b1 two standard errors; the planner knows the whole maze, but not the wind).</p>"
+    )
+    heads = ("policy", "reward", "Gold entered", "Mold entered", "episodes")
+    return note + table(heads, rows, numeric=range(1, 5))
 
 
 def behaviour(run: Run, tables: dict) -> str:
