@@ -13,12 +13,19 @@ TINY = (
 )
 ALWAYS = {"name", "seconds", "compile_seconds", "peak_mb", "device"}
 KEYS = {
-    "rollout": {"episodes_per_s", "tokens_per_s", "fraction_of_matmul_peak"},
+    "rollout": {
+        "episodes_per_s",
+        "tokens_per_s",
+        "fraction_of_matmul_peak",
+        "share_model",
+        "share_text",
+        "share_maze",
+    },
     "update": {"episodes_per_s", "tokens_per_s", "fraction_of_matmul_peak"},
     "steer": {"tokens_per_s", "fraction_of_matmul_peak"},
     "extract": {"trajectories_per_s"},
     "load": {"mb", "mb_per_s"},
-    "env": {"steps_per_s"},
+    "env": {"mazes_per_s", "steps_per_s", "steps_per_s_without_generation"},
 }
 
 
@@ -43,8 +50,13 @@ def test_one_line_of_json(name, run, tiny_tokenizer_dir):
     assert status == 0 and said.count("\n") == 1
     found = json.loads(said)
     assert found["name"] == name and found.keys() >= ALWAYS | KEYS[name]
-    numbers = {k: v for k, v in found.items() if isinstance(v, (int, float)) and k != "compile_seconds"}
+    numbers = {
+        k: v for k, v in found.items() if isinstance(v, (int, float)) and k != "compile_seconds" and "share" not in k
+    }
     assert all(v > 0 for v in numbers.values()) and found["compile_seconds"] >= 0, found
+    if name == "rollout":
+        shares = [found[f"share_{part}"] for part in ("model", "text", "maze")]
+        assert sum(shares) == pytest.approx(1, abs=0.5) and min(shares[1:]) >= 0  # noisy where all take a millisecond
     if name in ("rollout", "update"):
         assert found["tokens_per_s"] / found["episodes_per_s"] == pytest.approx(found["tokens"] / 8, rel=1e-3)
 
