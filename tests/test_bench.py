@@ -24,7 +24,7 @@ KEYS = {
     "update": {"episodes_per_s", "tokens_per_s", "fraction_of_matmul_peak"},
     "steer": {"tokens_per_s", "fraction_of_matmul_peak"},
     "extract": {"trajectories_per_s"},
-    "load": {"mb", "mb_per_s"},
+    "load": {"mb", "gb_per_s"},
     "env": {"mazes_per_s", "steps_per_s", "steps_per_s_without_generation"},
 }
 

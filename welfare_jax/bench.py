@@ -9,6 +9,7 @@ import json
 import pathlib
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,7 +60,8 @@ class Bench:
         else:
             self.pieces = stand_in_pieces()
         self.spec = spec.small(vocab, args.layers, args.width, args.heads, args.kv_heads, args.head_dim, args.mlp)
-        self.graphdef, self.params = decoder.init(self.spec, self.key, args.dtype)
+        if args.name != "load":  # which reads its parameters
+            self.graphdef, self.params = decoder.init(self.spec, self.key, args.dtype)
         self.episodes = args.groups * args.group_size
 
     def time(self, run):
@@ -218,15 +220,25 @@ def steer(b: Bench) -> dict:
 
 
 def load(b: Bench) -> dict:
-    """Reading a Hugging Face folder of this shape from disk."""
+    """Reading a Hugging Face folder: one of random numbers in this shape, in a process of its own, or `--folder`."""
     from welfare_jax.models import hf, hf_save
 
+    if b.args.folder:
+        folder = pathlib.Path(b.args.folder)
+        size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        seconds, compiling, _ = b.time(lambda i: hf.load_params(folder, b.args.dtype)[2].layers)  # one model at a time
+        return {"seconds": seconds, "compile_seconds": compiling, "mb": size / 1e6, "gb_per_s": size / 1e9 / seconds}
     with tempfile.TemporaryDirectory() as folder:
-        lm = hf.LM(b.graphdef, b.params, b.spec, hf.load_tokenizer(hf.TINY), "none")
-        hf_save.save_hf(lm, folder)
-        size = sum(p.stat().st_size for p in pathlib.Path(folder).glob("*.safetensors"))
-        seconds, compiling, _ = b.time(lambda i: hf.load_params(pathlib.Path(folder), b.args.dtype)[1])
-    return {"seconds": seconds, "compile_seconds": compiling, "mb": size / 1e6, "mb_per_s": size / 1e6 / seconds}
+        hf_save.write_random(pathlib.Path(folder), b.spec, hf.load_tokenizer(hf.TINY), b.args.dtype)
+        flags = ["--folder", folder, "--dtype", b.args.dtype, "--repeats", str(b.args.repeats), "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "welfare_jax.bench", "load", *flags], capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise InputError(
+            done.stderr.strip().splitlines()[-1].removeprefix("error: ") if done.stderr else "load failed"
+        )
+    return json.loads(done.stdout)
 
 
 def env(b: Bench) -> dict:
@@ -299,6 +311,7 @@ def arguments():
         parser.add_argument(f"--{flag}", type=int, default=default)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tokenizer", metavar="DIR", help="a tokenizer folder; default: pieces as long as Qwen3's")
+    parser.add_argument("--folder", metavar="DIR", help="load: read this folder instead of one made up")
     parser.add_argument("--remat", action="store_true", help="recompute activations in the backward pass")
     return parser
 
@@ -314,7 +327,7 @@ def main(argv=None) -> int:
         out = {"name": args.name, **NAMES[args.name](bench)}
         if "flops" in out:
             out["fraction_of_matmul_peak"] = out.pop("flops") / out["seconds"] / matmul_peak(args.dtype)
-        out |= {"peak_mb": peak_mb(), "device": jax.devices()[0].device_kind, "jax": jax.__version__}
+        out = {"peak_mb": peak_mb(), "device": jax.devices()[0].device_kind, "jax": jax.__version__} | out
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

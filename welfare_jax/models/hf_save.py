@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import pathlib
 
 import ml_dtypes
@@ -10,7 +11,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import hf, lora
+from welfare_jax.models import decoder, hf, lora
 from welfare_jax.models.spec import Spec
 
 SHARD_BYTES = 5 << 30
@@ -78,11 +79,19 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True
     params = lora.merge(lm.graphdef, lm.params)[1] if merge_lora else lm.params
     config = config_json(lm, dtype)
     family = hf.family_of(lm.spec)
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
-    sizes = {name: array.size * np.dtype(kind).itemsize for name, array in tensors(params, lm.spec, family)}
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
+    made = ((name, array.astype(kind, copy=False)) for name, array in tensors(params, lm.spec, family))
+    sizes = {name: array.size * kind.itemsize for name, array in tensors(params, lm.spec, family)}
+    write(folder, config, sizes, made)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write(folder: pathlib.Path, config: dict, sizes: dict[str, int], made, shard_bytes: int = 0) -> None:
+    """Write config.json and, in shards, the tensors of `made` (name, array), whose bytes by name are `sizes`."""
     index, count, filled = {}, 1, 0
     for name, size in sizes.items():
-        if filled and filled + size > SHARD_BYTES:
+        if filled and filled + size > (shard_bytes or SHARD_BYTES):
             count, filled = count + 1, 0
         index[name], filled = count, filled + size
     files = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
@@ -94,10 +103,9 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    lm.tokenizer.save_pretrained(folder)
     shard, left = {}, collections.Counter(index.values())
-    for name, array in tensors(params, lm.spec, family):
-        shard[name] = np.ascontiguousarray(array.astype(kind, copy=False))
+    for name, array in made:
+        shard[name] = np.ascontiguousarray(array)
         left[index[name]] -= 1
         if not left[index[name]]:
             save_file(shard, folder / files[index[name] - 1], {"format": "pt"})
@@ -106,4 +114,17 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True
         where = {name: files[i - 1] for name, i in index.items()}
         total = {"total_size": sum(sizes.values())}
         (folder / hf.INDEX).write_text(json.dumps({"metadata": total, "weight_map": where}, indent=1))
-    return folder
+
+
+def write_random(folder: pathlib.Path, spec: Spec, tokenizer, dtype: str, shard_bytes: int = 1 << 30) -> int:
+    """A checkpoint of random numbers in the shape of `spec`, never held whole, to measure reading with: its bytes."""
+    kind = np.dtype(dtype)
+    numbers = np.random.default_rng(0).standard_normal(1 << 20, np.float32).astype(kind)
+    flat, shapes = traverse_util.flatten_dict(decoder.structure(spec, None, dtype)[1], sep="/"), {}
+    for t in hf.family_of(spec).tensors(spec, ()):
+        shape = flat[t.path].shape[1:] if "{i}" in t.name else flat[t.path].shape
+        shapes |= {t.name.format(i=i): hf.raw_shape(t, shape) for i in hf.layers(spec, t)}
+    sizes = {name: math.prod(shape) * kind.itemsize for name, shape in shapes.items()}
+    made = ((name, np.resize(numbers, shape)) for name, shape in shapes.items())
+    write(folder, qwen3_config(spec, tokenizer, dtype), sizes, made, shard_bytes)
+    return sum(sizes.values())

@@ -1,0 +1,182 @@
+"""Every family through the cache, by the other attention, packed, deep: what parity at one forward leaves open."""
+
+import dataclasses
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import FAMILIES, VOCAB, edit_config, hf_model, padded, params, run, save, tiny_spec, torch_run
+from safetensors.numpy import load_file, save_file
+
+from welfare_jax.errors import InputError
+from welfare_jax.models import decoder, hf
+
+TOKENS, MASK = padded()
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """`loaded(kind)`: (graphdef, params, spec) of a random checkpoint, made once."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = params(save(hf_model(kind), tmp_path_factory.mktemp(kind)))
+        return made[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_cached_equals_uncached(kind, loaded):
+    """A chunk and single tokens through a cache, rows padded at either side."""
+    graphdef, weights, spec = loaded(kind)
+    want = np.asarray(run(graphdef, weights, TOKENS, mask=MASK).logits)
+    cache, got = decoder.empty_cache(spec, 3, 19, jnp.float32), []
+    for a, b in ((0, 9), (9, 18), (18, 19)):
+        out = run(graphdef, weights, TOKENS[:, a:b], mask=MASK[:, a:b], cache=cache)
+        cache = out.cache
+        got.append(np.asarray(out.logits))
+    assert np.abs(np.concatenate(got, 1) - want)[MASK].max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_both_attentions_agree_where_the_library_covers_the_family(kind, loaded):
+    """Values, gradients and the cached forward; soft caps and sinks are refused by name."""
+    graphdef, weights, spec = loaded(kind)
+    if kind in ("gemma2", "gpt_oss"):
+        with pytest.raises(InputError, match=f"attention='xla'.*{kind}.*plain"):
+            dataclasses.replace(spec, attention="xla")
+        return
+    other, _ = decoder.structure(dataclasses.replace(spec, attention="xla"))
+    cache = decoder.empty_cache(spec, 3, 19, jnp.float32)
+
+    @jax.jit
+    def both(weights):
+        out = []
+        for g in (graphdef, other):
+
+            def loss(weights, g=g):
+                logits = decoder.forward(g, weights, TOKENS, mask=MASK).logits
+                return jnp.sum(jnp.where(MASK[..., None], jnp.sin(logits), 0.0)), logits
+
+            grads, logits = jax.grad(loss, has_aux=True)(weights)
+            cached = decoder.forward(g, weights, TOKENS, mask=MASK, cache=cache).logits
+            out.append((logits, cached, grads["blocks"]["attn"]))
+        return out
+
+    (a, cached_a, grad_a), (b, cached_b, grad_b) = both(weights)
+    assert np.abs(a - b)[MASK].max() < 1e-4 and np.abs(cached_a - cached_b)[MASK].max() < 1e-4
+    for x, y in zip(jax.tree.leaves(grad_a), jax.tree.leaves(grad_b)):
+        np.testing.assert_allclose(x, y, atol=1e-4 * max(1.0, np.abs(x).max()))
+
+
+def test_attention_is_chosen_when_loading(tmp_path, tiny_tokenizer_dir):
+    save(hf_model("qwen3"), tmp_path, tiny_tokenizer_dir)
+    assert hf.load(tmp_path).spec.attention == "plain" and hf.load(tmp_path, attention="xla").spec.attention == "xla"
+    for attention, names in (("flash", "plain, xla, cudnn"), ("cudnn", "GPU")):
+        with pytest.raises(InputError, match=names):
+            hf.load(tmp_path, attention=attention)
+
+
+def test_longrope_refuses_a_cache_that_it_cannot_follow(tmp_path):
+    graphdef, weights, spec = params(save(hf_model("phi3", original_max_position_embeddings=18), tmp_path))
+    with pytest.raises(InputError, match="19 slots.*18 tokens"):
+        run(graphdef, weights, TOKENS, mask=MASK, cache=decoder.empty_cache(spec, 3, 19, jnp.float32))
+
+
+def pack(tensors, rng):
+    """Replace the experts' matrices by random MXFP4 ones: what they stand for is returned, in NumPy."""
+    exact, values = {}, np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    for name in [n for n in tensors if n.endswith(("gate_up_proj", "down_proj"))]:
+        experts, n_in, n_out = tensors.pop(name).shape
+        codes = rng.integers(0, 16, (experts, n_out, n_in))
+        scales = rng.integers(120, 128, (experts, n_out, n_in // 32))
+        numbers = np.where(codes > 7, -1.0, 1.0) * values[codes % 8]
+        exact[name] = (numbers * 2.0 ** np.repeat(scales - 127, 32, -1)).swapaxes(1, 2)
+        halves = codes.reshape(experts, n_out, n_in // 32, 16, 2)
+        tensors[name + "_blocks"] = (halves[..., 0] + 16 * halves[..., 1]).astype(np.uint8)
+        tensors[name + "_scales"] = scales.astype(np.uint8)
+    return exact
+
+
+def test_packed_experts(tmp_path):
+    """MXFP4 blocks and scales, unpacked here, by transformers' own function, and by the published layout."""
+    import torch
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    shape = dict(hidden_size=64, intermediate_size=32, num_hidden_layers=2)
+    model = hf_model("gpt_oss", **shape)
+    save(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    exact = pack(tensors, np.random.default_rng(0))
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    edit_config(tmp_path, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})
+    own = dict(model.named_parameters())
+    for name, value in exact.items():
+        parts = (torch.as_tensor(tensors[name + end]) for end in ("_blocks", "_scales"))
+        theirs = convert_moe_packed_tensors(*parts, dtype=torch.float32).numpy()
+        np.testing.assert_array_equal(theirs, value)
+        with torch.no_grad():
+            own[name].copy_(torch.as_tensor(value))
+    graphdef, weights, _ = params(tmp_path)
+    with torch.no_grad():
+        want = torch_run(model, TOKENS, MASK)[0].numpy()
+    assert np.abs(np.asarray(run(graphdef, weights, TOKENS, mask=MASK).logits) - want)[MASK].max() < 1e-4
+    tensors["model.layers.0.mlp.experts.down_proj_scales"] = np.zeros((6, 64, 2), np.uint8)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="down_proj_scales has shape"):
+        params(tmp_path)
+
+
+def test_other_packing_is_refused(tmp_path):
+    save(hf_model("gpt_oss"), tmp_path)
+    edit_config(tmp_path, quantization_config={"quant_method": "fp8"})
+    with pytest.raises(InputError, match="fp8"):
+        params(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, dict(experts=4, active=2, sinks=True)], ids=["dense", "experts"])
+def test_deep_models_compile_as_fast_as_shallow_ones(changes):
+    def seconds(layers):
+        spec = tiny_spec(
+            "gemma3", layers=layers, rope_of=(0, 1) * (layers // 2), windows=(0, 4) * (layers // 2), **changes
+        )
+        graphdef, shapes = decoder.structure(spec)
+        tokens = jax.ShapeDtypeStruct((2, 32), jnp.int32)
+        lowered = jax.jit(lambda p, t: decoder.forward(graphdef, p, t).logits).lower(shapes, tokens)
+        begin = time.perf_counter()
+        lowered.compile()
+        return time.perf_counter() - begin
+
+    seconds(4)
+    assert min(seconds(64) for _ in range(3)) < 1.5 * min(seconds(8) for _ in range(3))
+
+
+def test_attributes_are_refused_by_name(tmp_path):
+    """Whatever a family's code does not read, and what it reads but does not do."""
+    for i, (kind, name, value) in enumerate((
+        ("llama", "mlp_bias", True), ("qwen2", "rope_interleave", True), ("gpt_oss", "shared_experts", 2),
+        ("gemma2", "use_bidirectional_attention", True), ("glm4", "use_qk_norm", True), ("phi3", "full_attn_mod", 2),
+    )):  # fmt: skip
+        folder = tmp_path / str(i)
+        save(hf_model(kind), folder)
+        edit_config(folder, **{name: value})
+        with pytest.raises(InputError) as error:
+            params(folder)
+        assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_old_configs_without_layer_types(tmp_path):
+    """transformers fills in which layers are local; so does this package where it is not told."""
+    for kind in ("gemma2", "gpt_oss"):
+        folder = save(hf_model(kind), tmp_path / kind)
+        before = params(folder)[2]
+        config = json.loads((folder / "config.json").read_text())
+        del config["layer_types"]
+        (folder / "config.json").write_text(json.dumps(config))
+        assert params(folder)[2] == before and before.windows == (5, 0, 5) and before.vocab == VOCAB
