@@ -15,7 +15,7 @@ def rl() -> ConfigDict:
     return ConfigDict({
         "job": "rl",
         "seed": 0,
-        "model": {"path": "", "dtype": "bfloat16"},
+        "model": {"path": "", "dtype": "bfloat16", "attention": "plain"},  # or "xla", "cudnn": see models/hf.py
         "mesh": {"data": 0, "fsdp": 1, "tensor": 1},  # data=0: whatever the others leave
         "text": {**words, "template": {}},
         "maze": {

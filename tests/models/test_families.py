@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 
 import jax
@@ -155,6 +157,30 @@ def test_deep_models_compile_as_fast_as_shallow_ones(changes):
 
     seconds(4)
     assert min(seconds(64) for _ in range(3)) < 1.5 * min(seconds(8) for _ in range(3))
+
+
+MEASURE = """
+import pathlib, resource, sys, jax
+from welfare_jax.models import hf, hf_save, spec
+folder, tokenizer = pathlib.Path(sys.argv[1]), hf.load_tokenizer(hf.TINY)
+shape = spec.small(30_000, layers=8, width=768, heads=12, kv_heads=4, mlp=2304)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+hf_save.write_random(folder, shape, tokenizer, "bfloat16", 16 << 20)
+hf.load_params(hf.TINY)
+before = peak()
+_, params, _ = hf.load_params(folder, "bfloat16")
+sizes = [x.nbytes / 2**20 for x in jax.tree.leaves(params)]
+print(peak() - before, sum(sizes), max(sizes))
+"""
+
+
+@pytest.mark.slow
+def test_loading_holds_little_beside_the_parameters(tmp_path):
+    """Resident memory grows by no more than the parameters, the largest stacked one, and a little."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    grown, total, largest = map(float, done.stdout.split())
+    assert len(list(tmp_path.glob("*.safetensors"))) > 5 and total > 120
+    assert 0.5 * total < grown < total + largest + 40, done.stdout
 
 
 def test_attributes_are_refused_by_name(tmp_path):

@@ -49,7 +49,7 @@ def build(config) -> Setup:
     wording = Wording(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in words.items()})
     folder = hf.resolve(config.model.path)
     pieces = text.build(hf.load_tokenizer(folder), wording, params.size, template)
-    lm = hf.load(folder, config.model.dtype, mesh)
+    lm = hf.load(folder, config.model.dtype, mesh, config.model.attention)
     adapters = Lora(config.train.lora.rank, config.train.lora.alpha, config.train.lora.targets)
     graphdef, full = lm.graphdef, lm.params
     if adapters.rank:
