@@ -4,84 +4,104 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder
+from welfare_jax.models import decoder, sampling, stops
+from welfare_jax.models.chat import encode as encode
 from welfare_jax.models.interventions import without_masks
+from welfare_jax.models.stops import stop_ids as stop_ids
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "max_new_tokens", "stop"))
-def _generate(graphdef, params, tokens, mask, key, max_new_tokens, temperature, stop, iv):
+def _generate(graphdef, params, tokens, mask, keys, settings, max_new_tokens, stop, table, iv, after):
     model = decoder.bind(graphdef, params)
     B, T = tokens.shape
-    cache = decoder.empty_cache(model.spec, B, T + max_new_tokens, model.embed[...].dtype)
+    cache = decoder.empty_cache(model.spec, B, T + max_new_tokens - 1, model.embed[...].dtype)
     last = (T - 1 - jnp.argmax(mask[:, ::-1], -1))[:, None]
     hidden, _, cache = decoder.backbone(
         model, tokens, mask, cache=cache, iv=iv, read=last, everywhere=False, residual=False
     )
-    after = without_masks(iv)
     ends = jnp.asarray(stop, jnp.int32) if stop else None
 
-    def draw(hidden, i):
-        logits = decoder.unembed(model, hidden[:, 0])
-        return jnp.argmax(logits + temperature * jax.random.gumbel(jax.random.fold_in(key, i), logits.shape), -1)
-
-    def unfinished(state):
-        return (state[0] < max_new_tokens) & state[-1].any()
-
-    def body(state):
-        i, hidden, cache, new, kept, alive = state
-        token = jnp.where(alive, draw(hidden, i).astype(jnp.int32), 0)
+    def draw(hidden, state):
+        """Token i of every row, and what it ends."""
+        i, new, kept, seen, alive = state
+        now = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+        token = sampling.draw(decoder.unembed(model, hidden[:, 0]), now, *settings)
+        token = jnp.where(alive, token, 0)
         new, kept = new.at[:, i].set(token), kept.at[:, i].set(alive)
         if ends is not None:
             alive &= ~(token[:, None] == ends).any(-1)
-        read = jnp.zeros((B, 1), jnp.int32)
-        hidden, _, cache = decoder.backbone(
-            model, token[:, None], alive[:, None], cache=cache, iv=after, read=read, everywhere=False, residual=False
-        )
-        return i + 1, hidden, cache, new, kept, alive
+        if table is not None:
+            step = table[jnp.maximum(seen, 0), token].astype(jnp.int32)
+            seen = jnp.where(token < table.shape[1], step, seen)  # the vocabulary may be padded beyond the tokenizer
+            alive &= seen != stops.DONE
+        return i + 1, new, kept, seen, alive
 
+    def unfinished(carry):
+        i, *_, alive = carry[1]
+        return (i < max_new_tokens) & alive.any()
+
+    def body(carry):
+        cache, (i, new, kept, seen, alive) = carry
+        hidden, _, cache = decoder.backbone(
+            model, new[:, i - 1][:, None], alive[:, None], cache=cache, iv=after, read=first, everywhere=False,
+            residual=False,
+        )  # fmt: skip
+        return cache, draw(hidden, (i, new, kept, seen, alive))
+
+    first = jnp.zeros((B, 1), jnp.int32)
     new = jnp.zeros((B, max_new_tokens), jnp.int32)
-    state = (jnp.int32(0), hidden, cache, new, new.astype(bool), mask.any(-1))
-    _, _, _, new, kept, _ = jax.lax.while_loop(unfinished, body, state)
+    state = draw(hidden, (jnp.int32(0), new, new.astype(bool), jnp.zeros(B, jnp.int32), mask.any(-1)))
+    _, (_, new, kept, _, _) = jax.lax.while_loop(unfinished, body, (cache, state))
     return new, kept
 
 
-def generate(graphdef, params, tokens, mask, key, *, max_new_tokens, temperature=0.0, stop=(), interventions=None):
-    """Continue prompts: (new tokens int32 [B, max_new_tokens], their mask bool); a stop token is kept as the last.
+def generate(
+    graphdef, params, tokens, mask, key, *, max_new_tokens, temperature=0.0, top_k=None, top_p=None, stop=(),
+    stop_strings=None, interventions=None, new_interventions=None,
+):  # fmt: skip
+    """Continue prompts: (new tokens int32 [B, max_new_tokens], their mask bool). One compiled program a shape.
 
-    tokens int32 [B, T], padded at either side, mask bool [B, T]; temperature 0 is greedy, and may be traced; stop:
-    token ids. Interventions act on the prompt where their `where` says, and on every generated token.
+    tokens int32 [B, T], padded at either side, mask bool [B, T]; key: one key, or one a row [B], in which case a
+    row's answer does not depend on the batch it is sampled in.
+    temperature: 0 is greedy; top_k: 0 for all; top_p in (0, 1]: each one value or one a row, and may be traced.
+    stop: token ids; stop_strings: a table from `stops.stop_strings`; what ends a row is kept as its last token.
+    interventions act on the prompt where their `where` says, and on every new token; new_interventions, where given,
+    act on the new tokens instead (a scale of zero for the rows that are steered in the prompt only).
     """
     tokens, mask = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, bool)
-    decoder.check_inputs(decoder.static(graphdef)[0], tokens, mask, interventions)
+    spec = decoder.static(graphdef)[0]
+    decoder.check_inputs(spec, tokens, mask, interventions)
+    rows = len(tokens)
+    after = without_masks(interventions if new_interventions is None else new_interventions)
+    if new_interventions is not None:
+        decoder.check_inputs(spec, tokens[:, :1], None, after)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: must be at least 1")
-    if not isinstance(temperature, jax.core.Tracer) and temperature < 0:
-        raise InputError(f"temperature={temperature}: must be 0 (greedy) or more")
-    temperature, stop = jnp.asarray(temperature, jnp.float32), tuple(int(s) for s in stop)
-    return _generate(graphdef, params, tokens, mask, key, max_new_tokens, temperature, stop, interventions)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    key = jax.random.split(key, rows) if key.ndim == 0 else key
+    settings = (
+        _setting("temperature", temperature, jnp.float32, rows, lambda t: t >= 0, "0 (greedy) or more"),
+        _setting("top_k", top_k, jnp.int32, rows, lambda k: k >= 0, "0 (all tokens) or more"),
+        _setting("top_p", top_p, jnp.float32, rows, lambda p: (p > 0) & (p <= 1), "above 0 and at most 1"),
+    )
+    if stop_strings is not None and stop_strings.shape[1] > spec.vocab:
+        raise InputError(f"stop_strings: made for {stop_strings.shape[1]} tokens, the model has {spec.vocab}")
+    stop = tuple(sorted({int(s) for s in stop}))
+    return _generate(
+        graphdef, params, tokens, mask, key, settings, max_new_tokens, stop, stop_strings, interventions, after
+    )
 
 
-def encode(tokenizer, prompts, template=None):
-    """Chat prompts as left-padded (tokens, mask) [B, T] NumPy arrays, each a user message with generation prompt."""
-    import numpy as np
-
-    rows = []
-    for prompt in prompts:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, **(template or {})
-        )
-        rows.append(tokenizer.encode(text, add_special_tokens=False))
-    width = max(map(len, rows))
-    tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
-    for i, row in enumerate(rows):
-        tokens[i, width - len(row) :], mask[i, width - len(row) :] = row, True
-    return tokens, mask
-
-
-def stop_ids(tokenizer) -> tuple[int, ...]:
-    """The ids that end an answer: end of sequence, and the end-of-turn marks of known templates."""
-    marks = [tokenizer.eos_token, "<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|end|>", "<|return|>"]
-    known = tokenizer.get_vocab()
-    return tuple(sorted({known[m] for m in marks if m in known}))
+def _setting(name, value, dtype, rows, good, need):
+    if value is None:
+        return None
+    if not isinstance(value, jax.core.Tracer):
+        if np.ndim(value) and np.shape(value) != (rows,):
+            raise InputError(f"{name}: has shape {np.shape(value)}, need one value or {rows}, a row each")
+        if not np.all(good(np.asarray(value))):
+            raise InputError(f"{name}={value}: must be {need}")
+    return jnp.asarray(value, dtype)

@@ -1,0 +1,59 @@
+"""Rendered conversations against the tokenizer's own, and the assistant's tokens against their text."""
+
+import numpy as np
+import pytest
+
+from welfare_jax.errors import InputError
+from welfare_jax.models import chat
+
+TALK = [
+    {"role": "user", "content": "How is it going? N"},
+    {"role": "assistant", "content": "N"},
+    {"role": "user", "content": "You said N."},
+    {"role": "assistant", "content": "Yes, and then  East."},
+    {"role": "user", "content": "Good"},
+]
+NAMES = ("qwen3", "gemma3", "llama3_1", "gptoss", "tiny")
+
+
+@pytest.fixture
+def tokenizer(request, shared_tokenizer, tiny_tokenizer):
+    name = request.param
+    found = tiny_tokenizer if name == "tiny" else shared_tokenizer(name)
+    if not found.chat_template:
+        pytest.skip(f"{name} comes without a chat template")
+    return found
+
+
+@pytest.mark.parametrize("tokenizer", NAMES, indirect=True)
+@pytest.mark.parametrize("turns", [1, 3, 4, 5])
+def test_assistant_tokens_hold_what_the_assistant_said(tokenizer, turns):
+    talk = TALK[:turns]
+    tokens, mask = chat.encode(tokenizer, [talk, TALK[:1]], multiple=16)
+    where = chat.assistant_tokens(tokenizer, [talk, TALK[:1]], multiple=16)
+    assert tokens.shape == mask.shape == where.shape and tokens.shape[1] % 16 == 0
+    assert not (where & ~mask).any()
+    opened = talk[-1]["role"] == "user"
+    assert where[0, -1] == opened and where[1].sum() == 1
+    said = where[0].copy()
+    said[-1] &= not opened
+    text = tokenizer.decode(tokens[0][said])
+    want = "".join(m["content"] for m in talk if m["role"] == "assistant")
+    assert text.replace(" ", "") == want.replace(" ", "")
+    want = tokenizer.apply_chat_template(talk, add_generation_prompt=opened, return_dict=True)["input_ids"]
+    np.testing.assert_array_equal(tokens[0][mask[0]], want)
+
+
+def test_opening_can_be_left_out(tiny_tokenizer):
+    assert not chat.assistant_tokens(tiny_tokenizer, ["How are you?"], opening=False).any()
+
+
+def test_a_template_that_changes_what_was_said_is_refused(tiny_tokenizer):
+    import copy
+
+    changed = copy.deepcopy(tiny_tokenizer)
+    changed.chat_template = changed.chat_template.replace(
+        "'<|assistant|>' + message['content']", "'<|assistant|>' + message['content'] | upper"
+    )
+    with pytest.raises(InputError, match="assistant message 'Yes"):
+        chat.assistant_tokens(changed, [[TALK[0], {"role": "assistant", "content": "Yes, so"}, TALK[2]]])

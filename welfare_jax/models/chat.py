@@ -1,0 +1,80 @@
+"""Conversations as padded token rows, and which of their tokens the assistant said."""
+
+import numpy as np
+
+from welfare_jax.errors import InputError
+
+
+def messages(prompt) -> list[dict]:
+    """A string as one user message; a list of {"role", "content"} as it is."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def render(tokenizer, prompt, template=None) -> str:
+    """The chat template's text, with the generation prompt unless the assistant has spoken last."""
+    said = messages(prompt)
+    return tokenizer.apply_chat_template(
+        said, tokenize=False, add_generation_prompt=said[-1]["role"] != "assistant", **(template or {})
+    )
+
+
+def encode(tokenizer, prompts, template=None, *, multiple: int = 1):
+    """(tokens int32 [B, T], mask bool [B, T]) of rendered conversations, left-padded NumPy arrays.
+
+    prompts: strings (one user message each) or lists of {"role", "content"}; template: keyword arguments of the chat
+    template, e.g. {"enable_thinking": False}. T is rounded up to a `multiple`, so that few shapes are compiled.
+    """
+    rows = [tokenizer.encode(render(tokenizer, p, template), add_special_tokens=False) for p in prompts]
+    return pad(rows, multiple)
+
+
+def pad(rows, multiple: int = 1):
+    """Lists of token ids as left-padded (tokens int32, mask bool) [B, T]."""
+    width = -(-max(map(len, rows)) // multiple) * multiple
+    tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row) :], mask[i, width - len(row) :] = row, True
+    return tokens, mask
+
+
+def assistant_tokens(tokenizer, prompts, template=None, *, opening: bool = True, multiple: int = 1):
+    """bool [B, T] beside the tokens of `encode`: those whose text is an assistant message's content.
+
+    opening: also the last token of the generation prompt, where the next answer begins. The rendering is compared
+    piece by piece with the messages, so a template that changes its history is seen; it ends in `InputError`.
+    """
+    rows = []
+    for prompt in prompts:
+        text = render(tokenizer, prompt, template)
+        spans = assistant_spans(tokenizer, prompt, text, template)
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        on = [any(a < end and start < b for start, end in spans) for a, b in found]
+        on[-1] |= opening and messages(prompt)[-1]["role"] != "assistant"
+        rows.append(on)
+    return pad(rows, multiple)[0].astype(bool)
+
+
+def assistant_spans(tokenizer, prompt, text: str, template=None) -> list[tuple[int, int]]:
+    """(start, end) characters of every assistant message's content in the rendered `text`.
+
+    What stands around the contents is found by rendering the same conversation with stand-ins for them.
+    """
+    said = messages(prompt)
+    stand_ins = [f"\u27e6{i}\u27e7" for i in range(len(said))]
+    glue = render(tokenizer, [m | {"content": s} for m, s in zip(said, stand_ins)], template)
+    spans, at, rest = [], 0, glue
+    for message, stand_in in zip(said, stand_ins):
+        before, found, rest = rest.partition(stand_in)
+        content = next(
+            (c for c in (message["content"], message["content"].strip()) if text.startswith(before + c, at)), None
+        )
+        if not found or content is None:
+            raise InputError(
+                f"chat template: does not render the {message['role']} message {message['content'][:40]!r} "
+                f"word for word; pass the positions to steer yourself"
+            )
+        start = at + len(before)
+        at = start + len(content)
+        if message["role"] == "assistant":
+            spans.append((start, at))
+    return spans
