@@ -20,12 +20,19 @@ def _seen(qpos, kpos, window):
     return seen if window is None else seen & (kpos[:, None, :] > qpos[:, :, None] - window)
 
 
-def _scores(q, k, qpos, kpos, window, scale, cap):
-    """Capped and masked scores [B, K, G*T, S] in float32 of folded queries q [B, K, G*T, d]."""
+def _scores(q, part, qpos, window, scale, cap, past):
+    """Capped and masked scores [B, K, G*T, S] in float32 of folded queries q [B, K, G*T, d].
+
+    past: every key is older than every query, so without a window only its own padding hides it: one bias a key, which
+    XLA folds into whatever reads the scores, where a mask [T, S] costs a pass of its own.
+    """
+    k, _, kpos = part
     B, K, R, _ = q.shape
     T, S = qpos.shape[1], k.shape[2]
     s = jnp.einsum("bkrd,bksd->bkrs", q, k, preferred_element_type=jnp.float32) * scale
     s = cap * jnp.tanh(s / cap) if cap else s
+    if past and window is None:
+        return s + jnp.where(kpos == NOWHERE, _HIDDEN, 0.0)[:, None, None]
     seen = _seen(qpos, kpos, window)
     s = jnp.where(seen[:, None, None], s.reshape(B, K, R // T, T, S), _HIDDEN)
     return s.reshape(B, K, R, S)
@@ -45,25 +52,65 @@ def _fold_sinks(sinks, kv_heads, rows):
 def attend(q, parts, qpos, window, scale, cap=0.0, sinks=None):
     """Softmax over several stretches of keys at once, so that a cache is read where it lies.
 
-    q [B, H, T, d]; parts: tuple of (k [B, K, S, d], v [B, K, S, d], kpos [B, S]); qpos [B, T]; window: None or a
-    scalar (traced is fine); cap: scores become cap * tanh(score / cap); sinks: None or a logit for each head [H] that
-    takes weight and gives no value. Returns [B, H, T, d].
+    q [B, H, T, d]; parts: tuple of (k [B, K, S, d], v [B, K, S, d], kpos [B, S]), of which all but the last are older
+    than every query; qpos [B, T]; window: None or a scalar (traced is fine); cap: scores become
+    cap * tanh(score / cap); sinks: None or a logit for each head [H] that takes weight and gives no value. The
+    backward pass is written out. Returns [B, H, T, d].
     """
     K = parts[0][0].shape[1]
     folded = _fold(q, K)
-    scores = [_scores(folded, k, qpos, kpos, window, scale, cap) for k, _, kpos in parts]
+    sinks = None if sinks is None else _fold_sinks(sinks, K, folded.shape[2])
+    return _attend(folded, parts, sinks, qpos, window, scale, cap).reshape(q.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q, parts, sinks, qpos, window, scale, cap):
+    return _attend_fwd(q, parts, sinks, qpos, window, scale, cap)[0]
+
+
+def _all_scores(q, parts, qpos, window, scale, cap):
+    last = len(parts) - 1
+    return [_scores(q, part, qpos, window, scale, cap, i < last) for i, part in enumerate(parts)]
+
+
+def _attend_fwd(q, parts, sinks, qpos, window, scale, cap):
+    """q is folded; sinks None or [1, K, G*T, 1]."""
+    scores = _all_scores(q, parts, qpos, window, scale, cap)
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
-    if sinks is not None:
-        sink = _fold_sinks(sinks, K, folded.shape[2])
-        top = jnp.maximum(top, sink)
+    top = top if sinks is None else jnp.maximum(top, sinks)
     probs = [jnp.exp(s - top) for s in scores]
     total = sum(p.sum(-1, keepdims=True) for p in probs)
-    total = total if sinks is None else total + jnp.exp(sink - top)
+    total = total if sinks is None else total + jnp.exp(sinks - top)
     out = sum(
         jnp.einsum("bkrs,bksd->bkrd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
         for p, (_, v, _) in zip(probs, parts, strict=True)
     )
-    return (out / total).astype(q.dtype).reshape(q.shape)
+    out = (out / total).astype(q.dtype)
+    return out, (q, parts, sinks, qpos, window, out, top + jnp.log(total))
+
+
+def _attend_bwd(scale, cap, saved, d_out):
+    # The probabilities are recomputed from the log-sum-exp: nothing of size T x S is kept between the passes.
+    q, parts, sinks, qpos, window, out, lse = saved
+    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
+    dq, d_parts = 0.0, []
+    for s, (k, v, _) in zip(_all_scores(q, parts, qpos, window, scale, cap), parts, strict=True):
+        p = jnp.exp(s - lse)
+        dp = jnp.einsum("bkrd,bksd->bkrs", d_out, v, preferred_element_type=jnp.float32)
+        ds = p * (dp - delta) * scale
+        if cap:  # the derivative of the tanh; a hidden score has p = 0 and must not make it infinite
+            ds = ds * (1.0 - jnp.minimum(jnp.square(s / cap), 1.0))
+        ds = ds.astype(q.dtype)
+        dq = dq + jnp.einsum("bkrs,bksd->bkrd", ds, k)
+        # "->bkds" and a transpose is about twice as fast as "->bksd" on CPU.
+        dk = jnp.einsum("bkrs,bkrd->bkds", ds, q).swapaxes(2, 3)
+        dv = jnp.einsum("bkrs,bkrd->bkds", p.astype(q.dtype), d_out).swapaxes(2, 3)
+        d_parts.append((dk, dv, None))
+    d_sinks = None if sinks is None else -jnp.sum(jnp.exp(sinks - lse) * delta, 0, keepdims=True)
+    return dq, tuple(d_parts), d_sinks, None, None
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def attend_library(q, parts, qpos, window, scale, implementation):
@@ -74,61 +121,18 @@ def attend_library(q, parts, qpos, window, scale, implementation):
     return out.swapaxes(1, 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8))
-def _attend_saved(q, k, v, sinks, qpos, kpos, window, scale, cap):
-    return _attend_fwd(q, k, v, sinks, qpos, kpos, window, scale, cap)[0]
-
-
-def _attend_fwd(q, k, v, sinks, qpos, kpos, window, scale, cap):
-    """q is folded; sinks None or [1, K, G*T, 1]."""
-    s = _scores(q, k, qpos, kpos, window, scale, cap)
-    top = s.max(-1, keepdims=True)
-    top = top if sinks is None else jnp.maximum(top, sinks)
-    p = jnp.exp(s - top)
-    total = p.sum(-1, keepdims=True)
-    total = total if sinks is None else total + jnp.exp(sinks - top)
-    out = jnp.einsum("bkrs,bksd->bkrd", p.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
-    out = out.astype(q.dtype)
-    return out, (q, k, v, sinks, qpos, kpos, window, out, top + jnp.log(total))
-
-
-def _attend_bwd(scale, cap, saved, d_out):
-    # The probabilities are recomputed from the log-sum-exp: nothing of size T x S is kept between the passes.
-    q, k, v, sinks, qpos, kpos, window, out, lse = saved
-    s = _scores(q, k, qpos, kpos, window, scale, cap)
-    p = jnp.exp(s - lse)
-    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
-    dp = jnp.einsum("bkrd,bksd->bkrs", d_out, v, preferred_element_type=jnp.float32)
-    ds = p * (dp - delta) * scale
-    if cap:  # the derivative of the tanh; a hidden score has p = 0 and must not make it infinite
-        ds = ds * (1.0 - jnp.minimum(jnp.square(s / cap), 1.0))
-    ds = ds.astype(q.dtype)
-    dq = jnp.einsum("bkrs,bksd->bkrd", ds, k)
-    # "->bkds" and a transpose is about twice as fast as "->bksd" on CPU.
-    dk = jnp.einsum("bkrs,bkrd->bkds", ds, q).swapaxes(2, 3)
-    dv = jnp.einsum("bkrs,bkrd->bkds", p.astype(q.dtype), d_out).swapaxes(2, 3)
-    d_sinks = None if sinks is None else -jnp.sum(jnp.exp(sinks - lse) * delta, 0, keepdims=True)
-    return dq, dk, dv, d_sinks, None, None, None
-
-
-_attend_saved.defvjp(_attend_fwd, _attend_bwd)
-
-
 def attend_causal(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None, max_blocks: int = 5):
     """Self-attention of a whole sequence, in query blocks that each meet only the keys up to their own end.
 
     q [B, H, T, d]; k, v [B, K, T, d]; qpos, kpos [B, T], where a slot's position grows with the slot; window, cap and
-    sinks as in `attend`. The blocks halve the work of a long sequence; the backward pass is written out. Returns
-    [B, H, T, d].
+    sinks as in `attend`. The blocks halve the work of a long sequence. Returns [B, H, T, d].
     """
-    T, K = q.shape[2], k.shape[1]
+    T = q.shape[2]
     blocks = min(max_blocks, max(1, T // 100))
     ends = [T * (i + 1) // blocks for i in range(blocks)]
     outs = []
     for a, b in zip([0, *ends[:-1]], ends, strict=True):
-        rows = q[:, :, a:b]
-        folded = _fold(rows, K)
-        sink = None if sinks is None else _fold_sinks(sinks, K, folded.shape[2])
-        out = _attend_saved(folded, k[:, :, :b], v[:, :, :b], sink, qpos[:, a:b], kpos[:, :b], window, scale, cap)
-        outs.append(out.reshape(rows.shape))
+        stretches = [(0, a), (a, b)] if a else [(a, b)]
+        parts = tuple((k[:, :, i:j], v[:, :, i:j], kpos[:, i:j]) for i, j in stretches)
+        outs.append(attend(q[:, :, a:b], parts, qpos[:, a:b], window, scale, cap, sinks))
     return jnp.concatenate(outs, axis=2)

@@ -227,8 +227,7 @@ def backbone(
         x = x * jnp.asarray(spec.embed_scale, x.dtype)
     take = None if read is None else functools.partial(_take, read=read)
 
-    def layer_body(x, xs, select=None):
-        block, layer, kv = xs
+    def run(x, block, layer, kv, select=None):
         kv = None if kv is None else (*kv, cache.pos)
         x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select)
 
@@ -238,17 +237,29 @@ def backbone(
         resid = None if read is None or not residual else jax.tree.map(pick, hook)
         return x, (None if cache is None else (k, v), resid)
 
-    def body(select=None):
-        one = functools.partial(layer_body, select=select)
-        return jax.checkpoint(one, prevent_cse=False) if remat else one
+    def layer_body(carry, xs):
+        x, few = carry
+        if few is None:
+            x, out = run(x, *xs)
+            return (x, None), out
 
+        # One stack for all layers: cutting the last one off would copy every weight.
+        def last():
+            few, out = run(x, *xs, select=take)
+            return (x, few), out
+
+        def before():
+            y, out = run(x, *xs)
+            return (y, few), out
+
+        return jax.lax.cond(xs[1] == spec.layers - 1, last, before)
+
+    cut = not everywhere and read is not None and tokens.shape[1] > 1
+    few = jnp.zeros((*read.shape[:2], spec.width), x.dtype) if cut else None
     xs = (model.blocks, jnp.arange(spec.layers), None if cache is None else (cache.k, cache.v))
-    if everywhere or read is None:
-        x, (new, stream) = jax.lax.scan(body(), x, xs)
-    else:
-        x, (new, stream) = jax.lax.scan(body(), x, jax.tree.map(lambda a: a[:-1], xs))
-        x, last = body(take)(x, jax.tree.map(lambda a: a[-1], xs))
-        new, stream = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (new, stream), last)
+    body = jax.checkpoint(layer_body, prevent_cse=False) if remat else layer_body
+    (x, few), (new, stream) = jax.lax.scan(body, (x, few), xs)
+    x = few if cut else x
     cache = None if cache is None else _write(cache, *new, pos, mask)
     return model.final_norm(x), stream, cache
 
