@@ -172,7 +172,7 @@ def _attention(block, spec, h, rows, window, rope, cache, take):
     return block.attn.out(heads), k, v
 
 
-def _block(block, spec, x, layer, rows, iv, cache=None, take=None):
+def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=()):
     """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values, every hook point)."""
     seen = {}
 
@@ -189,7 +189,7 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None):
         x = take(x)
     out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
     x = x + hook("attn_out", out, take)
-    touched = interventions.acts_at(iv, "mlp_neurons")
+    touched = "mlp_neurons" in wanted or interventions.acts_at(iv, "mlp_neurons")
     out = block.mlp(block.mlp_norm(x), (lambda n: hook("mlp_neurons", n, take)) if touched else None)
     out = block.mlp_post_norm(out) if block.mlp_post_norm is not None else out
     x = x + hook("mlp_out", out, take)
@@ -198,7 +198,7 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None):
 
 def backbone(
     model: Decoder, tokens, mask=None, *, cache=None, iv=None, read=None, everywhere=True, residual=True, remat=False,
-    hook="resid_post",
+    hook="resid_post", slice_last=False,
 ):  # fmt: skip
     """Token ids to the normed hidden state: the part that the sampler and the trainer share.
 
@@ -206,6 +206,8 @@ def backbone(
     a hook point's name or a tuple of them, says which activations `residual` holds. With `everywhere`, hidden is
     [B, T, D]; without, the last layer computes only what the positions `read` need and hidden is [B, P, D]. With a
     cache, its S slots are attended to read-only and the new keys and values are written once, after the last layer.
+    slice_last cuts the last layer off the stack, for gradients without `remat`: a branch would save what both of its
+    sides need.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
@@ -226,15 +228,16 @@ def backbone(
     if spec.embed_scale != 1.0:
         x = x * jnp.asarray(spec.embed_scale, x.dtype)
     take = None if read is None else functools.partial(_take, read=read)
+    wanted = () if take is None or not residual else (hook,) if isinstance(hook, str) else tuple(hook)
 
     def run(x, block, layer, kv, select=None):
         kv = None if kv is None else (*kv, cache.pos)
-        x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select)
+        x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select, wanted)
 
         def pick(at):
             return seen[at] if select is not None and at != "resid_pre" else take(seen[at])
 
-        resid = None if read is None or not residual else jax.tree.map(pick, hook)
+        resid = jax.tree.map(pick, hook) if wanted else None
         return x, (None if cache is None else (k, v), resid)
 
     def layer_body(carry, xs):
@@ -243,7 +246,7 @@ def backbone(
             x, out = run(x, *xs)
             return (x, None), out
 
-        # One stack for all layers: cutting the last one off would copy every weight.
+        # A branch inside the scan: cutting the last layer off the stack would copy every weight.
         def last():
             few, out = run(x, *xs, select=take)
             return (x, few), out
@@ -255,11 +258,16 @@ def backbone(
         return jax.lax.cond(xs[1] == spec.layers - 1, last, before)
 
     cut = not everywhere and read is not None and tokens.shape[1] > 1
-    few = jnp.zeros((*read.shape[:2], spec.width), x.dtype) if cut else None
     xs = (model.blocks, jnp.arange(spec.layers), None if cache is None else (cache.k, cache.v))
-    body = jax.checkpoint(layer_body, prevent_cse=False) if remat else layer_body
-    (x, few), (new, stream) = jax.lax.scan(body, (x, few), xs)
-    x = few if cut else x
+    if cut and slice_last:
+        (x, _), (new, stream) = jax.lax.scan(layer_body, (x, None), jax.tree.map(lambda a: a[:-1], xs))
+        x, last = run(x, *jax.tree.map(lambda a: a[-1], xs), select=take)
+        new, stream = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (new, stream), last)
+    else:
+        few = jnp.zeros((*read.shape[:2], spec.width), x.dtype) if cut else None
+        body = jax.checkpoint(layer_body, prevent_cse=False) if remat else layer_body
+        (x, few), (new, stream) = jax.lax.scan(body, (x, few), xs)
+        x = few if cut else x
     cache = None if cache is None else _write(cache, *new, pos, mask)
     return model.final_norm(x), stream, cache
 

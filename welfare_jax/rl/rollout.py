@@ -138,7 +138,15 @@ def answer_slots(turns: int, width: int):
 def replay(model, tokens, mask, read, letters, *, iv=None, remat=False):
     """(hidden [B, N, D], the four logits [B, N, 4]) at slots `read` [B, N], by one forward over what was shown."""
     hidden, _, _ = decoder.backbone(
-        model, tokens, mask, iv=iv, read=read, everywhere=False, residual=False, remat=remat
+        model,
+        tokens,
+        mask,
+        iv=iv,
+        read=read,
+        everywhere=False,
+        residual=False,
+        remat=remat,
+        slice_last=not remat,
     )
     return hidden, decoder.unembed(model, hidden, letters)
 
