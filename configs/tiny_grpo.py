@@ -24,4 +24,9 @@ def get_config():
     config.curve.per_length = 8
     config.extract.per_length = 16
     config.extract.held_out = 0.5
+    config.axes.limit = 48
+    config.axes.topics_limit = 2
+    config.axes.stories = 1
+    config.axes.max_new_tokens = 24
+    config.axes.first_token = 8
     return config

@@ -22,6 +22,13 @@ _HOME = {
     "scale_neurons": "models.interventions",
     "combine": "models.interventions",
     "Interventions": "models.interventions",
+    "class_sums": "interp.geometry",
+    "difference_in_means": "interp.geometry",
+    "select_layer": "interp.geometry",
+    "project": "interp.geometry",
+    "residualise": "interp.geometry",
+    "pca_axis": "interp.geometry",
+    "logit_lens": "interp.lens",
     "InputError": "errors",
 }
 __all__ = sorted(_HOME)

@@ -4,9 +4,12 @@ Config files start from `rl()` and change a few lines.
 """
 
 import dataclasses
+import json
+import pathlib
 
 from ml_collections import ConfigDict
 
+from welfare_jax.errors import InputError
 from welfare_jax.text.wording import Wording
 
 
@@ -68,7 +71,16 @@ def rl() -> ConfigDict:
             "keep": 3,
         },
         "curve": {"every": 5, "per_length": 4},  # walks a class and length for the live recruitment curve
-        "extract": {"per_length": 333, "held_out": 0.2, "batch": 64},
+        "extract": {"per_length": 333, "held_out": 0.2, "batch": 64, "replicates": 200},  # half samples for intervals
+        "axes": {
+            "kinds": "reviews,prompts,assent,emotions",  # what to compare with; empty for nothing
+            # Files; where empty, the small samples of the package.
+            "reviews": "", "prompts": "", "statements": "", "emotions": "", "topics": "", "dialogues": "",
+            "limit": 400, "emotions_limit": 0, "topics_limit": 100,  # at most so many texts, words, topics; 0: all
+            "stories": 12,  # of each emotion and topic
+            "max_new_tokens": 200, "first_token": 50,  # stories are averaged from this token on
+            "max_tokens": 512, "batch": 32,
+        },
         "steer": {
             "prompts": ["How is it going?", "Tell me about your walk.", "How do you feel?", "What happened?"],
             "alphas": [-4.0, -2.0, 0.0, 2.0, 4.0],
@@ -76,3 +88,18 @@ def rl() -> ConfigDict:
             "temperature": 0.7,
         },
     })  # fmt: skip
+
+
+def of_run(config) -> ConfigDict:
+    """The settings with which the run in folder `config.run` was made; what is read and how comes from `config`."""
+    path = pathlib.Path(config.run).expanduser() / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"run={config.run}: {path.name} cannot be read ({error}); name the --workdir of a run"
+        ) from None
+    out = rl()
+    out.update({k: v for k, v in saved.items() if k in out and k not in ("extract", "axes", "steer", "mesh")})
+    out.update({k: config[k] for k in ("extract", "axes", "steer", "mesh")})
+    return out

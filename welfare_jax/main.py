@@ -105,7 +105,29 @@ def rl(config, workdir):
     print(f"reward {summary['reward_first']:.1f} -> {summary['reward_last']:.1f}; report: {page}")
 
 
-JOBS = {"rl": rl, "pretrain": pretrain}
+def axes(config, workdir):
+    """The analysis alone: of a model as it is or, with `config.run`, also of what a finished run made of it."""
+    import jax
+
+    from welfare_jax import report
+    from welfare_jax.config import of_run
+    from welfare_jax.interp import stage
+    from welfare_jax.train import loop
+
+    begin, run = time.perf_counter(), config.run
+    config = of_run(config) if run else config
+    setup = loop.build(config)
+    trained = loop.restored(setup, config, run) if run else None
+    found = stage.run(setup, trained, config, workdir, loop.collector(setup, config), setup.join)
+    runtime.write_json(workdir / "config.json", config.to_dict() | {"job": "axes", "run": run})
+    about = {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
+    runtime.write_json(
+        workdir / "summary.json", found | about | {"seconds": {"analysis": round(time.perf_counter() - begin, 2)}}
+    )
+    print(f"report: {report.write(workdir)}")
+
+
+JOBS = {"rl": rl, "pretrain": pretrain, "axes": axes}
 
 
 def main(argv) -> int:

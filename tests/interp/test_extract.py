@@ -7,6 +7,7 @@ import pytest
 import torch
 import worlds
 from helpers import run, torch_run
+from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 
 from welfare_jax.envs import maze, walks
@@ -254,3 +255,67 @@ def test_planted_directions_are_found():
         other = planted[3 - c]
         rest = geometry.difference_in_means(sums, counts, c, "rest")
         assert (geometry.cosine(rest, jnp.asarray(v - other / 2)[None]) > 0.99).all()
+
+
+def test_memory_does_not_grow_with_the_number_of_walks(model):
+    """Working memory of the compiled passes for 8 and for 64 batches of the same shape."""
+
+    def program(n):
+        tokens = jax.ShapeDtypeStruct((n, 4, 60), jnp.int32)
+        part = extract.Bucket(
+            tokens, jax.ShapeDtypeStruct((n, 4, 60), bool), *(jax.ShapeDtypeStruct((n, 4, 1), jnp.int32),) * 2,
+            jax.ShapeDtypeStruct((n, 4), jnp.int32),
+        )  # fmt: skip
+        f = jax.jit(lambda p, d: extract.moments(decoder.bind(model[0], p), d, replicates=8))
+        return f.lower(model[1], (part,)).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = program(8), program(64)
+    assert many - few < 0.02 * few
+
+
+def test_several_hook_points_take_one_forward(model, data, moments):
+    """Means at three hook points together; resid_post of a block is resid_pre of the next."""
+    hooks = ("resid_post", "resid_pre", "mlp_neurons")
+    out = jax.jit(lambda p, d: extract.moments(decoder.bind(model[0], p), d, hooks))(model[1], data.fit)
+    np.testing.assert_allclose(out[0].sums, moments.sums, atol=1e-4)
+    np.testing.assert_allclose(out[1].sums[1:], out[0].sums[:-1], atol=1e-4)
+    assert out[2].sums.shape == (3, 3, 40) and (out[2].counts == moments.counts).all()
+
+
+def test_stored_activations(model, data, activations, samples, tmp_path):
+    """All of them, each once, with label and unit; the file says where they were read."""
+    program = jax.jit(lambda part: extract.activations(decoder.bind(*model), part))
+    assert extract.store(program, data.fit, tmp_path / "acts") == (~HELD).sum()
+    rows = []
+    for path in sorted((tmp_path / "acts").iterdir()):
+        with safe_open(path, "numpy") as f:
+            assert f.metadata() == {"hook": "resid_post"}
+            rows += zip(f.get_tensor("units").tolist(), f.get_tensor("labels").tolist(), f.get_tensor("activations"))
+    where = {int(u): i for i, u in enumerate(samples.unit)}
+    assert sorted(u for u, _, _ in rows) == sorted(samples.unit[~HELD].tolist())
+    for unit, label, act in rows:
+        assert label == samples.label[where[unit], 0]
+        np.testing.assert_allclose(act, activations[:, where[unit]], atol=1e-5)
+
+
+def test_on_policy_episodes(tiny_tokenizer):
+    """Every answer but the last is read where it stands, and labelled by the tile that it chose."""
+    world = worlds.make(tiny_tokenizer, turns=4)
+    windy = world._replace(maze=maze.Params(size=15, turns=4, wind=0.5))
+    cfg = worlds.train_config(group_size=2)
+    played, _ = worlds.collector(windy, cfg)(world.trainable, world.frozen, jax.random.key(1), 0, 0.7)
+    found = extract.of_trajectories(played, 2)
+    assert found.read.shape == found.label.shape == (4, 3) and found.unit.tolist() == [0, 0, 1, 1]
+    for row in range(4):
+        said = tiny_tokenizer.convert_ids_to_tokens(found.tokens[row][found.read[row]])
+        assert said == [LETTERS[a] for a in np.asarray(played.actions[row, :-1])]
+        for t in range(3):
+            assert found.label[row, t] == played.neighbours[row, t, played.actions[row, t]]
+    one = extract.of_trajectories(played, 2, turns=[1])
+    np.testing.assert_array_equal(one.read[:, 0], found.read[:, 1])
+    np.testing.assert_array_equal(one.label[:, 0], found.label[:, 1])
+    params = state.join(world.trainable, world.frozen)
+    out = extract.moments(decoder.bind(world.graphdef, params), extract.buckets(found, 3, 1))
+    stream = run(world.graphdef, params, found.tokens, mask=found.mask, read=found.read).residual
+    for c in range(3):
+        np.testing.assert_allclose(out.sums[:, c], np.asarray(stream)[:, found.label == c].sum(1), atol=1e-4)

@@ -72,6 +72,28 @@ def fake_model(rng, layers, pull):
         }
         for v in ("mold", "gold")
     }
+
+    def sure(value, width=0.1):
+        noise = {"free": value, "low": value - width, "high": value + width, "noise": 0 * value - 0.5}
+        return {k: v.tolist() for k, v in ({"value": value} | noise).items()}
+
+    flat, names = [(-0.2 * np.ones(layers)).tolist(), (0.2 * np.ones(layers)).tolist()], ["reviews", "valence-assent"]
+    cohorts = {kind: {"mold": flat, "gold": flat} for kind in ("random", "orthogonal")}
+    edges, signs = np.linspace(-2, 2, 9), {"mold": -1, "gold": 1}
+    more = {
+        "intervals": {k: sure(v) for k, v in (("rest", path - 1), ("path", path), ("mold-gold", path))},
+        "noise_share": {"mold": (0.3 + 0 * depth).tolist(), "gold": (0.1 + depth).tolist()},
+        "null": {"cos": cohorts, "auroc": {k: {v: [[0.4] * layers, [0.6] * layers] for v in peak} for k in cohorts}},
+        "density": {
+            v: {"layer": 1, "edges": edges.tolist(), "cohens_d": 1.2}
+            | {c: np.abs(rng.normal(size=8)).tolist() for c in ("mold", "gold", "path")}
+            for v in ("mold", "gold")
+        },
+        "axes": {"names": names, "null": dict.fromkeys(names, cohorts), "emotion_share": [[0.5, 0.2]] * layers}
+        | {v: {n: sure(s * depth * 0.5) for n in names} for v, s in signs.items()},
+        "emotions": {"layer": 1, "words": [f"word {i}" for i in range(30)]}
+        | {v: (s * np.linspace(-0.4, 0.4, 30) + 0.03 * rng.normal(size=30)).tolist() for v, s in signs.items()},
+    }  # fmt: skip
     tokens = [" failed", " cannot", "\n\n", "错误", "<b>", " ", " stuck", "\u200d"]
     sides = {"promoted": [[t, 5 - 0.4 * i] for i, t in enumerate(tokens)]}
     sides["suppressed"] = [[t, -4 + 0.3 * i] for i, t in enumerate([" done", "</s>", " complete", " yes", "\t"])]
@@ -83,11 +105,21 @@ def fake_model(rng, layers, pull):
         },
         "norms": {"mold": (1 + 4 * depth).tolist(), "gold": (1 + 7 * depth * (1 + pull)).tolist()},
         "selection": selection,
-        "lens": {"layer": 5 * layers // 6, "mold": sides, "gold": copy.deepcopy(sides)},
-    }
+        "lens": {"layer": 5 * layers // 6, "mold": sides, "gold": copy.deepcopy(sides)}
+        | {"plain": {"mold": {"promoted": [["word", 1.0, "gold suppressed"]]}}},
+    } | more
 
 
-def fake_run(folder, steps=12, layers=4, episodes=2, pull=1.0, seed=0):
+OPPOSED = {"rest": (-0.5, -0.2), "path": (-1.2, -0.7)}
+
+
+def fake_change(layers, low, high):
+    one = {"value": [(low + high) / 2], "free": [None], "low": [low], "high": [high]}
+    parts = {part: {"difference": one} for part in ("all", "last_third")}
+    return parts | {"difference": {k: v * layers for k, v in one.items()}}
+
+
+def fake_run(folder, steps=12, layers=4, episodes=2, pull=1.0, seed=0, change=OPPOSED):
     """Writes the four files of a run into `folder` and returns (config, metrics, summary, analysis)."""
     rng = np.random.default_rng(seed)
     metrics = []
@@ -101,9 +133,15 @@ def fake_run(folder, steps=12, layers=4, episodes=2, pull=1.0, seed=0):
         if step % 3 == 0:
             path = 0.7 - pull * 1.2 * t * np.linspace(0, 1, layers)
             row |= {"cos_rest": [headline.rest_from_path(c) for c in path], "cos_path": path.tolist()}
+            row |= {
+                f"{k}_{v}": (0.5 + 0.4 * t * np.linspace(0, 1, layers)).tolist()
+                for k in ("auroc", "d")
+                for v in ("mold", "gold")
+            }
         metrics.append(row)
     analysis = {"layers": layers, "hook": "resid_post", "classes": ["mold", "gold", "path"]}
     analysis |= {"trained": fake_model(rng, layers, pull), "untrained": fake_model(rng, layers, 0.0)}
+    analysis["change"] = {b: fake_change(layers, low, high) for b, (low, high) in change.items()}
     analysis["counts"] = {"mold": 512, "gold": 512, "path": 511}
     analysis["directions"] = {c: [0.24, 0.26, 0.255, 0.245] for c in ("mold", "gold", "path")}
     analysis["samples"] = [
@@ -147,7 +185,7 @@ def test_page_is_whole_and_self_contained(tmp_path):
     page = path.read_text(encoding="utf-8")
     assert path == tmp_path / "report.html"
     assert sections_left_out(page) == [] and "could not be shown" not in page
-    assert page.count("<svg") == 7 + 2  # figures and replays
+    assert page.count("<svg") == 13 + 2  # figures and replays
     assert "http://" not in page and "https://" not in page
     targets = re.findall(r"""\b(?:src|href|action|data|poster)=["']?([^"'\s>]+)""", page)
     assert [t for t in targets if not t.startswith(("#", "data:"))] == []
@@ -191,7 +229,7 @@ def test_csv_holds_the_inputs(tmp_path):
     lens = [
         r
         for r in read_csv(tmp_path, "lens")
-        if (r["model"], r["vector"], r["side"]) == ("trained", "mold", "promoted")
+        if (r["model"], r["vector"], r["side"], r["norm"]) == ("trained", "mold", "promoted", "folded")
     ]
     assert [[r["token"], float(r["value"])] for r in lens] == analysis["trained"]["lens"]["mold"]["promoted"]
     assert [r["text"] for r in read_csv(tmp_path, "samples")] == [s["text"] for s in analysis["samples"]]
@@ -221,7 +259,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 def test_an_empty_run_still_gets_a_report(tmp_path):
     page = write(tmp_path).read_text(encoding="utf-8")
-    assert len(sections_left_out(page)) == 12
+    assert len(sections_left_out(page)) == 15
     assert list((tmp_path / "tables").iterdir()) == []
 
 
@@ -258,7 +296,7 @@ def test_no_hole_in_the_data_breaks_the_page(tmp_path, monkeypatch):
         return ""
 
     monkeypatch.setattr("welfare_jax.report.figures.svg", svg)
-    for path in every_hole(analysis):
+    for path in every_hole({k: v for k, v in analysis.items() if k != "untrained"}):  # which is read as "trained" is
         for hole in ("absent", None, "text", [], {}, math.nan):
             broken = copy.deepcopy(analysis)
             parent = broken
@@ -399,6 +437,49 @@ def test_the_verdict_claims_no_more_than_the_numbers(tmp_path, rest, path, says)
     )
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     assert says in write(tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "rest, path, says",
+    [
+        ((-0.5, -0.2), (-1.2, -0.7), "more opposed under both baselines: neither interval holds zero"),
+        ((-0.5, 0.2), (-1.2, 0.7), "not distinguishable from sampling noise"),
+        ((-2.0, 2.0), (-2.0, 2.0), "not distinguishable from sampling noise"),
+        ((-0.5, -0.1), (-0.3, 0.1), "only one against rest: weak evidence"),
+        ((0.1, 0.2), (0.3, 0.4), "less opposed under both baselines"),
+        ((-0.2, -0.1), (0.3, 0.4), "disagree"),
+    ],
+)
+def test_the_verdict_follows_from_the_intervals(tmp_path, rest, path, says):
+    """However large the values themselves are."""
+    fake_run(tmp_path, steps=3, change={"rest": rest, "path": path})
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert says in page and "95 % intervals of that difference" in page
+    rows = read_csv(tmp_path, "cosine_overall")
+    got = [(float(r["low"]), float(r["high"])) for r in rows if (r["layers"], r["model"]) == ("all", "difference")]
+    assert got == [rest, path]
+
+
+def test_csv_holds_intervals_axes_and_densities(tmp_path):
+    *_, analysis = fake_run(tmp_path)
+    write(tmp_path)
+    of = lambda name, **where: [r for r in read_csv(tmp_path, name) if where.items() <= r.items()]
+    trained = analysis["trained"]
+    rows = of("cosine_intervals", kind="path", model="trained")
+    assert [float(r["low"]) for r in rows] == trained["intervals"]["path"]["low"]
+    rows = of("axes", model="trained", vector="gold", axis="reviews")
+    assert [float(r["value"]) for r in rows] == trained["axes"]["gold"]["reviews"]["value"]
+    assert {(r["random_low"], r["orthogonal_high"]) for r in rows} == {("-0.2", "0.2")}
+    rows = of("densities", model="trained", vector="mold")
+    assert [float(r["gold"]) for r in rows] == trained["density"]["mold"]["gold"]
+    assert [float(r["from"]) for r in rows] == trained["density"]["mold"]["edges"][:-1]
+    rows = of("emotions", model="trained")
+    assert [(r["word"], float(r["mold"])) for r in rows] == list(
+        zip(trained["emotions"]["words"], trained["emotions"]["mold"])
+    )
+    assert of("lens", norm="plain")[0]["also"] == "gold suppressed"
+    assert {r["random_auroc_high"] for r in of("selection", model="trained")} == {"0.6"}
+    assert [float(r["noise_gold_trained"]) for r in read_csv(tmp_path, "geometry")] == trained["noise_share"]["gold"]
 
 
 def test_noise_is_not_called_learning(tmp_path):

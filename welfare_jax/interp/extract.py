@@ -5,11 +5,13 @@ activation outlives its batch, so memory does not grow with N. L layers, D width
 """
 
 import functools
+import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import save_file
 
 from welfare_jax.envs.walks import Walks
 from welfare_jax.interp import geometry
@@ -117,8 +119,12 @@ def of_trajectories(played, group_size: int, turns=None) -> Samples:
     return Samples(tokens, mask, first[:, turns + 1].astype(np.int32), label[:, turns].astype(np.int32), unit)
 
 
-def buckets(samples: Samples, batch: int, count: int = 5, place=jnp.asarray) -> tuple[Bucket, ...]:
-    """Sort samples by length into `count` buckets of their own width; `place` puts each array on the devices."""
+def buckets(samples: Samples, batch: int, count: int | None = None, place=jnp.asarray) -> tuple[Bucket, ...]:
+    """Sort samples by length into `count` buckets of their own width; `place` puts each array on the devices.
+
+    Every bucket is compiled for itself, and saves padding: by default there are two, or five for many samples.
+    """
+    count = count or (2 if len(samples.tokens) < 2000 else 5)
     ends = samples.mask.shape[1] - np.argmax(samples.mask[:, ::-1], 1)
     out = []
     for rows in np.array_split(np.argsort(ends, kind="stable"), min(count, len(ends)) or 1):
@@ -157,19 +163,19 @@ def signs(key, unit, replicates: int):
     return (flip(unit >> 1) * (1.0 - 2.0 * (unit & 1))[:, None]).T
 
 
-def _moments(act, label, sign) -> Moments:
+def _moments(act, label, sign, classes: int = CLASSES) -> Moments:
     """Of activations [L, n, D], label [n], sign [R, n]."""
-    member = (label[:, None] == jnp.arange(CLASSES)).astype(jnp.float32)
+    member = (label[:, None] == jnp.arange(classes)).astype(jnp.float32)
     signed = sign[:, :, None] * member
     return Moments(
-        *geometry.class_sums(act, label, CLASSES),
-        squares=geometry.class_sums(act * act, label, CLASSES)[0],
+        *geometry.class_sums(act, label, classes),
+        squares=geometry.class_sums(act * act, label, classes)[0],
         swings=jnp.einsum("lnd,rnc->rlcd", act, signed),
         swing_counts=signed.sum(1),
     )
 
 
-def moments(model: decoder.Decoder, data: tuple[Bucket, ...], hook="resid_post", replicates: int = 0, key=None):
+def moments(model, data: tuple[Bucket, ...], hook="resid_post", replicates: int = 0, key=None, classes: int = CLASSES):
     """Pass one: `Moments` of all samples, at one hook point or (a tuple) at several.
 
     `replicates` half samples, drawn from `key` and each sample's unit alone: two models read with the same key are
@@ -179,7 +185,7 @@ def moments(model: decoder.Decoder, data: tuple[Bucket, ...], hook="resid_post",
 
     def one(part):
         sign = jnp.repeat(signs(key, part.unit, replicates), part.label.shape[-1], axis=1)
-        each = functools.partial(_moments, label=part.label.reshape(-1), sign=sign)
+        each = functools.partial(_moments, label=part.label.reshape(-1), sign=sign, classes=classes)
         return jax.tree.map(each, activations(model, part, hook))
 
     total = jax.tree.map(
@@ -201,6 +207,34 @@ def scores(model: decoder.Decoder, data: tuple[Bucket, ...], directions, hook="r
     outs = [jax.lax.scan(one, None, bucket)[1] for bucket in data]
     flat = [[jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1) for a in out] for out in outs]
     return *(jnp.concatenate(parts, -1) for parts in zip(*flat)), jnp.concatenate([b.label.reshape(-1) for b in data])
+
+
+def collect(model, data: tuple[Bucket, ...], hook="resid_post"):
+    """(activations [L, N, D], labels [N]) of every reading, filling included: for sets small enough to keep whole."""
+    parts = [jax.lax.scan(lambda _, part: (None, activations(model, part, hook)), None, bucket)[1] for bucket in data]
+    act = jnp.concatenate([jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1, a.shape[-1]) for a in parts], 1)
+    return act, jnp.concatenate([b.label.reshape(-1) for b in data])
+
+
+def store(program, data: tuple[Bucket, ...], folder, hook="resid_post") -> int:
+    """Write all activations as `<folder>/<number>.safetensors`, a file a batch; returns how many readings.
+
+    program(part) gives `activations` of one `Bucket` batch without its leading axis. Each file holds "activations"
+    float32 [n, L, D], "labels" and "units" int32 [n]; only one batch is in memory at a time.
+    """
+    folder, done, number = pathlib.Path(folder), 0, 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for bucket in data:
+        for i in range(len(bucket.tokens)):
+            part = jax.tree.map(lambda a, i=i: a[i], bucket)
+            label = np.asarray(part.label).reshape(-1)
+            unit = np.repeat(np.asarray(part.unit), part.label.shape[-1])
+            act = np.asarray(program(part)).swapaxes(0, 1)[label >= 0]
+            arrays = {"activations": act, "labels": label[label >= 0], "units": unit[label >= 0]}
+            arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+            save_file(arrays, folder / f"{number:06d}.safetensors", {"hook": hook})
+            done, number = done + len(act), number + 1
+    return done
 
 
 def live(model: decoder.Decoder, data: Split, axes=None) -> dict:

@@ -13,18 +13,24 @@ BASELINES = ("rest", "path")
 
 
 def class_sums(activations, labels, classes: int = 3):
-    """(sums [L, C, D], counts [C]) of activations [L, N, D]; they add up over batches. Label -1 counts nowhere."""
+    """(sums [..., C, D], counts [C]) of activations [..., N, D] and labels [N]; label -1 counts nowhere.
+
+    Both add up over batches, so that means of any number of samples take constant memory.
+    """
     member = (labels[:, None] == jnp.arange(classes)).astype(jnp.float32)
-    return jnp.einsum("lnd,nc->lcd", activations.astype(jnp.float32), member), member.sum(0)
+    return jnp.einsum("...nd,nc->...cd", activations.astype(jnp.float32), member), member.sum(0)
 
 
 def difference_in_means(sums, counts, target: int, baseline: str = "rest"):
-    """v [L, D]: mean over class `target` minus the mean over all the others together, or over the path class."""
-    mean = sums[:, target] / counts[target]
+    """v [..., D]: mean over class `target` minus the mean over all the others together, or over the path class.
+
+    sums [..., C, D] and counts [C] as from `class_sums`; baseline "rest" or "path" (arXiv:2605.30232 §2.3, §C.8).
+    """
+    mean = sums[..., target, :] / counts[target]
     if baseline == "path":
-        return mean - sums[:, PATH] / counts[PATH]
+        return mean - sums[..., PATH, :] / counts[PATH]
     others = jnp.arange(counts.shape[0]) != target
-    return mean - jnp.einsum("lcd,c->ld", sums, others.astype(sums.dtype)) / jnp.sum(counts * others)
+    return mean - jnp.einsum("...cd,c->...d", sums, others.astype(sums.dtype)) / jnp.sum(counts * others)
 
 
 def cosine(a, b, eps=1e-12):
@@ -46,9 +52,9 @@ def centred_cosines(sums, counts) -> dict:
 
 
 def project(activations, direction):
-    """Projection [L, N] of activations [L, N, D] on the unit vectors along direction [L, D]."""
+    """Projection [..., N] of activations [..., N, D] on the unit vectors along direction [..., D]."""
     unit = direction / jnp.maximum(jnp.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)
-    return jnp.einsum("lnd,ld->ln", activations.astype(jnp.float32), unit)
+    return jnp.einsum("...nd,...d->...n", activations.astype(jnp.float32), unit)
 
 
 def auroc(scores, positive, use=None):

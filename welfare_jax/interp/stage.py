@@ -4,7 +4,6 @@ import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -13,11 +12,10 @@ from tqdm import tqdm
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
-from welfare_jax.interp import extract, geometry, lens, vectors
+from welfare_jax.interp import extract, geometry, reading, vectors
+from welfare_jax.interp.axes import comparison
 from welfare_jax.models import decoder, generate, interventions
 from welfare_jax.rl import baselines, record
-
-TARGETS = (geometry.MOLD, geometry.GOLD)
 
 
 def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int):
@@ -52,41 +50,6 @@ def make_live(graphdef, data, join, axes=None):
         return {k: np.asarray(v).round(6).tolist() for k, v in program(trainable, frozen, data, axes).items()}
 
     return curve
-
-
-def make_geometry(graphdef, join):
-    """One compiled program: everything about one model that is a function of its class means and held-out scores."""
-
-    @jax.jit
-    def program(trainable, frozen, data):
-        model = decoder.bind(graphdef, join(trainable, frozen))
-        found = extract.moments(model, data.fit)
-        sums, counts = found.sums, found.counts
-        v = {c: {b: geometry.difference_in_means(sums, counts, c, b) for b in geometry.BASELINES} for c in TARGETS}
-        proj, cos, labels = extract.scores(model, data.held, jnp.stack([v[c]["rest"] for c in TARGETS]))
-        lens_layer = 5 * model.spec.layers // 6
-        out = {
-            "cos": geometry.gold_mold_cosines(sums, counts),
-            "centred": geometry.centred_cosines(sums, counts),
-            "norms": {geometry.NAMES[c]: jnp.linalg.norm(v[c]["rest"], axis=-1) for c in TARGETS},
-            "selection": {
-                geometry.NAMES[c]: geometry.select_layer(proj[:, i], cos[:, i], labels == c, labels >= 0)
-                for i, c in enumerate(TARGETS)
-            },
-        }
-        words = lens.logit_lens(model, jnp.stack([v[c]["rest"][lens_layer] for c in TARGETS]))
-        named = {f"{geometry.NAMES[c]}/{b}": v[c][b] for c in TARGETS for b in geometry.BASELINES}
-        return out, words, named
-
-    return program
-
-
-def analyse(program, trainable, frozen, data, tokenizer, layers: int) -> tuple[dict, dict]:
-    """(numbers for the report, vectors) of one model."""
-    out, words, named = jax.device_get(program(trainable, frozen, data))
-    lensed = dict(zip((geometry.NAMES[c] for c in TARGETS), lens.words(tokenizer, words)))
-    numbers = out | {"lens": {"layer": 5 * layers // 6, **lensed}}
-    return jax.tree.map(lambda a: a if isinstance(a, int | float | str) else np.asarray(a).tolist(), numbers), named
 
 
 def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, config, template, key) -> list[dict]:
@@ -131,47 +94,83 @@ def replays(played, grids, temperature, pieces, title: str, group_size: int, cou
     return episodes, float(played.rewards.sum(-1).mean())
 
 
+def read_models(setup, models: dict, data, config, join, progress=lambda: None):
+    """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}."""
+    cfg, tokenizer, template = config.axes, setup.pieces.tokenizer, setup.pieces.template
+    program = reading.make(setup.graphdef, join, config.extract.replicates)
+    texts = comparison.load(cfg, tokenizer, template) if comparison.kinds(cfg) else None
+    key, found, axes = jax.random.key(config.seed), {}, {}
+    for name, trainable in models.items():
+        axes[name] = None
+        if texts is not None:
+            full = join(trainable, setup.frozen)
+            axes[name] = comparison.read(setup.graphdef, full, texts, tokenizer, cfg, key, template)
+        named = axes[name].named.values() if axes[name] else ()
+        spec = setup.lm.spec
+        stack = np.stack(list(named)) if named else np.zeros((0, spec.layers, spec.width), np.float32)
+        found[name] = jax.device_get(program(trainable, setup.frozen, data, stack, key))
+        progress()
+    return found, axes
+
+
+def describe(out, axes, tokenizer) -> dict:
+    """The report's part of one model."""
+    result = reading.numbers(out, tokenizer, tuple(axes.named) if axes else ())
+    if axes:
+        result["axes"] |= axes.facts
+        if axes.words:
+            layer = int(np.argmax(sum(np.asarray(s["auroc"]) for s in result["selection"].values())))
+            pair = {v: out["vectors"][f"{v}/rest"] for v in ("mold", "gold")}
+            result["emotions"] = comparison.scatter(axes, pair, layer)
+    return result
+
+
+def save_vectors(folder, name: str, out, axes, chosen: dict, about: dict):
+    """`<name>.safetensors` with the class vectors and what is left of them beside the axes, and the axes' own file."""
+    named = dict(out["vectors"])
+    if axes and axes.named:
+        stack = np.stack(list(axes.named.values()))
+        named |= {
+            f"{v}/residual": np.asarray(geometry.residualise(named[f"{v}/rest"], stack)) for v in ("mold", "gold")
+        }
+        vectors.save(folder / f"axes_{name}.safetensors", axes.named, layers={}, operation="comparison axis", **about)
+    vectors.save(folder / f"{name}.safetensors", named, layers=chosen, **about)
+
+
 def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 100_000) -> dict:
-    """Everything after training. Writes `vectors/*.safetensors` and `analysis.json`; returns the summary's part."""
-    workdir, layers = pathlib.Path(workdir), setup.lm.spec.layers
-    bar = tqdm(total=6, desc="analysis", unit="part")
-    cfg = config.extract
+    """Everything after training. Writes `vectors/*.safetensors` and `analysis.json`; returns the summary's part.
+
+    `trained` may be None: then the untrained model is read alone, and nothing is played.
+    """
+    workdir, layers, cfg = pathlib.Path(workdir), setup.lm.spec.layers, config.extract
+    models = {"untrained": setup.initial} | ({} if trained is None else {"trained": trained})
+    bar = tqdm(total=2 + (2 if collect else 1) * len(models), desc="analysis", unit="part")
     data, facts = walk_data(
         setup.pieces, setup.maze, setup.mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + live_seed_skip
     )
     bar.update()
-    program = make_geometry(setup.graphdef, join)
-    tokenizer = setup.pieces.tokenizer
-    models = {"untrained": setup.initial, "trained": trained}
+    found, axes = read_models(setup, models, data, config, join, bar.update)
+    tokenizer, last = setup.pieces.tokenizer, list(models)[-1]
     result = {"layers": layers, "hook": "resid_post", "classes": ["mold", "gold", "path"], **facts}
-    named = {}
-    for name, trainable in models.items():
-        result[name], named[name] = analyse(program, trainable, setup.frozen, data, tokenizer, layers)
-        chosen = {c: result[name]["selection"][c]["layer"] for c in ("mold", "gold")}
-        vectors.save(
-            workdir / "vectors" / f"{name}.safetensors", named[name], model=f"{config.model.path or 'tiny'} ({name})",
-            hook="resid_post", data=facts["data"], layers=chosen,
-        )  # fmt: skip
-        bar.update()
-    chosen = {c: result["trained"]["selection"][c]["layer"] for c in ("mold", "gold")}
-    directions = {c: named["trained"][f"{c}/rest"] for c in ("mold", "gold")}
+    for name in models:
+        result[name] = describe(found[name], axes[name], tokenizer)
+        chosen = {v: result[name]["selection"][v]["layer"] for v in ("mold", "gold")}
+        about = {"model": f"{config.model.path or 'tiny'} ({name})", "hook": "resid_post", "data": facts["data"]}
+        save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, about)
+    if trained is not None:
+        result["change"] = reading.compare(found["trained"], found["untrained"])
+    directions = {v: found[last]["vectors"][f"{v}/rest"] for v in ("mold", "gold")}
     full = {name: join(trainable, setup.frozen) for name, trainable in models.items()}
     result["samples"] = steer(
-        setup.graphdef,
-        full,
-        tokenizer,
-        directions,
-        chosen,
-        config.steer,
-        setup.pieces.template,
+        setup.graphdef, full, tokenizer, directions, chosen, config.steer, setup.pieces.template,
         jax.random.key(config.seed),
-    )
+    )  # fmt: skip
     bar.update()
-    seed = jax.random.fold_in(jax.random.key(config.seed), 2)  # mazes that training never drew
     result["episodes"], rewards = [], {}
-    for name, trainable in models.items():
+    seed = jax.random.fold_in(jax.random.key(config.seed), 2)  # mazes that training never drew
+    for name, trainable in models.items() if collect else ():
         played, grids = collect(trainable, setup.frozen, seed, 0, config.train.temperature)
-        shown, rewards[name] = replays(
+        shown, rewards[f"reward_held_out_{name}"] = replays(
             played, grids, config.train.temperature, setup.pieces, name, config.train.group_size
         )
         result["episodes"] += shown
@@ -179,9 +178,6 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     result["baselines"] = baselines.table(setup.maze)
     (workdir / "analysis.json").write_text(json.dumps(result))
     bar.close()
-    return {
-        "cos_trained": result["trained"]["cos"]["rest"], "cos_untrained": result["untrained"]["cos"]["rest"],
-        "cos_trained_path": result["trained"]["cos"]["path"], "cos_untrained_path": result["untrained"]["cos"]["path"],
-        "layer_mold": chosen["mold"], "layer_gold": chosen["gold"],
-        "reward_held_out_trained": rewards["trained"], "reward_held_out_untrained": rewards["untrained"],
-    }  # fmt: skip
+    ends = (("rest", ""), ("path", "_path"))
+    cosines = {f"cos_{name}{end}": result[name]["cos"][base] for name in models for base, end in ends}
+    return cosines | {"layer_mold": chosen["mold"], "layer_gold": chosen["gold"]} | rewards

@@ -84,14 +84,22 @@ def optimiser(table) -> Figure:
     return figure
 
 
-def cosine_by_layer(table) -> Figure:
-    """cos(v_mold, v_gold) per layer, untrained and trained, for both baselines, and the differences."""
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
+def cosine_by_layer(table, intervals=None) -> Figure:
+    """cos(v_mold, v_gold) per layer, untrained and trained, for both baselines, and the differences.
+
+    Where there are intervals they are bands, and what noise alone would read is dotted.
+    """
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = _axes(figure, 1, 3)
     for ax, base in zip(axes, BASELINES, strict=False):
         for model in MODELS:
             values = table[f"{base}_{model}"]
             _line(ax, table["layer"], values, **LINE[model], label=f"{model}, mean {_mean(values)}")
+            band(ax, pick(intervals, kind=base, model=model), LINE[model]["color"])
+        noise = pick(intervals, kind=base, model="trained")
+        if noise:
+            look = {"color": COLOUR[base], "linestyle": ":", "label": "noise alone", "marker": None}
+            _line(ax, noise["layer"], noise["noise"], **look)
         ax.set(title=f"Baseline: {BASELINE_NAME[base]}", ylim=(-1.05, 1.05), ylabel="cos(v_mold, v_gold)")
         ax.set_yticks((-1, -0.5, 0, 0.5, 1))
     for base in BASELINES:
@@ -99,7 +107,10 @@ def cosine_by_layer(table) -> Figure:
         _line(
             axes[2], table["layer"], values, color=COLOUR[base], label=f"{BASELINE_NAME[base]}, mean {_mean(values)}"
         )
-    axes[2].set(title="Trained minus untrained", ylabel="difference of cosines")
+        band(axes[2], pick(intervals, kind=base, model="difference"), COLOUR[base])
+    axes[2].set(
+        title="Trained minus untrained", ylabel="difference of cosines", ylim=(-1.05, 1.05) if intervals else None
+    )
     for ax in axes:
         _layers(ax)
         ax.axhline(0, color="#b5bcc2", linewidth=0.8)
@@ -133,23 +144,55 @@ def cosine_over_training(table, means) -> Figure:
     return figure
 
 
-def geometry(table) -> Figure:
-    """Centred class-mean cosines of the three pairs, and the norms of the two vectors, per layer."""
-    figure = Figure(figsize=(9, 5.0), layout="constrained")
-    *pairs, norms = _axes(figure, 2, 2)
+def separation_over_training(table) -> Figure:
+    """Held-out AUROC of both vectors: the mean over layers against step and reward, and a heatmap each."""
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    line, scatter, *maps = _axes(figure, 2, 2, height_ratios=(4, 5))
+    steps, layers = np.unique(table["step"]), np.unique(table["layer"])
+    cells = (np.searchsorted(layers, table["layer"]), np.searchsorted(steps, table["step"]))
+    rewards = dict(zip(table["step"], table["reward"], strict=True))
+    for ax, vector, marker in zip(maps, VECTORS, "os", strict=True):
+        grid = np.full((len(layers), len(steps)), np.nan)
+        grid[cells] = _array(table[f"auroc_{vector}"])
+        seen = np.isfinite(grid).any(0)
+        means = np.where(seen, np.nansum(grid, 0) / np.maximum(np.isfinite(grid).sum(0), 1), np.nan)
+        _line(line, steps, means, color=COLOUR[vector], label=f"v_{vector}", marker=marker)
+        scatter.plot(_array([rewards[s] for s in steps]), means, marker, color=COLOUR[vector], alpha=0.8, markersize=4)
+        image = ax.pcolormesh(_edges(steps), _edges(layers), grid, cmap="PuOr", vmin=0, vmax=1, rasterized=True)
+        ax.set(title=f"Every layer, v_{vector}", ylabel="layer", xlabel="training step")
+        ax.grid(False)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+    line.set(title="Mean over layers, step by step", ylabel="mean AUROC", xlabel="training step")
+    scatter.set(title="Mean over layers against reward", ylabel="mean AUROC", xlabel="mean reward per episode")
+    for ax in (line, scatter):
+        ax.axhline(0.5, color="#b5bcc2", linewidth=0.8)
+    _legend(line)
+    figure.colorbar(image, ax=maps, label="held-out AUROC", shrink=0.9)
+    return figure
+
+
+def geometry(table, intervals=None) -> Figure:
+    """Centred class-mean cosines of the three pairs with their intervals; norms of the vectors and their noise."""
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    *pairs, norms, noise, spare = _axes(figure, 2, 3)
+    spare.remove()
     for ax, pair in zip(pairs, PAIRS, strict=True):
         for model in MODELS:
             _line(ax, table["layer"], table[f"{pair}_{model}"], **LINE[model], label=model)
+            band(ax, pick(intervals, kind=pair, model=model), LINE[model]["color"])
         first, second = (TITLE[c] for c in pair.split("-"))
         ax.set(title=f"{first} and {second} means, centred", ylim=(-1.05, 1.05), ylabel="cosine")
         ax.axhline(0, color="#b5bcc2", linewidth=0.8)
         ax.axvline(len(table["layer"]) * 2 // 3, color="#b5bcc2", linewidth=0.8, linestyle=":")
-    for vector in VECTORS:
-        for model in MODELS:
-            look = LINE[model] | {"color": COLOUR[vector]}
-            _line(norms, table["layer"], table[f"norm_{vector}_{model}"], **look, label=f"v_{vector}, {model}")
+    for ax, name in ((norms, "norm"), (noise, "noise")):
+        for vector in VECTORS:
+            for model in MODELS:
+                look = LINE[model] | {"color": COLOUR[vector]}
+                _line(ax, table["layer"], table[f"{name}_{vector}_{model}"], **look, label=f"v_{vector}, {model}")
     norms.set(title="Norms of the vectors", ylabel="norm", ylim=(0, None))
-    for ax in (*pairs, norms):
+    noise.set(title="Sampling noise in the vectors", ylabel="share of squared length", ylim=(0, None))
+    for ax in (*pairs, norms, noise):
         _layers(ax)
     _legend(pairs[0])
     _legend(norms)
@@ -170,6 +213,9 @@ def selection(table) -> Figure:
             label = f"v_{vector}" + (f" (layer {chosen[0]})" if chosen else "")
             look = {"color": COLOUR[vector], "linestyle": style_, "label": label}
             _line(ax, [m["layer"] for m in mine], [m[column] for m in mine], **look)
+            if column == "auroc" and mine:
+                edges = [_array([m[f"random_auroc_{end}"] for m in mine]) for end in ("low", "high")]
+                ax.fill_between([m["layer"] for m in mine], *edges, color="#b5bcc2", alpha=0.35, linewidth=0)
             for layer in chosen:
                 ax.axvline(layer, color=COLOUR[vector], linewidth=1, linestyle=":")
         ax.set(title=f"{columns[column]}, {model}", ylabel=columns[column])
@@ -177,6 +223,23 @@ def selection(table) -> Figure:
         if k % 3 == 0:
             _legend(ax)
     return figure
+
+
+def pick(table, **where) -> dict:
+    """The rows of a table where the columns named have the values given; {} if there is no table."""
+    if not table:
+        return {}
+    rows = [r for r in zip(*table.values(), strict=True) if where.items() <= dict(zip(table, r, strict=True)).items()]
+    return {name: [r[i] for r in rows] for i, name in enumerate(table)} if rows else {}
+
+
+def band(ax, rows, colour):
+    """The interval of `pick`ed rows as a band; with one layer as a bar. What it overshoots of the panel is cut."""
+    if rows:
+        low, high = _array(rows["low"]), _array(rows["high"])
+        if len(low) == 1:
+            ax.vlines(rows["layer"], low, high, color=colour, alpha=0.4, linewidth=5)
+        ax.fill_between(rows["layer"], low, high, color=colour, alpha=0.13, linewidth=0)
 
 
 def _axes(figure, rows, columns, sharex=False, sharey=False, **grid) -> list:

@@ -38,7 +38,7 @@ def counts(untrained: float, difference: float) -> bool:
 
 def paragraphs(run: Run, tables: dict) -> list:
     """Plain-text paragraphs: what was learned, what the two vectors did, how to read that."""
-    return [p for p in (_learning(run), _vectors(tables), _caveat(tables)) if p]
+    return [p for p in (_learning(run), _vectors(tables), _noise(run, tables), _caveat(tables)) if p]
 
 
 def _learning(run) -> str:
@@ -80,7 +80,61 @@ def _vectors(tables) -> str:
             f"{NAMES[base]} {num(untrained, sign=True)} untrained, {num(trained, sign=True)} trained "
             f"(difference {num(difference, sign=True)})"
         )
-    return " ".join([*words, "; ".join(parts) + ".", _last_third(tables), _verdict(values)])
+    known = intervals(tables)
+    verdict = _verdict_from_intervals(known) if known else _verdict(values)
+    return " ".join([*words, "; ".join(parts) + ".", _last_third(tables), verdict])
+
+
+def intervals(tables) -> dict:
+    """{baseline: (low, high)} of the change of the cosine, averaged over the layers; {} unless both are known."""
+    table = tables.get("cosine_overall", {})
+    rows = [dict(zip(table, r, strict=True)) for r in zip(*table.values(), strict=True)]
+    found = {
+        r["baseline"]: (r["low"], r["high"])
+        for r in rows
+        if (r["layers"], r["model"]) == ("all", "difference") and len(finite((r["low"], r["high"]))) == 2
+    }
+    return {b: found[b] for b in NAMES} if found.keys() == NAMES.keys() else {}
+
+
+def _verdict_from_intervals(known) -> str:
+    spans = "; ".join(
+        f"{NAMES[b]} {num(low, sign=True)} to {num(high, sign=True)}" for b, (low, high) in known.items()
+    )
+    said = f"95 % intervals of that difference over trajectories, noise's own part taken out: {spans}."
+    opposed = [b for b, (_, high) in known.items() if high < 0]
+    aligned = [b for b, (low, _) in known.items() if low > 0]
+    if len(opposed) == 2:
+        return f"{said} Training made the two vectors more opposed under both baselines: neither interval holds zero."
+    if len(aligned) == 2:
+        return f"{said} Training made the vectors less opposed under both baselines: neither interval holds zero."
+    if opposed and aligned:
+        return f"{said} The two baselines disagree about the direction: no conclusion."
+    if opposed or aligned:
+        return f"{said} The vectors changed only {NAMES[(opposed + aligned)[0]]}: weak evidence."
+    return f"{said} Both hold zero: the change is not distinguishable from sampling noise."
+
+
+def _noise(run, tables) -> str:
+    """How much of the vectors is sampling noise, and whether they tell held-out classes apart."""
+    table, words = tables.get("geometry", {}), []
+    for model in ("untrained", "trained"):
+        shares = [(v, mean(table.get(f"noise_{v}_{model}", []))) for v in ("mold", "gold")]
+        if all(math.isfinite(x) for _, x in shares):
+            words.append(f"{model} " + ", ".join(f"v_{v} {share(min(x, 1.0))}" for v, x in shares))
+    if not words:
+        return ""
+    said = f"Of the vectors' squared length this much is sampling noise (mean over layers): {'; '.join(words)}."
+    table = tables.get("selection", {})
+    rows = [dict(zip(table, r, strict=True)) for r in zip(*table.values(), strict=True)]
+    chosen = [r for r in rows if r["chosen"] and r["model"] == "trained" and math.isfinite(r["random_auroc_high"])]
+    for r in chosen:
+        beyond = "more than" if r["auroc"] > r["random_auroc_high"] else "no more than"
+        said += (
+            f" At its steering layer {r['layer']} the trained v_{r['vector']} tells held-out trajectories apart with "
+            f"AUROC {num(r['auroc'])}, {beyond} random directions do (up to {num(r['random_auroc_high'])})."
+        )
+    return said
 
 
 def _last_third(tables) -> str:

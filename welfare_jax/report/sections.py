@@ -3,9 +3,10 @@
 import itertools
 import json
 
-from welfare_jax.report import figures, headline, replay
-from welfare_jax.report.data import Run, dicts, finite, number
+from welfare_jax.report import axes_figures, figures, headline, replay
+from welfare_jax.report.data import Run, dicts, dig, finite, number
 from welfare_jax.report.markup import Missing, details, esc, num, share, table, visible
+from welfare_jax.report.tables import MODELS, VECTORS
 
 
 def overview(run: Run, tables: dict) -> str:
@@ -97,10 +98,13 @@ def cosine(run: Run, tables: dict) -> str:
     """cos(v_mold, v_gold) per layer, two baselines, trained against untrained."""
     columns = _need(tables, "cosine_by_layer", "no cosines in analysis.json or summary.json")
     return _figure(
-        (figures.cosine_by_layer, columns),
+        (figures.cosine_by_layer, columns, tables.get("cosine_intervals")),
         "\u22121 means exactly opposed, 0 unrelated. Compare the solid line (trained) with the dashed one (untrained) "
         "in the same panel; the right panel is their difference, where below zero means that training opposed the two "
-        f"vectors. Hook point: {run.analysis.get('hook', 'not recorded')}. Means are over layers.",
+        f"vectors. Hook point: {run.analysis.get('hook', 'not recorded')}. Means are over layers. Bands: 95 % "
+        "intervals over trajectories of the cosine without the noise's own part (a line may leave its band for that "
+        "reason; a band from \u22121 to 1 means that these trajectories cannot tell). Dotted: what noise alone "
+        "reads. The bands' numbers are in tables/cosine_intervals.csv.",
         "cosine_by_layer",
     )
 
@@ -113,6 +117,18 @@ def recruitment(run: Run, tables: dict) -> str:
         "Measured while training. Red cells are layers where the two vectors are opposed, blue where they agree. The "
         "panel at the upper right shows whether the cosine moves with the reward.",
         "cosine_over_training",
+    ) + _separation(tables)
+
+
+def _separation(tables) -> str:
+    columns = tables.get("separation_over_training")
+    if not columns:
+        return ""
+    return _figure(
+        (figures.separation_over_training, columns),
+        "How well each vector, as it was at that step, tells its class from the others on trajectories that it was "
+        "not made from. 0.5 is chance.",
+        "separation_over_training",
     )
 
 
@@ -120,9 +136,11 @@ def geometry(run: Run, tables: dict) -> str:
     """Class means: pairwise cosines, norms, and what the classes were made of."""
     columns = _need(tables, "geometry", "analysis.json has no centred cosines and no norms")
     main = _figure(
-        (figures.geometry, columns),
+        (figures.geometry, columns, tables.get("cosine_intervals")),
         "Class means with their common mean removed: three equally different classes would all stand at \u22120.5. "
-        "The dotted line marks layer \u230a2L/3\u230b, where the paper (arXiv:2605.30232) reports these cosines.",
+        "The dotted line marks layer \u230a2L/3\u230b, where the paper (arXiv:2605.30232) reports these cosines. "
+        "Bands as above. Where the noise's share nears 1, a vector is mostly sampling noise: more trajectories are "
+        "needed.",
         "geometry",
     )
     classes = tables.get("classes")
@@ -140,8 +158,59 @@ def selection(run: Run, tables: dict) -> str:
         (figures.selection, columns),
         "How well a vector tells its own class from the others on held-out samples. The steering layer (dotted) is "
         "the mean, rounded down, of the layers with the highest AUROC, the largest |Cohen's d| and the smallest "
-        "overlap of the histograms.",
+        "overlap of the histograms. Grey: AUROC of 100 random directions, the middle 95 %; a vector that stays within "
+        "tells no more than chance.",
         "selection",
+    )
+
+
+def tracking(run: Run, tables: dict) -> str:
+    """Densities of the projections of held-out trajectories, by final tile."""
+    columns = _need(tables, "densities", "analysis.json has no densities")
+    return _figure(
+        (axes_figures.densities, columns),
+        "Held-out trajectories projected on each vector at its chosen layer. The further apart the two heaps, the "
+        "better the model's activations tell reaching Gold from reaching Mold; d is Cohen's d of Mold against Gold "
+        "(the paper: below 0.12 untrained, above 1.6 trained).",
+        "densities",
+    )
+
+
+def axes(run: Run, tables: dict) -> str:
+    """Cosines with sentiment, valence-assent and emotion axes."""
+    columns = _need(tables, "axes", "no comparison axes were computed (config.axes.kinds)")
+    layers = [
+        c for c in (dig(run.analysis, "trained", "selection", v, "layer") for v in VECTORS) if isinstance(c, int)
+    ]
+    layer = sum(layers) // len(layers) if layers and sum(layers) // len(layers) in columns["layer"] else 0
+    return _figure(
+        (axes_figures.axes, columns, layer),
+        "Bars: cosines; black: 95 % intervals over trajectories (the axes count as exact); grey: the middle 95 % of "
+        "100 random directions of the same norm. A claim needs the interval outside the grey, and the two vectors on "
+        f"opposite sides. Layer {layer} is the mean of the two steering layers.",
+        "axes",
+    ) + details(
+        "At every layer",
+        _figure((axes_figures.axes_by_layer, columns), "Grey: random directions, the middle 95 %.", "axes"),
+    )
+
+
+def emotions(run: Run, tables: dict) -> str:
+    """The emotion scatter, and what the emotion vectors' components carry."""
+    columns = _need(tables, "emotions", "no emotion vectors were computed (config.axes.kinds)")
+    out = _figure(
+        (axes_figures.emotions, columns),
+        "Each point is an emotion. A line that falls, with pleasant words at one end and unpleasant ones at the "
+        "other, means that the two vectors lie along one emotional axis in opposite directions; a round cloud means "
+        "that they do not. Two vectors that are opposed anyway, as the baseline one against rest makes them, give a "
+        "falling line with any axes: look at which words lie where. The layer is the one with the highest mean AUROC.",
+        "emotions",
+    )
+    parts = tables.get("emotion_components")
+    if not parts:
+        return out
+    return out + _figure(
+        (axes_figures.emotion_components, parts), "How far two axes sum the emotion vectors up.", "emotion_components"
     )
 
 
@@ -151,17 +220,25 @@ def lens(run: Run, tables: dict) -> str:
     rows = [dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True)]
     out = [
         '<p class="sub">The vector alone, read through the unembedding: the tokens it makes likelier and less likely. '
-        "\u2423 is a blank, \u23ce a line end.</p>"
+        "\u2423 is a blank, \u23ce a line end. \u2194: also on the other vector's opposite list; =: also on its same "
+        "list.</p>"
     ]
-    for vector in ("mold", "gold"):
+    folded, plain = (_lens_pairs([r for r in rows if r["norm"] == norm]) for norm in ("folded", "plain"))
+    out.append(folded + (details("Without the final norm's weight folded in", plain) if plain else ""))
+    return "".join(out)
+
+
+def _lens_pairs(rows) -> str:
+    out = ""
+    for vector in VECTORS:
         pair = ""
-        for model in ("untrained", "trained"):
+        for model in MODELS:
             mine = [r for r in rows if (r["vector"], r["model"]) == (vector, model)]
             if mine:
                 layer = f", layer {mine[0]['layer']}" if mine[0]["layer"] is not None else ""
                 pair += f"<div><h3>v_{vector}, {model}{esc(layer)}</h3>{_lens_table(mine)}</div>"
-        out.append(f'<div class="pair">{pair}</div>')
-    return "".join(out)
+        out += f'<div class="pair">{pair}</div>' if pair else ""
+    return out
 
 
 def _lens_table(rows) -> str:
@@ -169,11 +246,20 @@ def _lens_table(rows) -> str:
     lines = []
     for i, pair in enumerate(itertools.zip_longest(*sides), start=1):
         cells = [
-            (f'<span class="token">{esc(visible(r["token"]))}</span>', num(r["value"], sign=True)) if r else ("", "")
+            (f'<span class="token">{esc(visible(r["token"]))}</span>{_mark(r)}', num(r["value"], sign=True))
+            if r
+            else ("", "")
             for r in pair
         ]
         lines.append((str(i), *itertools.chain.from_iterable(cells)))
     return table(("", "promoted", "logit", "suppressed", "logit"), lines, numeric=(0, 2, 4))
+
+
+def _mark(row) -> str:
+    """Whether another vector lists the token too, on the same side or on the other."""
+    sides = [where.split()[-1] for where in str(row["also"]).split(", ") if where]
+    same, opposite = row["side"] in sides, set(sides) - {row["side"]}
+    return (" =" if same else "") + (" \u2194" if opposite else "")
 
 
 def samples(run: Run, tables: dict) -> str:
@@ -273,6 +359,9 @@ SECTIONS = (  # id, heading, function; in the order of the page
     ("recruitment", "Cosine over training", recruitment),
     ("geometry", "Geometry of the class means", geometry),
     ("selection", "Choice of the steering layer", selection),
+    ("tracking", "Goal tracking", tracking),
+    ("axes", "Comparison axes", axes),
+    ("emotions", "Emotion vectors", emotions),
     ("lens", "Logit lens", lens),
     ("samples", "Steered samples", samples),
     ("replay", "Episodes, replayed", replays),

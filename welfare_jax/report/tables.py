@@ -11,7 +11,9 @@ MODELS = ("untrained", "trained")
 VECTORS = ("mold", "gold")
 BASELINES = ("rest", "path")
 PAIRS = ("mold-gold", "mold-path", "gold-path")
-INDEX = {"step", "layer", "model", "vector", "class", "chosen", "episode", "turn", "rank", "side"}
+INDEX = {"step", "layer", "model", "vector", "class", "chosen", "episode", "turn", "rank", "side", "axis", "baseline"}
+INDEX |= {"layers", "norm", "word", "kind"}
+BOUNDS = ("value", "free", "low", "high", "noise")
 
 
 def build(run: Run) -> dict:
@@ -25,10 +27,17 @@ def build(run: Run) -> dict:
             + ("episodes_per_s", "tokens_per_s", "seconds"),
         ),
         "cosine_by_layer": _cosine_by_layer(run),
+        "cosine_intervals": _cosine_intervals(run),
+        "cosine_overall": _cosine_overall(run),
         **_cosine_over_training(run),
+        "separation_over_training": _separation_over_training(run),
         "geometry": _geometry(run),
         "classes": _classes(run),
         "selection": _selection(run),
+        "densities": _densities(run),
+        "axes": _axes(run),
+        "emotions": _emotions(run),
+        "emotion_components": _emotion_components(run),
         "lens": _lens(run),
         "samples": _samples(run),
         "episodes": _episodes(run),
@@ -104,11 +113,99 @@ def _cosine_over_training(run) -> dict:
     }
 
 
+def _bounds(found, layers=None) -> list:
+    """Rows (layer, value, free, low, high, noise) of one `uncertainty.summary`."""
+    rows = itertools.zip_longest(*(numbers(dig(found, name)) for name in BOUNDS), fillvalue=math.nan)
+    return [(layer, *row) for layer, row in enumerate(rows)]
+
+
+def _cosine_intervals(run) -> dict:
+    """Cosines and centred cosines with their intervals; the model "difference" is trained less untrained."""
+    rows = []
+    for kind in (*BASELINES, *PAIRS):
+        for model in MODELS:
+            rows += [(kind, model, *row) for row in _bounds(dig(run.analysis, model, "intervals", kind))]
+        rows += [(kind, "difference", *row) for row in _bounds(dig(run.analysis, "change", kind, "difference"))]
+    return _columns(rows, ("kind", "model", "layer", *BOUNDS))
+
+
+def _cosine_overall(run) -> dict:
+    """Means over all layers and over the last third, with their intervals."""
+    rows = []
+    for base, part, model in itertools.product(BASELINES, ("all", "last_third"), (*MODELS, "difference")):
+        for _, *row in _bounds(dig(run.analysis, "change", base, part, model)):
+            rows.append((base, part, model, *row))
+    return _columns(rows, ("baseline", "layers", "model", *BOUNDS))
+
+
+def _separation_over_training(run) -> dict:
+    names, rows = ("auroc_mold", "auroc_gold", "d_mold", "d_gold"), []
+    for m in run.metrics:
+        found = [numbers(m.get(name)) for name in names]
+        layers = enumerate(itertools.zip_longest(*found, fillvalue=math.nan))
+        rows += [(m["step"], layer, *row, number(m.get("reward"))) for layer, row in layers]
+    return _columns(rows, ("step", "layer", *names, "reward"))
+
+
+def _densities(run) -> dict:
+    """Histograms of held-out projections by final tile, at the layer chosen; `cohens_d` is Mold against Gold."""
+    rows = []
+    for model, vector in itertools.product(MODELS, VECTORS):
+        found = dig(run.analysis, model, "density", vector)
+        edges, d, layer = numbers(dig(found, "edges")), number(dig(found, "cohens_d")), number(dig(found, "layer"))
+        columns = [numbers(dig(found, c)) for c in ("mold", "gold", "path")]
+        bins = itertools.zip_longest(edges, edges[1:], *columns, fillvalue=math.nan)
+        rows += [(model, vector, layer, *row, d) for row in list(bins)[: max(len(edges) - 1, 0)]]
+    return _columns(rows, ("model", "vector", "layer", "from", "to", "mold", "gold", "path", "cohens_d"))
+
+
+def _axes(run) -> dict:
+    """Cosines of both vectors with the comparison axes; the null is that of random and of orthogonal directions."""
+    rows = []
+    for model, vector in itertools.product(MODELS, VECTORS):
+        found = dig(run.analysis, model, "axes")
+        names = dig(found, "names")
+        for name in names if isinstance(names, list) else ():
+            null = [_band(dig(found, "null", str(name), kind, vector)) for kind in ("random", "orthogonal")]
+            for layer, value, free, low, high, _ in _bounds(dig(found, vector, str(name))):
+                edges = [b[layer] if layer < len(b) else math.nan for band in null for b in band]
+                rows.append((model, vector, str(name), layer, value, free, low, high, *edges))
+    cohorts = [f"{kind}_{end}" for kind in ("random", "orthogonal") for end in ("low", "high")]
+    return _columns(rows, ("model", "vector", "axis", "layer", "value", "free", "low", "high", *cohorts))
+
+
+def _band(found) -> tuple:
+    """(low, high), lists, of a stored pair."""
+    low, high = found if isinstance(found, list) and len(found) == 2 else ((), ())
+    return numbers(low), numbers(high)
+
+
+def _emotions(run) -> dict:
+    rows = []
+    for model in MODELS:
+        found = dig(run.analysis, model, "emotions")
+        words, layer = dig(found, "words"), number(dig(found, "layer"))
+        columns = (words if isinstance(words, list) else [], *(numbers(dig(found, v)) for v in VECTORS))
+        rows += [(model, layer, str(w), m, g) for w, m, g in zip(*columns, strict=False)]
+    return _columns(rows, ("model", "layer", "word", "mold", "gold"))
+
+
+def _emotion_components(run) -> dict:
+    """Share of the emotion vectors' variance that their first two principal components carry."""
+    rows = []
+    for model in MODELS:
+        found = dig(run.analysis, model, "axes", "emotion_share")
+        for layer, shares in enumerate(found if isinstance(found, list) else ()):
+            rows.append((model, layer, *(numbers(shares) + [math.nan] * 2)[:2]))
+    return _columns(rows, ("model", "layer", "first", "second"))
+
+
 def _geometry(run) -> dict:
     columns = {}
     for model in MODELS:
         columns |= {f"{p}_{model}": numbers(dig(run.analysis, model, "centred", p)) for p in PAIRS}
         columns |= {f"norm_{v}_{model}": numbers(dig(run.analysis, model, "norms", v)) for v in VECTORS}
+        columns |= {f"noise_{v}_{model}": numbers(dig(run.analysis, model, "noise_share", v)) for v in VECTORS}
     return _with_layers(columns)
 
 
@@ -121,24 +218,31 @@ def _classes(run) -> dict:
 
 
 def _selection(run) -> dict:
+    """The measures of the layer choice, with the AUROC that random directions of the same norm reach."""
     rows = []
     for model, vector in itertools.product(MODELS, VECTORS):
         found = dig(run.analysis, model, "selection", vector)
         values = [numbers(dig(found, name)) for name in ("auroc", "cohens_d", "overlap")]
+        low, high = _band(dig(run.analysis, model, "null", "auroc", "random", vector))
         for layer, row in enumerate(itertools.zip_longest(*values, fillvalue=math.nan)):
-            rows.append((model, vector, layer, *row, int(layer == dig(found, "layer"))))
-    return _columns(rows, ("model", "vector", "layer", "auroc", "cohens_d", "overlap", "chosen"))
+            null = [b[layer] if layer < len(b) else math.nan for b in (low, high)]
+            rows.append((model, vector, layer, *row, *null, int(layer == dig(found, "layer"))))
+    names = ("auroc", "cohens_d", "overlap", "random_auroc_low", "random_auroc_high")
+    return _columns(rows, ("model", "vector", "layer", *names, "chosen"))
 
 
 def _lens(run) -> dict:
+    """`also`: where else the token is listed; `norm`: whether the final norm was folded in."""
     rows = []
-    for model, vector, side in itertools.product(MODELS, VECTORS, ("promoted", "suppressed")):
-        layer = dig(run.analysis, model, "lens", "layer")
-        entries = dig(run.analysis, model, "lens", vector, side)
+    sides = itertools.product(("folded", "plain"), MODELS, VECTORS, ("promoted", "suppressed"))
+    for norm, model, vector, side in sides:
+        found = dig(run.analysis, model, "lens")
+        entries = dig(found if norm == "folded" else dig(found, "plain"), vector, side)
         pairs = [e for e in entries if isinstance(e, (list, tuple)) and e] if isinstance(entries, list) else []
-        for rank, (token, *value) in enumerate(pairs, start=1):
-            rows.append((model, vector, layer, side, rank, str(token), number(value[0] if value else None)))
-    return _columns(rows, ("model", "vector", "layer", "side", "rank", "token", "value"))
+        for rank, (token, *more) in enumerate(pairs, start=1):
+            value, also = (*more, None, None)[:2]
+            rows.append((model, vector, dig(found, "layer"), side, rank, str(token), number(value), also or "", norm))
+    return _columns(rows, ("model", "vector", "layer", "side", "rank", "token", "value", "also", "norm"))
 
 
 def _samples(run) -> dict:

@@ -18,6 +18,7 @@ FREE = (
     "mesh",
     "curve",
     "extract",
+    "axes",
     "steer",
     "model.path",
 )

@@ -188,6 +188,20 @@ def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
     return now.trainable
 
 
+def restored(setup: Setup, config, folder) -> dict:
+    """The trained parameters (flat) in the newest checkpoint of a run that was made with these settings."""
+    folder = pathlib.Path(folder).expanduser()
+    if not (folder / "checkpoints").is_dir():
+        raise InputError(f"{folder}: has no checkpoints; name the --workdir of a run that has trained")
+    now = state.State(jnp.int32(0), setup.initial, state.optimizer(config.train).init(setup.initial))
+    saved = checkpoints.Checkpoints(folder, config.train.keep)
+    start, now = saved.restore(jax.device_put(now, state.shardings(setup.mesh, now)), config.to_dict())
+    saved.close()
+    if not start:
+        raise InputError(f"{folder}: has no finished checkpoint; run it further")
+    return now.trainable
+
+
 def timing(row, cfg, seconds, rollout_seconds, curve_seconds) -> dict:
     return {
         "seconds": seconds,

@@ -1,0 +1,198 @@
+"""Comparison axes against plain NumPy on the same activations; the files they are made from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import worlds
+from conftest import SHARED
+from sklearn.decomposition import PCA
+
+from welfare_jax import config
+from welfare_jax.errors import InputError
+from welfare_jax.interp import extract
+from welfare_jax.interp.axes import assent, comparison, emotions, sentiment, texts
+from welfare_jax.models import decoder
+from welfare_jax.train import state
+
+L, N, D = 2, 40, 12
+RNG = np.random.default_rng(0)
+
+
+def published(name):
+    path = SHARED / "data" / name
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    return str(path)
+
+
+def test_packaged_samples():
+    assert len(texts.lines("", "emotions.txt")) == 24 and len(texts.lines("", "topics.txt")) == 12
+    for name, fields in (
+        ("reviews.csv", ("sentiment", "text")), ("prompt_pairs.jsonl", ("positive", "negative")),
+        ("statements.jsonl", ("statement",)), ("dialogues.jsonl", ("text",)),
+    ):  # fmt: skip
+        assert len(texts.records("", name, fields)) >= 12
+
+
+def test_published_files(tiny_tokenizer):
+    words = texts.lines(published("axes/emotions_171.txt"), "")
+    assert len(words) == 171 and "at ease" in words
+    assert len(texts.lines(published("axes/story_topics.txt"), "")) == 100
+    assert len(texts.records(published("axes/vaa_statements.json"), "", ("statement",))) == 175
+    samples = sentiment.reviews(tiny_tokenizer, published("imdb_cad/dev_paired.tsv"), 20, 64)
+    assert samples.label[:, 0].tolist().count(1) == 10 and samples.tokens.shape == (20, 64)
+    assert len(texts.records(published("imdb_cad/dev_paired.tsv"), "", ("sentiment", "text"))) == 490
+
+
+BAD = {
+    "absent": (None, "x.txt", "cannot be read"),
+    "empty": ("\n\n", "x.txt", "is empty"),
+    "torn": ('[{"statement": ', "x.json", "not a list of records"),
+    "no_object": ('["a"]', "x.json", "not a list of records"),
+    "no_field": ('{"statement": "a"}\n{"said": "b"}', "x.jsonl", "record 2 has no 'statement'"),
+    "no_rows": ("Statement,Split\n", "x.csv", "holds no records"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_named_in_one_line(case, tmp_path):
+    text, name, said = BAD[case]
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError) as error:
+        if name.endswith("txt"):
+            texts.lines(path, "")
+        else:
+            texts.records(path, "", ("statement",))
+    assert said in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_sentiments_are_refused(tiny_tokenizer, tmp_path):
+    (tmp_path / "r.csv").write_text("Sentiment,Text\nneutral,so so\n")
+    with pytest.raises(InputError, match="'neutral'"):
+        sentiment.reviews(tiny_tokenizer, tmp_path / "r.csv", 8, 8)
+
+
+def test_spread():
+    assert texts.spread(list(range(10)), 5) == [0, 2, 4, 6, 8] and texts.spread([1, 2], 0) == texts.spread([1, 2], 9)
+
+
+@pytest.fixture(scope="module")
+def world(tiny_tokenizer):
+    return worlds.make(tiny_tokenizer)
+
+
+def full(world):
+    return state.join(world.trainable, world.frozen)
+
+
+def test_reading_at_the_end_and_averaged(world):
+    """One forward of padded rows against rows alone; rows too short to average have no class."""
+    model = decoder.bind(world.graphdef, full(world))
+    rows = [RNG.integers(3, 60, n).tolist() for n in (4, 9, 2, 7)]
+    single = [
+        np.asarray(decoder.backbone(model, jnp.array([r]), read=jnp.arange(len(r))[None])[1])[:, 0] for r in rows
+    ]
+    ends = extract.buckets(texts.at_the_end(rows, [0, 1, 0, 1]), 4, 1)
+    act, labels = extract.collect(model, ends)
+    order = np.argsort([len(r) for r in rows])
+    for i, j in enumerate(order):
+        np.testing.assert_allclose(act[:, i], single[j][:, -1], atol=1e-5)
+    assert labels.tolist() == [[0, 1, 0, 1][j] for j in order]
+    late = extract.buckets(texts.averaged(rows, [0, 1, 0, 1], 4), 4, 1)
+    act, labels = extract.collect(model, late)
+    for i, j in enumerate(order):
+        assert labels[i] == (-1 if j == 2 else [0, 1, 0, 1][j])
+        if j != 2:
+            np.testing.assert_allclose(act[:, i], single[j][:, 3:].mean(1), atol=1e-5)
+
+
+def test_assent_axis():
+    act, logits = RNG.normal(size=(L, N, D)) + 5, RNG.normal(size=N)
+    act[..., 0] += 6 * logits
+    act[1, :, 0] *= -1
+    found = np.asarray(assent.from_activations(jnp.asarray(act), jnp.asarray(logits)))
+    for layer in range(L):
+        x = act[layer] - act[layer].mean(0)
+        want = np.linalg.svd(x)[2][0]
+        want = want * np.sign(np.corrcoef(x @ want, logits)[0, 1])
+        np.testing.assert_allclose(found[layer], want, atol=1e-4)
+    assert found[0, 0] > 0.9 and found[1, 0] < -0.9
+    more = np.concatenate([act, 99 * np.ones((L, 3, D))], 1), np.concatenate([logits, np.full(3, 99.0)])
+    again = assent.from_activations(*map(jnp.asarray, more), jnp.arange(N + 3) < N)
+    np.testing.assert_allclose(again, found, atol=1e-4)
+
+
+def test_emotion_vectors_and_neutral_components():
+    act, label = RNG.normal(size=(L, N, D)), RNG.integers(0, 4, N)
+    label[label == 3] = -1  # an emotion without stories, and readings of none
+    sums = extract._moments(jnp.asarray(act), jnp.asarray(label), jnp.zeros((0, N)), 4)
+    found = np.asarray(emotions.vectors(sums.sums, sums.counts))
+    for e in range(3):
+        mine, others = label == e, (label != e) & (label >= 0)
+        np.testing.assert_allclose(found[e], act[:, mine].mean(1) - act[:, others].mean(1), atol=1e-5)
+    assert (found[3] == 0).all()
+    neutral = RNG.normal(size=(L, 30, D)) * np.linspace(5, 0.2, D)
+    parts = np.asarray(emotions.neutral_components(jnp.asarray(neutral)))
+    left = np.asarray(emotions.without(jnp.asarray(found), jnp.asarray(parts)))
+    for layer in range(L):
+        pca = PCA().fit(neutral[layer])
+        count = int(np.searchsorted(np.cumsum(pca.explained_variance_ratio_), 0.5)) + 1
+        assert (np.abs(parts[:, layer]).max(-1) > 0).sum() == count < D
+        basis = pca.components_[:count]
+        np.testing.assert_allclose(left[:, layer], found[:, layer] - found[:, layer] @ basis.T @ basis, atol=1e-4)
+    use = jnp.arange(33) < 30
+    padded = np.concatenate([neutral, 77 * np.ones((L, 3, D))], 1)
+    again = emotions.without(jnp.asarray(found), emotions.neutral_components(jnp.asarray(padded), use))
+    np.testing.assert_allclose(again, left, atol=1e-4)
+
+
+def test_emotion_axes_take_their_sign_from_sentiment():
+    found = jnp.asarray(RNG.normal(size=(9, L, D)))
+    like = jnp.asarray(RNG.normal(size=(L, D)))
+    for sign in (1, -1):
+        both, share = emotions.axes(found, sign * like)
+        assert ((both[0] * sign * like).sum(-1) > 0).all() and share.shape == (L, 2)
+        for layer in range(L):
+            want = PCA(2).fit(np.asarray(found[:, layer]))
+            np.testing.assert_allclose(np.abs((both[:, layer] * want.components_).sum(-1)), 1, atol=1e-4)
+
+
+def settings(**changes):
+    cfg = config.rl().axes
+    cfg.update(limit=12, topics_limit=1, stories=1, max_new_tokens=6, first_token=3, max_tokens=16, batch=8)
+    cfg.update(changes)
+    return cfg
+
+
+@pytest.mark.slow
+def test_all_axes_of_a_model(world, tiny_tokenizer):
+    """Every kind, from the packaged samples; a second model compiles nothing anew; strength of a text is its own."""
+    cfg = settings(emotions_limit=6)
+    given = comparison.load(cfg, tiny_tokenizer)
+    key = jax.random.key(0)
+    one = comparison.read(world.graphdef, full(world), given, tiny_tokenizer, cfg, key)
+    kinds = {"sentiment, reviews", "sentiment, prompts", "valence-assent"}
+    assert one.named.keys() == kinds | {"emotions, first component", "emotions, second component"}
+    assert all(v.shape == (3, 24) and np.isfinite(v).all() and np.abs(v).max() > 0 for v in one.named.values())
+    assert 3 <= len(one.words) <= 6 and one.emotions.shape == (len(one.words), 3, 24)
+    sizes = [f._cache_size() for f in (comparison._difference, comparison._assent, comparison._emotions)]
+    other = {k: v * 0.5 for k, v in world.trainable.items()}
+    two = comparison.read(world.graphdef, state.join(other, world.frozen), given, tiny_tokenizer, cfg, key)
+    assert sizes == [f._cache_size() for f in (comparison._difference, comparison._assent, comparison._emotions)]
+    assert not np.allclose(two.named["valence-assent"], one.named["valence-assent"], atol=1e-3)
+    # By hand: the review axis from rows alone.
+    samples, model = sentiment.reviews(tiny_tokenizer, "", 12, 16), decoder.bind(world.graphdef, full(world))
+    act, labels = extract.collect(model, extract.buckets(samples, 4, 1))
+    want = np.asarray(act)[:, np.asarray(labels) == 1].mean(1) - np.asarray(act)[:, np.asarray(labels) == 0].mean(1)
+    np.testing.assert_allclose(one.named["sentiment, reviews"], want, atol=1e-4)
+
+
+def test_settings_are_checked(world, tiny_tokenizer):
+    with pytest.raises(InputError, match="'moods' is unknown"):
+        comparison.load(settings(kinds="reviews, moods"), tiny_tokenizer)
+    assert comparison.kinds(settings(kinds="")) == []
+    with pytest.raises(InputError, match="nowhere.csv"):
+        comparison.load(settings(reviews="/nowhere.csv"), tiny_tokenizer)
