@@ -89,6 +89,7 @@ def rl(config, workdir):
             stage.walks_lib.SEED,
         )
         curve = stage.make_live(setup.graphdef, data, setup.join)
+    stage.axis_texts(setup, config)  # a file that cannot be read is refused before anything is trained
     lap("build")
     collect = loop.collector(setup, config)
     trained = loop.train(setup, config, workdir, collect, curve)

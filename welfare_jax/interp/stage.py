@@ -94,11 +94,18 @@ def replays(played, grids, temperature, pieces, title: str, group_size: int, cou
     return episodes, float(played.rewards.sum(-1).mean())
 
 
+def axis_texts(setup, config):
+    """What `config.axes` names, read and tokenised; None where it asks for nothing. Raises for a bad file."""
+    if not comparison.kinds(config.axes):
+        return None
+    return comparison.load(config.axes, setup.pieces.tokenizer, setup.pieces.template)
+
+
 def read_models(setup, models: dict, data, config, join, progress=lambda: None):
     """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}."""
     cfg, tokenizer, template = config.axes, setup.pieces.tokenizer, setup.pieces.template
     program = reading.make(setup.graphdef, join, config.extract.replicates)
-    texts = comparison.load(cfg, tokenizer, template) if comparison.kinds(cfg) else None
+    texts = axis_texts(setup, config)
     key, found, axes = jax.random.key(config.seed), {}, {}
     for name, trainable in models.items():
         axes[name] = None
