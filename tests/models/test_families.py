@@ -90,6 +90,22 @@ def test_longrope_refuses_a_cache_that_it_cannot_follow(tmp_path):
         run(graphdef, weights, TOKENS, mask=MASK, cache=decoder.empty_cache(spec, 3, 19, jnp.float32))
 
 
+@pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 (virtual) devices")
+@pytest.mark.parametrize("kind", ["gpt_oss", "phi3"])
+def test_loaded_over_a_mesh(kind, loaded, tmp_path, tiny_tokenizer_dir):
+    """Parameters are spread as they are read, and experts, sinks and fused projections change no number."""
+    from welfare_jax import mesh as mesh_lib
+
+    lm = hf.load(save(hf_model(kind), tmp_path, tiny_tokenizer_dir), mesh=mesh_lib.make(2, 2, 2))
+    spread = jax.tree.leaves(lm.params["blocks"]["mlp"])
+    assert any(x.sharding.shard_shape(x.shape) != x.shape for x in spread)
+    tokens, mask = np.tile(TOKENS, (2, 1))[:4], np.tile(MASK, (2, 1))[:4]
+    over = [jax.device_put(x, mesh_lib.rows(mesh_lib.make(2, 2, 2))) for x in (tokens, mask)]
+    graphdef, weights, _ = loaded(kind)
+    got, want = run(lm.graphdef, lm.params, over[0], mask=over[1]), run(graphdef, weights, tokens, mask=mask)
+    assert np.abs(np.asarray(got.logits) - np.asarray(want.logits))[mask].max() < 1e-4
+
+
 def pack(tensors, rng):
     """Replace the experts' matrices by random MXFP4 ones: what they stand for is returned, in NumPy."""
     exact, values = {}, np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])

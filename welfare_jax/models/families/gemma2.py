@@ -31,6 +31,7 @@ def gemma_spec(f: Fields, family: str, **differences) -> Spec:
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
     layers = f("num_hidden_layers")
+    f.expect("sliding_window_size", f("sliding_window"))  # the same, under the name of another program
     return gemma_spec(f, "gemma2", windows=windows(f, layers, alternating(layers)))
 
 
