@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import generate as g
+from welfare_jax.models import stops
 from welfare_jax.models.interventions import ablate, add, combine
 
 KINDS = ("qwen3", "gemma3")
@@ -136,6 +137,56 @@ def test_ablation_and_addition_together(models):
     np.testing.assert_array_equal(new, by_hand(models["qwen3"], steer))
 
 
+def test_the_prompt_alone_or_the_answer_alone(models):
+    """Rows of one batch: steered in the prompt only, in the answer only, in both."""
+    on = np.array([1.0, 0.0, 1.0], "f4"), np.array([0.0, 1.0, 1.0], "f4")
+    prompt, answer = (add(VECTORS, LAYERS, s * SCALES, w) for s, w in zip(on, (WHERE, None)))
+    new, _ = sample(models["qwen3"], interventions=prompt, new_interventions=answer)
+
+    def steer(row, where):
+        where[:, TOKENS[row][MASK[row]].size :] &= bool(on[1][row])
+        where[:, : TOKENS[row][MASK[row]].size] &= bool(on[0][row])
+        return add(VECTORS[row], int(LAYERS[row]), SCALES[row], where)
+
+    np.testing.assert_array_equal(new, by_hand(models["qwen3"], steer))
+
+
+def test_each_row_by_its_own_settings(models):
+    """Greedy, sampled and filtered rows in one batch; a row's own key alone decides what it says."""
+    keys, plain = jax.random.split(KEY, 3), sample(models["qwen3"])[0]
+    settings = dict(temperature=np.array([0.0, 5.0, 5.0], "f4"), top_k=np.array([0, 0, 1]), top_p=np.ones(3, "f4"))
+    model = models["qwen3"]
+    whole = np.asarray(g.generate(*model, TOKENS, MASK, keys, max_new_tokens=NEW, **settings)[0])
+    np.testing.assert_array_equal(whole[[0, 2]], plain[[0, 2]])  # the most likely one of one
+    assert (whole[1] != plain[1]).any()
+    order = np.array([1, 2, 0])
+    moved = {k: v[order] for k, v in settings.items()}
+    again = g.generate(*model, TOKENS[order], MASK[order], keys[order], max_new_tokens=NEW, **moved)[0]
+    np.testing.assert_array_equal(again, whole[order])
+
+
+def test_stop_strings_end_a_row(models, tiny_tokenizer):
+    """Through the automaton's table: here "bc", cut by tokens or within one, among made-up tokens."""
+    free = sample(models["qwen3"], temperature=3.0, max_new_tokens=30)[0]
+    text = {i: "abcd"[i % 4] + "xbc"[i % 3] for i in range(VOCAB)}
+    step = stops._automaton([b"bc"])
+    table = np.zeros((len(step), VOCAB), np.int16)
+    for state in range(len(step)):
+        for i, said in text.items():
+            now = state
+            for byte in said.encode():
+                now = now if now == stops.DONE else step[now, byte]
+            table[state, i] = now
+    new, kept = sample(models["qwen3"], temperature=3.0, max_new_tokens=30, stop_strings=table)
+    lengths = kept.sum(1)
+    for row in range(3):
+        said = ["".join(text[i] for i in free[row][:n]) for n in range(1, 31)]
+        want = next((n for n, s in enumerate(said, 1) if "bc" in s), 30)
+        assert lengths[row] == want
+        np.testing.assert_array_equal(new[row][:want], free[row][:want])
+    assert lengths.min() < 30
+
+
 def test_strength_zero_is_no_steering(models):
     scales = np.array([0.0, 5.0, 0.0], "f4")
     new, _ = sample(models["qwen3"], interventions=add(VECTORS, 1, scales))
@@ -144,12 +195,13 @@ def test_strength_zero_is_no_steering(models):
     assert (new[1] != plain[1]).any()
 
 
-def test_one_compilation_for_all_strengths_layers_vectors_and_temperatures(models):
+def test_one_compilation_for_all_strengths_layers_vectors_and_settings(models):
     compiled = g._generate._cache_size
     before = compiled()
     for i, temperature in enumerate((0.0, 0.7, 1, np.float32(0.3))):
         iv = add((i + 1) * VECTORS, np.full(3, i % 3), i * SCALES, WHERE)
-        sample(models["qwen3"], temperature=temperature, interventions=iv, max_new_tokens=NEW + 1)
+        kw = dict(temperature=temperature, top_k=i, top_p=1 - 0.1 * i, interventions=iv)
+        sample(models["qwen3"], max_new_tokens=NEW + 1, **kw)
     assert compiled() == before + 1
 
 
@@ -175,6 +227,10 @@ def test_sampling_frequencies(temperature, models):
     [
         (dict(max_new_tokens=0), "max_new_tokens=0"),
         (dict(temperature=-0.5), "temperature=-0.5"),
+        (dict(top_k=-1), "top_k=-1"),
+        (dict(top_p=0.0), "top_p=0.0"),
+        (dict(temperature=np.ones(2)), "temperature: has shape (2,)"),
+        (dict(stop_strings=np.zeros((1, VOCAB + 1), np.int16)), "stop_strings"),
         (dict(tokens=TOKENS[0]), "tokens"),
         (dict(mask=MASK[:, :-1]), "mask"),
         (dict(interventions=add(np.ones(D + 1), 1)), "vector"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import hf_model, padded, params, run, save, tiny_model, torch_run
 
+from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, lora
 from welfare_jax.models.interventions import HOOKS, ablate, add, combine, scale_neurons, without_masks
@@ -148,6 +149,67 @@ def test_vmap_over_vectors(sides):
     got = jax.jit(jax.vmap(f))(jnp.asarray(VECTORS))
     one = [run(graphdef, weights, TOKENS, mask=MASK, interventions=add(v, 1, 2.0)).logits for v in VECTORS]
     np.testing.assert_allclose(got, one, atol=1e-4)
+
+
+def test_vmap_over_layers_and_scan_over_strengths(sides):
+    """Every layer in one batched program, every strength in one loop, each equal to its own forward."""
+    _, graphdef, weights = sides["gemma3"]
+
+    def f(layer, scale):
+        iv = combine(add(VECTORS, layer, scale, WHERE), ablate(VECTORS[0], layer))
+        return decoder.forward(graphdef, weights, TOKENS, mask=MASK, interventions=iv).logits
+
+    by_layer = jax.jit(jax.vmap(f, (0, None)))(jnp.arange(L), 2.0)
+    by_scale = jax.jit(lambda scales: jax.lax.scan(lambda _, s: (None, f(1, s)), None, scales)[1])(SCALES)
+    one = jax.jit(f)
+    np.testing.assert_allclose(by_layer, [one(layer, 2.0) for layer in range(L)], atol=1e-4)
+    np.testing.assert_allclose(by_scale, [one(1, s) for s in SCALES], atol=1e-4)
+    assert np.abs(np.diff(by_layer, axis=0)).max((1, 2, 3)).min() > 0.05
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)])
+def test_on_a_mesh_as_on_one_device(axes, sides):
+    """Rows, their vectors, layers, scales and masks sharded with the batch; parameters by the partition rules."""
+    _, graphdef, weights = sides["qwen3"]
+    mesh = mesh_lib.make(*axes)
+    tokens, mask, where = (np.tile(a, (8, 1))[:8] for a in (TOKENS, MASK, WHERE))
+    rows = lambda a: np.tile(a, (8,) + (1,) * (a.ndim - 1))[:8]
+    iv = combine(
+        add(rows(VECTORS), rows(LAYERS), rows(SCALES), where),
+        ablate(VECTORS[0], where=where, at="resid_pre"),
+        scale_neurons(np.linspace(0, 2, 8 * L * F, dtype="f4").reshape(8, L, F)),
+    )
+
+    def f(weights, tokens, mask, iv):
+        return decoder.forward(graphdef, weights, tokens, mask=mask, interventions=iv).logits
+
+    want = jax.jit(f)(weights, tokens, mask, iv)
+    placed = jax.tree_util.tree_map_with_path(
+        lambda p, a: jax.device_put(
+            a, mesh_lib.sharding(mesh, jax.tree_util.keystr(p, simple=True, separator="/"), a.shape)
+        ),
+        weights,
+    )
+    spread = lambda a: jax.device_put(a, mesh_lib.rows(mesh) if a.shape[:1] == (8,) else mesh_lib.replicated(mesh))
+    got = jax.jit(f)(placed, *jax.tree.map(spread, (tokens, mask, iv)))
+    assert len(got.sharding.device_set) == 8
+    np.testing.assert_allclose(np.asarray(got)[mask], np.asarray(want)[mask], atol=1e-4)
+
+
+def test_nothing_compiles_again_for_other_data(sides):
+    """Layer, vector, scale and mask are leaves; only what is done, and where, is structure."""
+    _, graphdef, weights = sides["qwen3"]
+    f = jax.jit(
+        lambda iv: decoder.forward(graphdef, weights, TOKENS, mask=MASK, interventions=iv, read=LAYERS * 0).logits
+    )
+    for i in range(4):
+        f(combine(
+            add(i * VECTORS, (LAYERS + i) % L, i * SCALES, np.roll(WHERE, i, 1)), ablate(VECTORS + i, i % L),
+            scale_neurons(np.full((L, F), i, "f4")),
+        ))  # fmt: skip
+    assert f._cache_size() == 1
+    f(add(VECTORS, 0, at="attn_out"))
+    assert f._cache_size() == 2
 
 
 def test_gradient_with_respect_to_vector_and_scale(sides):
