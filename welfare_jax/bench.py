@@ -177,7 +177,7 @@ def extract(b: Bench) -> dict:
     from welfare_jax.models import decoder
 
     samples = x.of_walks(b.pieces, walks_lib.generate(b.maze, max(1, b.episodes // 8)))
-    n, data = len(samples.tokens), x.buckets(samples, 32)
+    n, data = len(samples.tokens), x.buckets(samples, 16, b.maze.turns)  # one bucket a length: no padding
     program = jax.jit(lambda params, data: x.moments(decoder.bind(b.graphdef, params), data))
     seconds, compiling, _ = b.time(lambda i: program(b.params, data))
     return {
