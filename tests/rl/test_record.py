@@ -1,5 +1,6 @@
 """Any trajectory as a replay: in a terminal, as a page of its own, and against what was played."""
 
+import dataclasses
 import json
 
 import jax
@@ -36,6 +37,30 @@ def test_a_recorded_episode(played):
         for turn, after in zip(e["turns"], e["turns"][1:]):
             assert turn["end"] == [after["x"], after["y"]]
         assert e["reward"] == pytest.approx(out.rewards[row].sum(), abs=1e-3)
+
+
+@pytest.mark.parametrize("melt", [True, False])
+def test_what_melts_in_the_replay_is_what_melted(melt):
+    """The last window is the maze as it is at the end."""
+    params = dataclasses.replace(PARAMS, melt=melt)
+    states = rollout.group_states(jax.random.key(1), 1, 4, params)
+    step = jax.jit(jax.vmap(maze.step, (0, 0, 0, None)))
+    out, now = [], states
+    for t in range(params.turns):
+        action = jnp.arange(4) if t % 2 else 3 - jnp.arange(4)
+        before = now
+        obs, now, reward, _, _, info = step(jax.random.split(jax.random.key(t), 4), now, action, params)
+        near = jax.vmap(maze.observe, (0, None))(before, params).neighbours
+        out.append((action, jnp.zeros((4, 4)), near, reward, info["gold"], info["mold"], before.x, before.y, now.wind,
+                    info["landed"], now.order))  # fmt: skip
+    fields = [np.stack(a, 1) for a in zip(*jax.device_get(out))]
+    played = rollout.Trajectory(np.zeros((4, 1)), np.zeros((4, 1)), *fields)
+    for row in range(4):
+        e = record.episode(played, states.grid[row], WORDING, row=row, melt=melt)
+        end = replay.frames(e)[-1]
+        want = np.asarray(maze.tiles(jax.tree.map(lambda a, row=row: a[row], now), params))
+        assert [line.replace("x", "#") for line in end["rows"]] == ["".join(levels.SIGNS[t] for t in r) for r in want]
+        assert (end["gold"], end["mold"]) == (played.gold[row].sum(), played.mold[row].sum())
 
 
 def test_in_a_terminal(played):

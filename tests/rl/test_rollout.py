@@ -13,7 +13,7 @@ from helpers import play_again, run, tiny_model, torch_run
 from welfare_jax.envs import maze
 from welfare_jax.envs.maze import GOLD, MOLD
 from welfare_jax.models import decoder, hf, hf_save
-from welfare_jax.models.interventions import add
+from welfare_jax.models.interventions import ablate, add, combine
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces as text
 
@@ -68,13 +68,16 @@ def plain(roll):
     return jax.device_get(roll(*CALL, steer(0.0)))
 
 
-@pytest.mark.parametrize("scale", [0.0, 3.0])
-def test_logits_equal_one_full_forward(scale, world, roll):
+ABLATED = combine(add(VECTORS, np.arange(B) % 2, 2.0), ablate(VECTORS[::-1].copy()))
+
+
+@pytest.mark.parametrize("iv", [steer(0.0), steer(3.0), ABLATED], ids=["plain", "steered", "ablated"])
+def test_logits_equal_one_full_forward(iv, world, roll):
     """Of the same tokens, steered alike: what the trainer computes is what the sampler saw."""
     graphdef, params, pieces = world
-    _, out = roll(*CALL, steer(scale))
+    _, out = (episodes(world) if iv is ABLATED else roll)(*CALL, iv)
     slots = rollout.answer_slots(TURNS, out.tokens.shape[1] // TURNS)
-    full = run(graphdef, params, out.tokens, mask=out.mask, interventions=steer(scale)).logits
+    full = run(graphdef, params, out.tokens, mask=out.mask, interventions=iv).logits
     want = np.asarray(full)[:, slots][..., np.asarray(pieces.table.letters)]
     assert want.std() > 0.3
     np.testing.assert_allclose(out.logits, want, atol=1e-4)
@@ -84,7 +87,7 @@ def test_logits_equal_one_full_forward(scale, world, roll):
         model = decoder.bind(graphdef, params)
         return rollout.replay_logits(model, tokens, mask, pieces.table.letters, TURNS, iv=iv)
 
-    np.testing.assert_allclose(again(out.tokens, out.mask, steer(scale)), out.logits, atol=1e-4)
+    np.testing.assert_allclose(again(out.tokens, out.mask, iv), out.logits, atol=1e-4)
 
 
 def test_logits_equal_those_of_transformers(world, plain, tmp_path):

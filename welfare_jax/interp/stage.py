@@ -77,7 +77,7 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
     return out
 
 
-def replays(played, grids, temperature, pieces, title: str, group_size: int, count: int = 2):
+def replays(played, grids, temperature, pieces, title: str, group_size: int, count: int = 2, melt: bool = True):
     """The first episode of each of `count` groups, as the report draws them, and what the whole batch earned."""
     played, grids = jax.device_get((played, grids))
     episodes = [
@@ -88,6 +88,7 @@ def replays(played, grids, temperature, pieces, title: str, group_size: int, cou
             row=group * group_size,
             temperature=temperature,
             title=f"{title}, maze {group + 1}",
+            melt=melt,
         )  # fmt: skip
         for group in range(min(count, len(grids)))
     ]
@@ -178,7 +179,7 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     for name, trainable in models.items() if collect else ():
         played, grids = collect(trainable, setup.frozen, seed, 0, config.train.temperature)
         shown, rewards[f"reward_held_out_{name}"] = replays(
-            played, grids, config.train.temperature, setup.pieces, name, config.train.group_size
+            played, grids, config.train.temperature, setup.pieces, name, config.train.group_size, melt=setup.maze.melt
         )
         result["episodes"] += shown
         bar.update()

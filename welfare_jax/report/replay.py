@@ -35,7 +35,8 @@ def frames(episode: dict) -> list:
         trail = trail or [at]
         frame = {"turn": i, "at": at, "rows": _rows(board, episode), "trail": list(trail), **so_far}
         frame |= _decision(turn, at, board, _letters(episode))
-        entered = [_move(board, a, b) for a, b in ((at, frame["landed"]), (frame["landed"], frame["end"]))]
+        moves, melts = ((at, frame["landed"]), (frame["landed"], frame["end"])), episode.get("melt") is not False
+        entered = [_move(board, a, b, melts) for a, b in moves]
         frame["gains"] = {role: sum(ROLES.get(tile) == role for tile in entered) for role in ("gold", "mold")}
         frame["gain"] = number(turn.get("reward"))
         frame["outcome"] = _outcome(frame, entered)
@@ -200,11 +201,11 @@ def _decision(turn, at, board, letters) -> dict:
     }
 
 
-def _move(board, start, end) -> str:
+def _move(board, start, end, melts) -> str:
     """Moves over `board`, in place: what is left melts, Gold entered is eaten. Returns the tile entered or ''."""
     if start == end:
         return ""
-    if board.get(start) in (".", "g"):
+    if melts and board.get(start) in (".", "g"):
         board[start] = "x"
     entered = board.get(end, "?")
     if entered == "g":

@@ -7,10 +7,13 @@ from welfare_jax.envs import levels, maze
 from welfare_jax.text.wording import Wording
 
 
-def episode(played, grid, wording: Wording, *, row: int = 0, temperature: float = 1.0, title="episode", margin=32):
+def episode(
+    played, grid, wording: Wording, *, row: int = 0, temperature: float = 1.0, title="episode", melt=True, margin=32
+):
     """Row `row` of a `rollout.Trajectory` as the dict that `report.replay` draws and JSON can hold.
 
-    grid [H, W]: the maze at the start, as in `maze.State`. The window reaches `margin` tiles around the start.
+    grid [H, W]: the maze at the start, as in `maze.State`; melt as in `maze.Params`. The window reaches `margin` tiles
+    around the start.
     """
     e = jax.tree.map(lambda a: np.asarray(a[row]), played)
     grid = np.asarray(grid)
@@ -33,7 +36,7 @@ def episode(played, grid, wording: Wording, *, row: int = 0, temperature: float 
     rows = grid[y0 : y0 + 2 * margin + 1, x0 : x0 + 2 * margin + 1]
     return {
         "title": title, "size": [width, height], "tiles": dict(zip(("path", "gold", "mold"), wording.tiles)),
-        "letters": list(wording.letters), "start": [int(e.x[0]), int(e.y[0])], "turns": turns,
+        "letters": list(wording.letters), "melt": bool(melt), "start": [int(e.x[0]), int(e.y[0])], "turns": turns,
         "window": {"x0": x0, "y0": y0, "rows": ["".join(levels.SIGNS[t] for t in line) for line in rows]},
         "reward": round(float(e.rewards.sum()), 3),
     }  # fmt: skip
