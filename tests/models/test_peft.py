@@ -17,7 +17,7 @@ from welfare_jax.models import hf, lora, peft
 from welfare_jax.models.layers import Lora
 
 TOKENS, MASK = padded()
-KINDS = ("qwen2", "qwen3", "llama", "gemma2", "gemma3", "gemma3_vision", "glm4", "phi3")
+KINDS = ("qwen2", "qwen3", "gemma3", "gemma3_vision", "glm4", "phi3")
 
 
 @pytest.fixture(scope="module")

@@ -52,10 +52,13 @@ def resolve(path_or_repo: str) -> pathlib.Path:
         raise InputError(f"model {path_or_repo}: {reason}; {advice}")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+    wanted = {
+        "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"],
+        "ignore_patterns": ["*/*", "consolidated*"],  # the same weights again, in other programs' formats
+    }
     for offline in (False, True):
         try:
-            return pathlib.Path(snapshot_download(path_or_repo, allow_patterns=patterns, local_files_only=offline))
+            return pathlib.Path(snapshot_download(path_or_repo, **wanted, local_files_only=offline))
         except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
             cause = type(error).__name__
     raise InputError(
