@@ -85,9 +85,12 @@ def _uniforms(seeds, count: int):
         h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
         return h ^ (h >> 16)
 
-    counter = jnp.arange(count, dtype=jnp.uint32)[:, None] * jnp.uint32(0x9E3779B9)
-    uniforms = (mix(mix(counter + seeds[0]) ^ seeds[1]) >> 8).astype(jnp.float32) * 2.0**-24
-    return jax.lax.optimization_barrier(uniforms)  # else every use would draw them again
+    def block(first):
+        counter = (first + jnp.arange(BLOCK, dtype=jnp.uint32))[:, None] * jnp.uint32(0x9E3779B9)
+        return (mix(mix(counter + seeds[0]) ^ seeds[1]) >> 8).astype(jnp.float32) * 2.0**-24
+
+    # A loop, because what a loop returns lies in memory: else every use would draw the numbers again.
+    return jax.lax.map(block, jnp.arange(0, count, BLOCK, dtype=jnp.uint32)).reshape(-1, seeds.shape[-1])[:count]
 
 
 def _choose(uniform, eligible, left, need):
@@ -109,11 +112,15 @@ def _choose(uniform, eligible, left, need):
         return after, need
 
     need = jax.lax.scan(block, need.astype(jnp.float32), (uniform, eligible, left))[1]
-    taken = []
-    for j in range(BLOCK):
-        taken.append(eligible[:, j] & (uniform[:, j] * left < need))
-        left, need = left - eligible[:, j], need - taken[-1]
-    return jax.lax.optimization_barrier(jnp.stack(taken, 1).reshape(-1, left.shape[-1]))
+
+    def cell(carry, j):
+        left, need = carry
+        is_open, u = (jax.lax.dynamic_index_in_dim(a, j, 1, keepdims=False) for a in (eligible, uniform))
+        taken = is_open & (u * left < need)
+        return (left - is_open, need - taken), taken
+
+    taken = jax.lax.scan(cell, (left, need), jnp.arange(BLOCK))[1]
+    return jnp.swapaxes(taken, 0, 1).reshape(-1, left.shape[-1])
 
 
 def _many(keys, gold_ratio, size: int, reach: int | None):
@@ -142,7 +149,6 @@ def _many(keys, gold_ratio, size: int, reach: int | None):
     mold = _choose(_uniforms(seeds[0], shape[0]), real & ~walked[: shape[0]], closed, count)
     gold = _choose(_uniforms(seeds[1], shape[0]), real & ~mold, cells - count, golds)
     roles = jnp.where(mold, MOLD, jnp.where(gold, GOLD, PATH))[:n].astype(jnp.int8)
-    roles = jax.lax.optimization_barrier(roles)
     near = roles[: 2 * SPARE * (SPARE + 1) + 1] == PATH
     start = jnp.asarray(xy)[jnp.argmax(near, 0)]
     return _lay(roles, xy, size), start[:, 0], start[:, 1]
