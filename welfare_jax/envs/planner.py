@@ -28,8 +28,9 @@ def plan(states: maze.State, params: maze.Params, beams: int = 64, merge: bool =
     """Plans for the turns that are left of `states` [B, ...]; N is `params.turns`, moves past the end are idle.
 
     The plan assumes that there is no wind: for planned data set `params.wind` to 0, or plan again after each gust.
-    With `merge`, beams that stand on one tile with the same gold taken become one: 64 such beams come within 0.2 % of
-    the best value known, 1,024 others do not. Only without it is `bound` tight. `batch` mazes are searched at a
+    With `merge`, beams that stand on one tile with the same gold taken become one: 64 such beams earn 90.0 a maze
+    where 64 others earn 85.4 and 1,024 others 90.4, with 92 % of those plans proved best (256 mazes of the default
+    settings, no wind). Only without it is `bound` tight. `batch` mazes are searched at a
     time, about half a megabyte each. For use under `jit`; rewards are data, the other arguments are static.
     """
     return jax.lax.map(lambda state: _search(state, params, beams, merge), states, batch_size=batch)
