@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from helpers import hf_model, save
+from safetensors.numpy import load_file
 
 from welfare_jax import config, main, runtime
 from welfare_jax.interp import vectors
@@ -25,7 +26,8 @@ STEPS = 12
 FEW = {
     "maze.size": 21, "maze.turns": 3, "train.steps": STEPS, "train.schedule_steps": 20, "train.groups": 2,
     "train.group_size": 2, "train.micro_batch": 4, "train.lora.rank": 2, "train.checkpoint_every": 2, "curve.every": 3,
-    "curve.per_length": 1, "extract.per_length": 4, "steer.max_new_tokens": 4, "axes.kinds": "prompts",
+    "curve.per_length": 1, "extract.per_length": 4, "extract.store": True, "steer.max_new_tokens": 4,
+    "axes.kinds": "prompts",
 }  # fmt: skip
 TIMING = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s"}
 
@@ -188,6 +190,8 @@ def check_files(folder, layers, steps):
             for a, b in zip(arrays["mold/rest"], arrays["gold/rest"])
         ]
         np.testing.assert_allclose(got, found[f"cos_{name}"], atol=1e-4)
+        stored = (folder / "activations" / name).glob("*/*.safetensors")
+        assert sum(len(load_file(path)["labels"]) for path in stored) == 3 * 3 * 4  # classes, lengths, walks of each
     assert json.loads(metadata["layers"]).keys() == {"mold", "gold"}
     return found
 

@@ -71,7 +71,11 @@ def rl() -> ConfigDict:
             "keep": 3,
         },
         "curve": {"every": 5, "per_length": 4},  # walks a class and length for the live recruitment curve
-        "extract": {"per_length": 333, "held_out": 0.2, "batch": 64, "replicates": 200},  # half samples for intervals
+        "extract": {
+            "per_length": 333, "held_out": 0.2, "batch": 64,
+            "replicates": 200,  # half samples for the intervals
+            "store": False,  # also keep every activation, under activations/
+        },
         "axes": {
             "kinds": "reviews,prompts,assent,emotions",  # what to compare with; empty for nothing
             # Files; where empty, the small samples of the package.

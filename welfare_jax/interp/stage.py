@@ -1,5 +1,6 @@
 """The analysis stage of a run: walks, vectors of the trained and the untrained model, lens, steered text, episodes."""
 
+import functools
 import json
 import pathlib
 
@@ -121,6 +122,13 @@ def read_models(setup, models: dict, data, config, join, progress=lambda: None):
     return found, axes
 
 
+def store(setup, join, trainable, data, folder):
+    """All activations at resid_post, as `<folder>/fit/*.safetensors` and `<folder>/held/*.safetensors`."""
+    program = jax.jit(lambda t, f, part: extract.activations(decoder.bind(setup.graphdef, join(t, f)), part))
+    for name, part in data._asdict().items():
+        extract.store(functools.partial(program, trainable, setup.frozen), part, folder / name)
+
+
 def describe(out, axes, tokenizer) -> dict:
     """The report's part of one model."""
     result = reading.numbers(out, tokenizer, tuple(axes.named) if axes else ())
@@ -158,6 +166,8 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     )
     bar.update()
     found, axes = read_models(setup, models, data, config, join, bar.update)
+    for name, trainable in models.items() if cfg.store else ():
+        store(setup, join, trainable, data, workdir / "activations" / name)
     tokenizer, last = setup.pieces.tokenizer, list(models)[-1]
     result = {"layers": layers, "hook": "resid_post", "classes": ["mold", "gold", "path"], **facts}
     for name in models:
