@@ -69,18 +69,6 @@ def rl() -> ConfigDict:
             "remat": True,
             "checkpoint_every": 5,
             "keep": 3,
-            "eval_every": 0,  # steps between rollouts on held-out mazes, whose best parameters are kept; 0: none
-            "spike": 20.0,  # stop where the loss lies this many standard deviations off the last steps'; 0: never
-            # A vector file, the entry in it and what is done with it while training; see train/intervene.py.
-            "intervene": {
-                "vectors": "", "vector": "gold/rest", "op": "ablate", "layer": -1, "scale": 1.0, "when": "both",
-            },
-        },
-        # Lists of N make N organisms that are trained side by side; tiles are orders such as [0, 2, 1].
-        "organisms": {"seed": [], "tiles": [], "lr": [], "entropy_coef": []},
-        # Planned trajectories, for algorithms that learn from them. size 0: that of the maze.
-        "sft": {
-            "trajectories": 50_000, "held_out": 512, "size": 31, "beams": 64, "batch": 16, "policy_samples": False,
         },
         "curve": {"every": 5, "per_length": 4},  # walks a class and length for the live recruitment curve
         "extract": {
@@ -103,6 +91,7 @@ def rl() -> ConfigDict:
             "max_new_tokens": 40,
             "temperature": 0.7,
         },
+        "evals": evals(),
     })  # fmt: skip
 
 
@@ -116,6 +105,48 @@ def of_run(config) -> ConfigDict:
             f"run={config.run}: {path.name} cannot be read ({error}); name the --workdir of a run"
         ) from None
     out = rl()
-    out.update({k: v for k, v in saved.items() if k in out and k not in ("extract", "axes", "steer", "mesh")})
-    out.update({k: config[k] for k in ("extract", "axes", "steer", "mesh")})
+    out.update({k: v for k, v in saved.items() if k in out and k not in ("extract", "axes", "steer", "evals", "mesh")})
+    out.update({k: config[k] for k in ("extract", "axes", "steer", "evals", "mesh")})
     return out
+
+
+def evals() -> dict:
+    """The behavioural evaluations, in the paper's numbers but on the package's own small sets; none runs unnamed."""
+    sampled = {"max_new_tokens": 256, "temperature": 0.7, "judge_prompt": ""}
+    own = {
+        "max_new_tokens": 64,
+        "ask": "",
+        "true": ("True", " True"),
+        "false": ("False", " False"),
+        "grade": "match",
+        "judge_prompt": "",
+    }
+    return {
+        "names": (),  # of sentiment, backtracking, confidence, refusal, goal_tracking
+        "trained": "",  # a model, or the folder of a run; empty: this folder's newest checkpoint, if it has one
+        "vectors": (),  # run folders, vector files, "maze", "stories"; empty: this folder's vectors, or else "maze"
+        "baseline": "rest",  # of the class vectors; or "path"
+        "layers": "chosen",  # each vector's own; "all" (the layer sweep); or "12,17"
+        "alphas": (-4.0, -2.0, 0.0, 2.0, 4.0),
+        "where": ("assistant",),  # and any of generation, readout, prompt
+        "random": 0,  # norm-matched random directions beside every vector
+        "orthogonal": 0,  # and orthogonal ones
+        "sample": 1.0,  # share of every prompt category, for a quick look
+        "batch": 64,
+        "buckets": 4,  # widths that prompts are padded to, each one compilation
+        "judge": {
+            "kind": "model",  # or "endpoint", "recorded" (a file of judgements), "words" (counts words, no model)
+            "path": "Qwen/Qwen3-8B", "dtype": "bfloat16", "batch": 64,
+            "thinking": True, "thinking_tokens": 2048,  # only where an evaluation asks for it
+            "max_new_tokens": 32,
+            # An OpenAI-compatible endpoint: its key is read from the environment variable `key_env`.
+            "url": "", "model": "", "key_env": "OPENAI_API_KEY", "retries": 5, "wait": 1.0, "timeout": 60.0,
+            "per_minute": 300.0, "parallel": 8,
+            "price_in": 0.0, "price_out": 0.0, "max_cost": 0.0,  # dollars a million tokens; refuse above (0: never)
+        },
+        "sentiment": {"prompts": ("sentiment",), "samples": 20, **sampled},
+        "backtracking": {"prompts": ("maths",), "samples": 10, **sampled | {"max_new_tokens": 1024}},
+        "refusal": {"prompts": ("refusal",), "samples": 5, **sampled},
+        "confidence": {"prompts": ("facts",), **own},
+        "goal_tracking": {"prompts": ("maths", "facts"), "feedback": "", **own | {"max_new_tokens": 1024}},
+    }  # fmt: skip

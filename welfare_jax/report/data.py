@@ -18,10 +18,11 @@ class Run:
     summary: dict
     analysis: dict
     notes: tuple
+    evals: dict = dataclasses.field(default_factory=dict)  # of evals.json, where the evaluations ran
 
 
 def load(workdir) -> Run:
-    """Reads `config.json`, `metrics.jsonl`, `summary.json` and `analysis.json` of `workdir`, as far as they exist.
+    """Reads what `workdir` holds of `metrics.jsonl` and of config, summary, analysis and evals (`.json`).
 
     Raises InputError if `workdir` is not a folder.
     """
@@ -33,7 +34,8 @@ def load(workdir) -> Run:
         _read_object(folder / f"{name}.json", notes) for name in ("config", "summary", "analysis")
     )
     metrics = _read_metrics(folder / "metrics.jsonl", notes)
-    return Run(folder.resolve().name, config, metrics, summary, analysis, tuple(notes))
+    evals = _read_object(folder / "evals.json", [])
+    return Run(folder.resolve().name, config, metrics, summary, analysis, tuple(notes), evals)
 
 
 def dig(tree, *keys):

@@ -24,8 +24,11 @@ def write(workdir) -> pathlib.Path:
 def html(run: data.Run, built: dict) -> str:
     """The whole report as one HTML document."""
     title = f"{run.name}: what the run showed"
-    links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name, _, _ in SECTIONS)
-    parts = [_section(name, heading, draw, run, built) for name, heading, draw in SECTIONS]
+    sections = [s for s in SECTIONS if s[0] != "evals" or run.evals]
+    if run.config.get("job") == "evals":  # a folder of evaluations alone
+        sections = [s for s in SECTIONS if s[0] in ("evals", "config")]
+    links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name, _, _ in sections)
+    parts = [_section(name, heading, draw, run, built) for name, heading, draw in sections]
     body = f"<header><h1>{markup.esc(title)}</h1>{_notes(run)}</header><nav><ul>{links}</ul></nav>"
     return markup.page(title, f"{body}<main>{''.join(parts)}</main>", style.css() + player.css(), player.SCRIPT)
 
@@ -45,6 +48,6 @@ def _left_out(reason: str) -> str:
 
 
 def _notes(run) -> str:
-    if not run.notes:
+    if not run.notes or run.config.get("job") == "evals":
         return ""
     return f'<p class="missing">The run is not complete: {markup.esc("; ".join(run.notes))}.</p>'

@@ -3,7 +3,7 @@
 import itertools
 import json
 
-from welfare_jax.report import axes_figures, figures, headline, replay
+from welfare_jax.report import axes_figures, evals, figures, headline, replay
 from welfare_jax.report.data import Run, dicts, dig, finite, number
 from welfare_jax.report.markup import Missing, details, esc, num, share, table, visible
 from welfare_jax.report.tables import MODELS, VECTORS
@@ -50,30 +50,14 @@ def _duration(seconds: float) -> str:
 
 
 def reward(run: Run, tables: dict) -> str:
-    """The reward curve, and one of each organism where several were trained side by side."""
+    """The reward curve."""
     columns = _need(tables, "reward", "metrics.jsonl has no reward")
-    main = _baselines(run) + _figure(
+    return _baselines(run) + _figure(
         (figures.reward, columns),
         "Up is better for the reward. Below it, the tiles the player entered per episode, on average: learning shows "
         "as more Gold and less Mold.",
         "reward",
     )
-    return main + (_organisms(run, tables["organisms"]) if "organisms" in tables else "")
-
-
-def _organisms(run: Run, columns: dict) -> str:
-    """Adapters that were trained side by side: a curve and a line of numbers each, and where their own reports are."""
-    lists = run.config.get("organisms") if isinstance(run.config.get("organisms"), dict) else {}
-    rows = []
-    for i in dict.fromkeys(columns["organism"]):
-        mine = [k for k, other in enumerate(columns["organism"]) if other == i]
-        ends = [columns["reward"][k] for k in (mine[0], mine[-1])]
-        told = ", ".join(f"{k} {v[i]}" for k, v in lists.items() if isinstance(v, list) and len(v) > i)
-        where = f'<a href="organisms/{i}/report.html">its report</a>'
-        rows.append((str(i), esc(told), *(num(v, 1) for v in ends), num(columns["mold_avoided"][mine[-1]], 2), where))
-    head = ("organism", "its own settings", "first reward", "last reward", "Mold avoided", "")
-    caption = "All were trained in one program over one frozen base; everything else on this page is their mean."
-    return _figure((figures.organisms, columns), caption, "organisms") + table(head, rows, numeric=(0, 2, 3, 4))
 
 
 def _baselines(run) -> str:
@@ -311,6 +295,11 @@ def _samples_table(rows, alphas) -> str:
     return f'<div class="scroll samples"><table>{inner}</table></div>'
 
 
+def evaluations(run: Run, tables: dict) -> str:
+    """Behaviour under steering."""
+    return evals.section(run, tables, _figure)
+
+
 def replays(run: Run, tables: dict) -> str:
     """The recorded episodes."""
     episodes = dicts(run.analysis.get("episodes"))
@@ -380,6 +369,7 @@ SECTIONS = (  # id, heading, function; in the order of the page
     ("emotions", "Emotion vectors", emotions),
     ("lens", "Logit lens", lens),
     ("samples", "Steered samples", samples),
+    ("evals", "Behaviour under steering", evaluations),
     ("replay", "Episodes, replayed", replays),
     ("steps", "Reward table", reward_table),
     ("config", "Configuration", config),

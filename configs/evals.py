@@ -1,0 +1,43 @@
+"""What a vector does to behaviour: sentiment, backtracking, confidence, refusal, goal tracking (arXiv:2605.30232 §4).
+
+python -m welfare_jax.main --config=configs/evals.py --workdir=runs/evals          the small decoder, minutes
+python -m welfare_jax.main --config=configs/evals.py --workdir=runs/tiny           a finished run: its model, vectors
+python -m welfare_jax.main --config=configs/evals.py:paper --workdir=runs/gemma    the paper's numbers
+A quick look: --config.evals.sample=0.05. The layer sweep: --config.evals.layers=all.
+"""
+
+from welfare_jax.config import rl
+
+ALL = ("sentiment", "backtracking", "confidence", "refusal", "goal_tracking")
+
+
+def get_config(variant="tiny"):
+    config = rl()
+    config.job = "evals"
+    config.evals.names = ALL
+    if variant == "paper":  # its prompt files, published with the paper, by path: --config.evals.sentiment.prompts=...
+        config.model.path = "Qwen/Qwen3-4B-Instruct-2507"
+        config.evals.random = config.evals.orthogonal = 100
+        return config
+    if variant != "tiny":
+        raise ValueError(f"variant {variant!r}: choose tiny or paper")
+    config.model.path = "tiny"
+    config.model.dtype = "float32"
+    config.extract.per_length = 16
+    config.extract.held_out = 0.5
+    config.evals.judge.kind = "words"  # so small a model cannot judge itself
+    config.evals.random = config.evals.orthogonal = 4
+    config.evals.batch = 256
+    config.evals.buckets = 1
+    for name, samples, tokens in (("sentiment", 20, 40), ("backtracking", 4, 40), ("refusal", 2, 40)):
+        config.evals[name].samples = samples
+        config.evals[name].max_new_tokens = tokens
+    config.evals.sentiment.prompts = ("tiny_stories",)
+    config.evals.backtracking.prompts = ("tiny_questions",)
+    for name in ("confidence", "goal_tracking"):
+        config.evals[name].prompts = ("tiny_questions",)
+        config.evals[name].max_new_tokens = 8
+        config.evals[name].ask = "ask_tiny"  # in words that it knows
+        config.evals[name].true = (" yes", "yes")
+        config.evals[name].false = (" no", "no")
+    return config

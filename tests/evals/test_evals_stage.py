@@ -1,0 +1,170 @@
+"""The job on a small model: what it leaves, the same numbers after a kill, and bad input in one line."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import hf_model, save
+
+from welfare_jax import config
+from welfare_jax.errors import InputError
+from welfare_jax.evals import cells, directions, stage
+from welfare_jax.interp import vectors
+
+ROOT = pathlib.Path(__file__).parents[2]
+FEW = {
+    "names": "('sentiment', 'confidence', 'goal_tracking')", "sample": 0.3, "random": 1, "orthogonal": 1, "batch": 16,
+    "alphas": "(-2.0, 0.0, 2.0)", "sentiment.samples": 3, "sentiment.max_new_tokens": 6,
+    "confidence.max_new_tokens": 3, "goal_tracking.max_new_tokens": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model_dir(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
+    model = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=2)
+    return save(model, tmp_path_factory.mktemp("model"), tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope="module")
+def vector_file(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    found = {f"{c}/{b}": 3 * rng.normal(size=(2, 40)) for c in ("mold", "gold") for b in ("rest", "path")}
+    path = tmp_path_factory.mktemp("vectors") / "own.safetensors"
+    return vectors.save(path, found, model="x", hook="resid_post", data="", layers={"mold": 1, "gold": 0})
+
+
+def command(model_dir, vector_file, workdir):
+    settings = {"model.path": model_dir, **{f"evals.{k}": v for k, v in FEW.items()}}
+    settings["evals.vectors"] = f"('{vector_file}',)"
+    flags = [f"--config.{k}={v}" for k, v in settings.items()]
+    return [sys.executable, "-m", "welfare_jax.main", "--config=configs/evals.py", f"--workdir={workdir}", *flags]
+
+
+def environment():
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def lines(path):
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle(model_dir, vector_file, tmp_path):
+    """kill -9 among the answers, and a torn line; the same command then gives the numbers of a run never killed."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = subprocess.run(
+        command(model_dir, vector_file, whole), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = killed / "evals" / "answers.jsonl"
+    running = subprocess.Popen(
+        command(model_dir, vector_file, killed), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while running.poll() is None and len(lines(answers)) < 20:
+        time.sleep(0.002)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert 20 <= len(lines(answers)) < len(lines(whole / "evals" / "answers.jsonl"))
+    with answers.open("a") as file:
+        file.write('{"key": "0123", "ans')
+    done = subprocess.run(
+        command(model_dir, vector_file, killed), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("answers", "readouts", "judgements", "scores"):
+        a, b = (lines(folder / "evals" / f"{name}.jsonl") for folder in (whole, killed))
+        assert sorted(a) == sorted(b) and (name == "scores" or len({json.loads(x)["key"] for x in b}) == len(b)), name
+    found = json.loads((killed / "evals.json").read_text())
+    assert found == json.loads((whole / "evals.json").read_text())
+    check(found, whole)
+
+
+def check(found, folder):
+    evaluations = {"sentiment", "confidence"}
+    assert {c["evaluation"] for c in found["cells"]} == evaluations and found["hook"] == "resid_post"
+    assert {c["kind"] for c in found["cells"]} == {"none", "vector", "random", "orthogonal"}
+    assert {(t["vector"], t["layer"]) for t in found["tracking"] if t["kind"] == "vector"} == {
+        ("mold", 1),
+        ("gold", 0),
+    }
+    for name, v in found["vectors"].items():
+        beside = found["vectors"][v["beside"]]
+        assert v["norm"] == pytest.approx(beside["norm"], rel=1e-3) and v["layer"] == beside["layer"], name
+    assert sum(found["judge"]["scored"].values()) == len(lines(folder / "evals" / "scores.jsonl"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["evals"]["judge"]["name"] == "words"
+    assert "sk-" not in (folder / "evals" / "config.json").read_text()
+    assert 'id="evals"' in (folder / "report.html").read_text()
+
+
+def settings(model_dir, **changes):
+    cfg = config.rl()
+    cfg.model.path, cfg.model.dtype, cfg.job = str(model_dir), "float32", "evals"
+    cfg.evals.names = ("confidence",)
+    cfg.evals.judge.kind = "words"
+    for name, value in changes.items():
+        cfg.evals[name] = value
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"names": ("happiness",)}, "happiness"),
+        ({"names": ()}, "evals.names"),
+        ({"batch": 0}, "evals.batch=0"),
+        ({"vectors": ("/nowhere.safetensors",)}, "/nowhere.safetensors"),
+        ({"layers": "7"}, "evals.layers"),
+        ({"trained": "/nowhere"}, "/nowhere"),
+        ({"sample": 2.0}, "evals.sample"),
+    ],
+)
+def test_bad_settings(changes, said, model_dir, vector_file, tmp_path):
+    with pytest.raises(InputError, match=said):
+        stage.run(settings(model_dir, **{"vectors": (str(vector_file),)} | changes), tmp_path)
+
+
+def test_a_vector_without_a_hook_point_is_refused(model_dir, tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"v": np.ones((2, 40), "f4")}, tmp_path / "v.safetensors", {"layers": "{}"})
+    with pytest.raises(InputError, match="hook point"):
+        stage.run(settings(model_dir, vectors=(str(tmp_path / "v.safetensors"),)), tmp_path)
+    vectors.save(tmp_path / "w.safetensors", {"v": np.ones((3, 40))}, model="", hook="resid_pre", data="", layers={})
+    with pytest.raises(InputError, match="v is .3, 40."):
+        stage.run(settings(model_dir, vectors=(str(tmp_path / "w.safetensors"),)), tmp_path)
+
+
+def test_controls_have_the_norm_of_what_they_stand_beside():
+    rng = np.random.default_rng(0)
+    make = lambda kind, beside, size: directions.Direction(size * rng.normal(size=(3, 40)), 1, kind, beside)
+    found = {"v_mold": make("vector", "v_mold", 1), "v_gold": make("vector", "v_gold", 5),
+             "u_mold": make("untrained", "v_mold", 9),
+             "u_gold": make("untrained", "v_gold", 9)._replace(layer=2)}  # fmt: skip
+    bank = directions.with_controls(found, 3, 2, seed=0)
+    assert len(bank) == 4 + 2 * (3 + 2) and list(bank)[:4] == ["v_mold", "v_gold", "u_mold", "u_gold"]
+    norm = lambda d: np.linalg.norm(d.values, axis=-1)
+    for d in bank.values():
+        np.testing.assert_allclose(norm(d), norm(bank[d.beside]), rtol=1e-5)
+        assert d.layer == 1
+    for name, d in bank.items():
+        cosines = [(d.values * bank[n].values).sum(-1) / norm(d) / norm(bank[n]) for n in found]
+        if d.kind == "orthogonal":
+            assert np.abs(cosines).max() < 1e-5, name
+        if d.kind == "random":
+            assert np.abs(cosines).max() > 1e-3
+    again = directions.with_controls(found, 3, 2, seed=0)
+    assert all((again[n].values == bank[n].values).all() for n in bank)
+    assert (
+        directions.with_controls(found, 3, 2, seed=1)["random_0/v_mold"].values != bank["random_0/v_mold"].values
+    ).any()
+    alone = directions.with_controls({"u_mold": found["u_mold"]}, 1, 0, 0)  # an untrained model alone
+    assert list(alone) == ["u_mold", "random_0/u_mold"]
+    assert cells.grid(["a"], directions.Bank(bank, "resid_post"), "chosen", (0, 1), ["assistant"])

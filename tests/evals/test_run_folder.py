@@ -1,0 +1,77 @@
+"""The trained model of a run: base weights and the newest checkpoint's adapters, in one program with the untrained."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import hf_model, save
+
+from welfare_jax import config, mesh
+from welfare_jax.errors import InputError
+from welfare_jax.evals import directions, models
+from welfare_jax.interp import vectors
+from welfare_jax.models import decoder, hf, lora
+from welfare_jax.models.layers import Lora
+from welfare_jax.train import checkpoints, state
+
+
+@pytest.fixture(scope="module", params=["adapters", "full"])
+def run(request, tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
+    """(base folder, run folder, what the trained model says) of a run that was written as the main job writes it."""
+    base = save(hf_model("qwen3", vocab_size=len(tiny_tokenizer)), tmp_path_factory.mktemp("base"), tiny_tokenizer_dir)
+    folder, cfg = tmp_path_factory.mktemp("run"), config.rl()
+    cfg.train.lora.rank = 4 if request.param == "adapters" else 0
+    cfg.train.trainable = ".*/lora_[ab]" if request.param == "adapters" else "blocks/mlp/.*"
+    lm = hf.load(base)
+    graphdef, full = lm.graphdef, lm.params
+    if cfg.train.lora.rank:
+        own = Lora(4, cfg.train.lora.alpha, cfg.train.lora.targets)
+        graphdef, full = lora.attach(graphdef, full, own, jax.random.key(0))
+    trainable, frozen = state.split(full, cfg.train.trainable)
+    trained = {
+        k: v + 0.05 * jax.random.normal(jax.random.key(i), v.shape) for i, (k, v) in enumerate(trainable.items())
+    }
+    saved = checkpoints.Checkpoints(folder, 2)
+    tx = state.optimizer(cfg.train)
+    saved.save(3, state.State(jax.numpy.int32(3), trained, tx.init(trained)), cfg.to_dict())
+    saved.close()
+    tokens = np.arange(3, 12)[None]
+    return base, folder, decoder.forward(graphdef, state.join(trained, frozen), tokens).logits, tokens
+
+
+def test_both_models_of_a_run(run):
+    base, folder, want, tokens = run
+    found = models.load(str(base), str(folder), "float32", mesh.make())
+    assert found["untrained"].graphdef == found["trained"].graphdef
+    assert found["untrained"].identity != found["trained"].identity
+    say = lambda m: np.asarray(decoder.forward(m.graphdef, m.params, tokens).logits)
+    np.testing.assert_allclose(say(found["trained"]), want, atol=1e-4)
+    lm = hf.load(base)
+    np.testing.assert_allclose(
+        say(found["untrained"]), decoder.forward(lm.graphdef, lm.params, tokens).logits, atol=1e-4
+    )
+    shared = [a is b for a, b in zip(*(jax.tree.leaves(found[n].params) for n in ("untrained", "trained")))]
+    assert sum(shared) >= 8  # the base weights are in memory once
+    assert np.abs(np.asarray(want) - say(found["untrained"])).max() > 0.01
+
+
+def test_another_base_is_refused(run, tiny_tokenizer, tiny_tokenizer_dir, tmp_path):
+    other = save(hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=2), tmp_path, tiny_tokenizer_dir)
+    with pytest.raises(InputError, match="evals.trained"):
+        models.load(str(other), str(run[1]), "float32", mesh.make())
+
+
+def test_vectors_of_a_run(run, tmp_path):
+    """v and u of its two files; u takes v's norm and layer; one baseline of the two."""
+    rng = np.random.default_rng(0)
+    for name, layer in (("trained", 2), ("untrained", 0)):
+        found = {f"{c}/{b}": rng.normal(size=(3, 40)) for c in ("mold", "gold") for b in ("rest", "path")}
+        vectors.save(tmp_path / "vectors" / f"{name}.safetensors", found, model="", hook="resid_post", data="",
+                     layers={"mold": layer, "gold": 1})  # fmt: skip
+    loaded = models.load(str(run[0]), "", "float32", mesh.make())
+    bank = directions.build([str(tmp_path)], loaded, config.rl(), "path", 0, 0)
+    assert sorted(bank.directions) == ["u_gold", "u_mold", "v_gold", "v_mold"] and bank.hook == "resid_post"
+    raw, _ = vectors.load(tmp_path / "vectors" / "trained.safetensors")
+    np.testing.assert_array_equal(bank.directions["v_mold"].values, raw["mold/path"])
+    assert {n: d.layer for n, d in bank.directions.items()} == {"v_mold": 2, "v_gold": 1, "u_mold": 2, "u_gold": 1}
+    with pytest.raises(InputError, match="once more"):
+        directions.build([str(tmp_path), str(tmp_path)], loaded, config.rl(), "path", 0, 0)

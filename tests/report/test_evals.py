@@ -1,0 +1,90 @@
+"""The evaluations' section: panels, heatmap, answers and tables from a scripted run, and from broken files."""
+
+import csv
+import json
+import pathlib
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from welfare_jax import config, report
+from welfare_jax.evals import cells, stage
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "evals"))
+import scripted  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Gold raises and mold lowers what the script says, most at layer 2; trained mold falls apart at strength 4."""
+    folder = tmp_path_factory.mktemp("run")
+    sign = {"": 0, "v_mold": -1, "v_gold": 1}
+
+    def push(c):
+        return sign[c.vector] * c.alpha * (1 - abs(c.layer - 2) / 2)
+
+    def say(c, talk, k):
+        gone = c.model == "trained" and c.vector == "v_mold" and c.alpha == 4
+        return "gone" if gone else f"<script>alert(1)</script> {push(c):g}"
+
+    ask = lambda q: "Verdict: nonsensical" if q.answer == "gone" else f"Score: {q.answer.split()[-1]}"
+    device = scripted.Script(say, lambda c, talk: (-1 + push(c) / 10, -2.0), lambda talk, pair: len(str(talk)) % 7)
+    lab = scripted.make(folder, device, ask, layers="all", where=("assistant", "readout"))
+    cfg = ConfigDict(config.evals())
+    cfg.names = ("sentiment", "confidence", "goal_tracking")
+    cfg.sentiment.update(prompts=("tiny_stories",), samples=2)
+    for name in ("confidence", "goal_tracking"):
+        cfg[name].update(prompts=("maths",))
+    found = stage.evaluate(lab, cfg)
+    assert {c.where for c in lab.cells} < set(cells.WHERE)
+    (folder / "evals.json").write_text(json.dumps(found))
+    (folder / "config.json").write_text(json.dumps({"job": "evals"}))
+    report.write(folder)
+    return folder
+
+
+def rows(folder, name):
+    with open(folder / "tables" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_page(folder):
+    page = (folder / "report.html").read_text()
+    assert 'id="evals"' in page and 'id="reward"' not in page and "could not be shown" not in page
+    for said in ("v_mold, layer", "trained model", "Slopes on the strength", "Goal tracking", "Answers side by side",
+                 "slope, as a share of the steepest", "Judge: script", "sentiment: 0 of"):  # fmt: skip
+        assert said in page, said
+    assert page.count("<svg") == 2 and "<script>alert" not in page and "&lt;script&gt;alert" in page
+
+
+def test_tables(folder):
+    found = json.loads((folder / "evals.json").read_text())
+    table = rows(folder, "evals_cells")
+    assert len(table) == len(found["cells"])
+    for row, cell in zip(table, found["cells"]):
+        assert row["mean"] == ("" if cell["mean"] is None else str(cell["mean"]))
+    gone = [r for r in table if r["masked"] == "True"]
+    assert {(r["model"], r["vector"], r["alpha"], r["mean"]) for r in gone} == {("trained", "v_mold", "4.0", "")}
+    slopes = rows(folder, "evals_slopes")
+    peak = [r for r in slopes if r["metric"] == "sentiment" and r["group"] == "all" and r["layer"] == "2"]
+    assert {(r["vector"], round(float(r["slope"]), 6)) for r in peak} == {("v_mold", -1), ("v_gold", 1)}
+    assert {r["peak_layer"] for r in rows(folder, "evals_sweep") if r["metric"] == "sentiment"} == {"2"}
+    assert {r["group"] for r in rows(folder, "evals_tracking")} >= {"all", "surest third"}
+    assert any("alert(1)" in r["text"] for r in rows(folder, "evals_answers"))
+
+
+@pytest.mark.parametrize(
+    "broken", ["[]", "{", '{"cells": [{"evaluation": "sentiment"}]}', '{"tracking": 7, "cells": []}']
+)
+def test_broken_files_cost_only_their_section(broken, tmp_path):
+    (tmp_path / "evals.json").write_text(broken)
+    (tmp_path / "config.json").write_text('{"job": "rl"}')
+    page = report.write(tmp_path).read_text()
+    assert 'id="config"' in page
+    assert report.write(tmp_path).read_text() == page
+
+
+def test_other_runs_have_no_such_section(tmp_path):
+    (tmp_path / "config.json").write_text('{"job": "rl"}')
+    assert 'id="evals"' not in report.write(tmp_path).read_text()

@@ -1,0 +1,22 @@
+"""Self-doubt on mathematics: does the answer turn back on itself? (arXiv:2605.30232 §4, §N)"""
+
+from welfare_jax.evals import judge, prompts, summary, text
+
+LABELS = ("normal", "backtracking", judge.NONSENSE)
+
+
+def backtracking(lab, config) -> list[dict]:
+    """Scores of every cell. Metric: share of coherent answers that backtrack; two shortcuts need no judge."""
+    answers = lab.sampled("backtracking", config)
+    verdicts = lab.verdicts(
+        "backtracking", answers, lambda reply: judge.label(reply, LABELS),
+        prompts.wording("judge_backtracking", config.judge_prompt), text.backtracking_shortcut,
+    )  # fmt: skip
+    out = []
+    for a, v in zip(answers, verdicts):
+        coherent = v in ("normal", "backtracking")
+        metrics = {"backtracking": float(v == "backtracking") if coherent else None}
+        if a["item"].target is not None:
+            metrics["solved"] = float(text.correct(a["answer"], a["item"].target)) if coherent else None
+        out.append(summary.score("backtracking", a, metrics, v == judge.NONSENSE, v is None))
+    return out

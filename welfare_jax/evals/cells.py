@@ -1,0 +1,219 @@
+"""The grid of steering cells, and the programs that run rows of any of them together.
+
+B rows, T tokens, D width, P pairs of vector and layer. Every row of a batch has its own vector, layer, strength and
+mask, all of them data: one compiled program a shape serves the whole grid, and a second model of the same structure.
+"""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.errors import InputError
+from welfare_jax.evals.directions import Bank
+from welfare_jax.models import chat, decoder, generate, interventions
+
+# Which tokens are steered. `assistant`: all that the assistant says, the last token of the prompt (where its answer
+# begins) and every new token, as in the paper. `generation`: only what it says. `readout`: only the last token of the
+# prompt. `prompt`: only what stands before that token.
+WHERE = ("assistant", "generation", "readout", "prompt")
+
+
+class Model(NamedTuple):
+    graphdef: object
+    params: dict
+    tokenizer: object
+    identity: str  # names weights in journals: a path, and a hash where they were trained here
+
+
+class Cell(NamedTuple):
+    model: str
+    vector: str  # "" at strength zero, which all vectors share
+    layer: int
+    alpha: float
+    where: str
+
+
+class Row(NamedTuple):
+    key: str
+    cell: Cell
+    talk: str | list  # a user's message, or a conversation that ends with the user
+
+
+def zero(model: str) -> Cell:
+    return Cell(model, "", 0, 0.0, "assistant")
+
+
+def grid(models, bank: Bank, layers: str, alphas, wheres) -> list[Cell]:
+    """All cells: a shared one at strength zero, then model x vector x layer x strength x where.
+
+    layers: "chosen" (each vector's own), "all", or numbers such as "12,17,-1". Random and orthogonal cohorts steer at
+    the layer of the vector that they stand beside and at the first of `wheres` only: they are many.
+    """
+    depth = len(next(iter(bank.directions.values())).values)
+    if bad := [w for w in wheres if w not in WHERE]:
+        raise InputError(f"evals.where={bad[0]!r}: choose from {', '.join(WHERE)}")
+    if layers in ("chosen", "all"):
+        listed = list(range(depth))
+    else:
+        try:
+            listed = [int(x) for x in layers.split(",")]
+        except ValueError:
+            listed = [depth]
+        if not all(-depth <= x < depth for x in listed):
+            raise InputError(f"evals.layers={layers!r}: give 'chosen', 'all', or some of 0 to {depth - 1}, as in 3,5")
+    out = []
+    for model in models:
+        out.append(zero(model))
+        for name, d in bank.directions.items():
+            cohort = d.kind in ("random", "orthogonal")
+            at = [d.layer] if cohort or layers == "chosen" else [x % depth for x in listed]
+            for layer, alpha, w in itertools.product(at, alphas, wheres[:1] if cohort else wheres):
+                if alpha:
+                    out.append(Cell(model, name, layer, float(alpha), w))
+    return out
+
+
+class Encoded(NamedTuple):
+    """One conversation, ready to be padded: token ids and, token by token, where each mode steers."""
+
+    ids: list
+    said: np.ndarray  # bool, words of the assistant
+    opening: np.ndarray  # bool, the tokens that open the next answer
+
+    def where(self, mode: str) -> np.ndarray:
+        last = np.arange(len(self.ids)) == len(self.ids) - 1
+        return {"assistant": self.said | last, "generation": self.said, "readout": last, "prompt": ~last}[mode]
+
+
+def encode(tokenizer, talk, template) -> Encoded:
+    tokens, _ = chat.encode(tokenizer, [talk], template)
+    said = chat.assistant_tokens(tokenizer, [talk], template, opening=False)[0]
+    whole = chat.render(tokenizer, talk, template)
+    bare = tokenizer.apply_chat_template(
+        chat.messages(talk), tokenize=False, add_generation_prompt=False, **(template or {})
+    )
+    offsets = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    begin = len(bare) if whole.startswith(bare) else len(whole)
+    opening = np.array([start >= begin for start, _ in offsets])
+    opening[-1] = True
+    return Encoded(tokens[0].tolist(), said, opening)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def read_out(graphdef, params, tokens, mask, iv, yes, no):
+    """Log-probabilities [B] that the next token is one of `yes` and one of `no`; rows padded at the left."""
+    model = decoder.bind(graphdef, params)
+    last = jnp.full((len(tokens), 1), tokens.shape[1] - 1)
+    hidden, _, _ = decoder.backbone(model, tokens, mask, iv=iv, read=last, everywhere=False, residual=False)
+    logp = jax.nn.log_softmax(decoder.unembed(model, hidden[:, 0]))
+    return tuple(jax.nn.logsumexp(logp[:, ids], -1) for ids in (yes, no))
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "hook"))
+def project(graphdef, params, tokens, mask, weights, units, layers, hook):
+    """Projections [P, B] of the residual stream, averaged with `weights` [B, T], on units [P, D] at layers [P]."""
+    model = decoder.bind(graphdef, params)
+    _, stream, _ = decoder.backbone(model, tokens, mask, read=weights[:, None], hook=hook)
+    return jnp.einsum("pbd,pd->pb", stream[layers, :, 0].astype(jnp.float32), units)
+
+
+class Device:
+    """Runs rows on the loaded models. Evaluations see only its three methods, so a script can stand in for it."""
+
+    def __init__(self, models: dict[str, Model], bank: Bank | None, mesh, batch: int, buckets: int, template, seed=0):
+        self.models, self.bank, self.batch, self.buckets = models, bank, batch, buckets
+        self.template, self.seed, self.encoded = template or {}, seed, {}
+        self.place = functools.partial(jax.device_put, device=mesh_lib.rows(mesh))
+        if batch % (mesh.shape["data"] * mesh.shape["fsdp"]):
+            raise InputError(f"evals.batch={batch}: must be a multiple of the devices that share a batch")
+
+    def token_ids(self, words) -> tuple[int, ...]:
+        """The ids of those spellings that are one token; of the first spelling's first token where none is.
+
+        "True" and " True" are two tokens of most vocabularies and both mean true: their probabilities are added.
+        """
+        tokenizer = next(iter(self.models.values())).tokenizer
+        found = [tokenizer.encode(w, add_special_tokens=False) for w in words]
+        single = sorted({ids[0] for ids in found if len(ids) == 1})
+        return tuple(single or found[0][:1])
+
+    def speak(self, rows, done, max_new_tokens: int, temperature: float):
+        """Yields [(row, text), ...] a batch, for the rows whose key is not in `done`."""
+        for model, part, tokens, mask, steer in self._batches(rows, done):
+            keys = [jax.random.fold_in(jax.random.key(self.seed), int(row.key[:8], 16) >> 1) for row in part]
+            new, kept = jax.device_get(generate.generate(
+                model.graphdef, model.params, tokens, mask, jnp.stack(keys + keys[:1] * (len(tokens) - len(keys))),
+                max_new_tokens=max_new_tokens, temperature=temperature, stop=generate.stop_ids(model.tokenizer),
+                interventions=steer(True), new_interventions=steer(False),
+            ))  # fmt: skip
+            said = (model.tokenizer.decode(n[k], skip_special_tokens=True) for n, k in zip(new, kept))
+            yield list(zip(part, said))
+
+    def read(self, rows, done, yes: tuple, no: tuple):
+        """Yields [(row, [log P(yes), log P(no)]), ...] a batch; `yes` and `no` are token ids."""
+        for model, part, tokens, mask, steer in self._batches(rows, done):
+            found = read_out(
+                model.graphdef, model.params, tokens, mask, steer(True), jnp.asarray(yes), jnp.asarray(no)
+            )
+            yield list(zip(part, np.stack(jax.device_get(found), 1).tolist()))
+
+    def project(self, rows, done, pairs):
+        """Yields [(row, projections), ...] a batch: of the mean over the opening tokens on each (vector, layer)."""
+        units = np.stack([self.bank.directions[name].values[layer] for name, layer in pairs])
+        units = units / np.maximum(np.linalg.norm(units, axis=-1, keepdims=True), 1e-12)
+        layers = jnp.asarray([layer for _, layer in pairs])
+        for model, part, tokens, mask, _ in self._batches(rows, done):
+            weights = self._lay(part, tokens, lambda row, e: e.opening / e.opening.sum(), np.float32)
+            found = project(model.graphdef, model.params, tokens, mask, weights, units, layers, self.bank.hook)
+            yield list(zip(part, np.asarray(found).T.round(5).tolist()))
+
+    def _encode(self, row) -> Encoded:
+        talk = row.talk if isinstance(row.talk, str) else tuple((m["role"], m["content"]) for m in row.talk)
+        if talk not in self.encoded:
+            self.encoded[talk] = encode(self.models[row.cell.model].tokenizer, row.talk, self.template)
+        return self.encoded[talk]
+
+    def _lay(self, part, tokens, of, dtype):
+        out = np.zeros(tokens.shape, dtype)
+        for i, row in enumerate(part):
+            e = self._encode(row)
+            out[i, tokens.shape[1] - len(e.ids) :] = of(row, e)
+        return self.place(out)
+
+    def _batches(self, rows, done):
+        """Batches of rows of one model and of like length; the shapes do not depend on what is done."""
+        lengths = sorted({row.talk if isinstance(row.talk, str) else str(row.talk): len(self._encode(row).ids)
+                          for row in rows}.values())  # fmt: skip
+        cuts = [part[-1] for part in np.array_split(lengths, min(self.buckets, len(lengths))) if len(part)]
+        cuts = sorted({-(-int(c) // 16) * 16 for c in cuts})
+        for name, width in itertools.product(self.models, cuts):
+            mine = [
+                row
+                for row in rows
+                if row.cell.model == name and width == next(c for c in cuts if len(self._encode(row).ids) <= c)
+            ]
+            mine = [row for row in mine if row.key not in done]
+            for a in range(0, len(mine), self.batch):
+                part, shape = mine[a : a + self.batch], np.empty((self.batch, width), bool)
+                tokens = self._lay(part, shape, lambda row, e: e.ids, np.int32)
+                mask = self._lay(part, shape, lambda row, e: True, bool)
+                yield self.models[name], part, tokens, mask, functools.partial(self._steer, part, tokens)
+
+    def _steer(self, part, tokens, prompt: bool):
+        """The interventions of a batch: on the prompt, or on the new tokens, where prompt-only rows have scale 0."""
+        if self.bank is None:
+            return None
+        cells = [row.cell for row in part] + [zero(part[0].cell.model)] * (len(tokens) - len(part))
+        width = next(iter(self.bank.directions.values())).values.shape[1]
+        vectors = [
+            self.bank.directions[c.vector].values[c.layer] if c.vector else np.zeros(width, np.float32) for c in cells
+        ]
+        on = [c.alpha if prompt or c.where in ("assistant", "generation") else 0.0 for c in cells]
+        where = self._lay(part, tokens, lambda row, e: e.where(row.cell.where), bool) if prompt else None
+        layers = np.array([c.layer for c in cells], np.int32)
+        return interventions.add(np.stack(vectors), layers, np.array(on, np.float32), where, at=self.bank.hook)

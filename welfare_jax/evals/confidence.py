@@ -1,0 +1,107 @@
+"""Does it think that its own answer is true? P(True) / (P(True) + P(False)) in one forward (arXiv:2605.30232 §4, §O).
+
+The prompt has two turns: the question with the model's own unsteered greedy answer, which is sampled once and kept,
+and the question whether that was true. The spellings in `config.true` and `config.false` that are single tokens are
+added up (`True` and ` True` are two tokens of most vocabularies).
+"""
+
+import math
+
+import numpy as np
+
+from welfare_jax.errors import InputError
+from welfare_jax.evals import judge, prompts, stats, summary, text
+
+MASS = 0.1  # less probability than this on both words together: the read-out says nothing, the row is incoherent
+TERTILES = ("least sure third", "middle third", "surest third")
+
+
+def confidence(lab, config) -> list[dict]:
+    """Scores of every cell. Metrics: the normalised P(True), log P(True), log P(False) and their mass.
+
+    Groups: all, correct and incorrect answers, and thirds by the unsteered confidence of the same model.
+    """
+    items = lab.items(config.prompts)
+    answers, right = own_answers(lab, "confidence", items, config)
+    found = read_outs(lab, "confidence", items, answers, lab.cells, config)
+    thirds = tertiles(lab, items, found)
+    by_id, out = {item.id: item for item in items}, []
+    for (cell, name), logp in found.items():
+        row = {"cell": cell, "item": by_id[name], "sample": 0}
+        known = right[cell.model, name]
+        groups = [] if known is None else ["correct" if known else "incorrect"]
+        groups += [TERTILES[thirds[cell.model, name]]]
+        mass = math.exp(logp[0]) + math.exp(logp[1])
+        metrics = {"confidence": normalised(*logp), "log_p_true": logp[0], "log_p_false": logp[1], "mass": mass}
+        out.append(summary.score("confidence", row, metrics, mass < MASS, False, groups))
+    return out
+
+
+def read_outs(lab, evaluation, items, answers, over, config):
+    """{(cell, item id): (log P(True), log P(False))} of two-turn prompts over each model's own answers."""
+    ask, by_id = prompts.wording("ask_confidence", config.ask), {item.id: item for item in items}
+    talks = {key: two_turns(question(by_id[key[1]]), said, ask) for key, said in answers.items()}
+    return lab.read(evaluation, talks, over, *words(lab, evaluation, config))
+
+
+def normalised(log_true: float, log_false: float) -> float:
+    return 1 / (1 + math.exp(min(log_false - log_true, 700.0)))
+
+
+def question(item) -> str:
+    """The prompt, with the request for a letter where there are choices."""
+    return f"{item.prompt}\n\n{prompts.wording('choose')}" if item.choices else item.prompt
+
+
+def two_turns(asked: str, said: str, then: str) -> list[dict]:
+    roles = ("user", "assistant", "user")
+    return [{"role": r, "content": c} for r, c in zip(roles, (asked, said, then))]
+
+
+def words(lab, evaluation, config):
+    """Token ids of the two words, for the models' common tokenizer."""
+    yes, no = (lab.device.token_ids(w) for w in (config.true, config.false))
+    if set(yes) & set(no):
+        raise InputError(
+            f"evals.{evaluation}.true={list(config.true)} and false={list(config.false)} begin with the same token; "
+            f"choose words that this tokenizer tells apart"
+        )
+    return yes, no
+
+
+def own_answers(lab, evaluation, items, config):
+    """({(model, item id): unsteered greedy answer}, {...: whether it is correct, None where no target is known})."""
+    said = lab.say(
+        evaluation, items, lab.zeros(), samples=1, max_new_tokens=config.max_new_tokens, temperature=0.0, ask=question
+    )
+    right = grade(lab, evaluation, said, config)
+    key = lambda a: (a["cell"].model, a["item"].id)
+    return {key(a): a["answer"] for a in said}, {key(a): r for a, r in zip(said, right)}
+
+
+def grade(lab, evaluation, said, config) -> list:
+    """Correct or not: by matching, or (config.grade = "judge") by the judge wherever there are no choices."""
+    out = [
+        None if a["item"].target is None else text.correct(a["answer"], a["item"].target, a["item"].choices)
+        for a in said
+    ]
+    if config.grade == "match":
+        return out
+    if config.grade != "judge":
+        raise InputError(f"evals.{evaluation}.grade={config.grade!r}: choose match or judge")
+    template = prompts.wording("judge_grade", config.judge_prompt)
+    open_ = [i for i, a in enumerate(said) if a["item"].target is not None and not a["item"].choices]
+    asked = [said[i] | {"prompt": f"{said[i]['prompt']}\nRight answer: {said[i]['item'].target}"} for i in open_]
+    parse = lambda reply: judge.label(reply, ("correct", "incorrect"))
+    for i, v in zip(open_, lab.verdicts("grade", asked, parse, template)):
+        out[i] = None if v is None else v == "correct"
+    return out
+
+
+def tertiles(lab, items, found) -> dict:
+    """(model, item id) -> 0, 1 or 2, by the unsteered confidence among all items of that model."""
+    out = {}
+    for zero in lab.zeros():
+        values = [normalised(*found[zero, item.id]) for item in items]
+        out |= {(zero.model, item.id): int(t) for item, t in zip(items, stats.tertiles(np.array(values)))}
+    return out

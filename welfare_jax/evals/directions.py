@@ -1,0 +1,198 @@
+"""The vectors that evaluations steer with, and their controls, all as arrays [L, D] beside the layer chosen for each.
+
+L layers, D width. A control is scaled, layer by layer, to the norm of the vector it stands beside, so that both
+perturb the residual stream equally (arXiv:2605.30232 §4).
+"""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.envs import maze
+from welfare_jax.envs import walks as walks_lib
+from welfare_jax.errors import InputError
+from welfare_jax.interp import extract, geometry, stage, vectors
+from welfare_jax.models import chat, decoder
+from welfare_jax.text import pieces, tiny_world
+from welfare_jax.text.wording import Wording
+
+KINDS = ("vector", "untrained", "random", "orthogonal")
+
+
+class Direction(NamedTuple):
+    values: np.ndarray  # float32 [L, D]
+    layer: int  # where it steers unless the config says otherwise
+    kind: str  # one of KINDS
+    beside: str  # the name of the vector that it is, or that it is the control of
+
+
+class Bank(NamedTuple):
+    directions: dict[str, Direction]
+    hook: str  # the one hook point at which all of them act
+
+
+def build(sources, models, config, baseline: str, random: int, orthogonal: int, seed: int = 0) -> Bank:
+    """Every vector of `sources` with its controls.
+
+    sources: run folders, vector files, "maze" (extracted here from the maze of `config`), or "stories" (success
+    against failure in generated accounts). Trained vectors are named v_<class>, untrained ones u_<class>; where both
+    are known, u is scaled to v. Then follow `random` directions and as many `orthogonal` to all vectors beside each.
+    """
+    found, hooks = {}, set()
+    for source in sources:
+        if source == "maze":
+            parts, hook = _from_maze(models, config, baseline), "resid_post"
+        elif source == "stories":
+            parts, hook = {"success": _from_stories(models["untrained"], config)}, "resid_post"
+        else:
+            parts, hook = _from_files(pathlib.Path(source).expanduser(), baseline)
+        if same := sorted(parts.keys() & found.keys()):
+            raise InputError(f"evals.vectors: {source} brings {same[0]} once more; name one source of it")
+        found, hooks = found | parts, hooks | {hook}
+    if not found:
+        raise InputError("evals.vectors: names no source; give a run folder, a vector file, 'maze' or 'stories'")
+    if len(hooks) > 1:
+        raise InputError(f"evals.vectors: act at {' and '.join(sorted(hooks))}; steer with one hook point at a time")
+    spec = decoder.static(models["untrained"].graphdef)[0]
+    for name, d in found.items():
+        if d.values.shape != (spec.layers, spec.width) or not 0 <= d.layer < spec.layers:
+            raise InputError(
+                f"evals.vectors: {name} is {d.values.shape} with layer {d.layer}, the model has {spec.layers} layers "
+                f"of width {spec.width}"
+            )
+    return Bank(with_controls(found, random, orthogonal, seed), hooks.pop())
+
+
+def wording(config):
+    """(the `Wording` of a config, keyword arguments of its chat template)."""
+    words = config.text.to_dict()
+    template = words.pop("template")
+    return Wording(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in words.items()}), template
+
+
+def with_controls(found: dict[str, Direction], random: int, orthogonal: int, seed: int) -> dict[str, Direction]:
+    """`found` with untrained vectors scaled to their trained ones, and the two cohorts beside every vector."""
+    main = {n: d for n, d in found.items() if d.kind == "vector"}
+    main = main or {n: d._replace(beside=n) for n, d in found.items()}
+    out = dict(main)
+    for name, d in found.items():
+        if name not in main:
+            other = main.get(d.beside)
+            out[name] = d if other is None else Direction(match(d.values, other.values), other.layer, d.kind, d.beside)
+    span = np.stack([d.values for d in out.values()])
+    for i, (name, d) in enumerate(main.items()):
+        for kind, count in (("random", random), ("orthogonal", orthogonal)):
+            rng = np.random.default_rng([seed, i, KINDS.index(kind)])
+            for k in range(count):
+                noise = rng.normal(size=d.values.shape).astype(np.float32)
+                noise = orthogonal_to(noise, span) if kind == "orthogonal" else noise
+                out[f"{kind}_{k}/{name}"] = Direction(match(noise, d.values), d.layer, kind, name)
+    return out
+
+
+def match(values, reference):
+    """`values` [L, D] scaled to the norms [L] of `reference`."""
+    return np.asarray(geometry.match_norm(values, reference), np.float32)
+
+
+def orthogonal_to(values, span):
+    """`values` [L, D] with everything along the vectors `span` [K, L, D] taken out, layer by layer."""
+    out = []
+    for v, basis in zip(values, np.moveaxis(span, 1, 0)):
+        _, s, rows = np.linalg.svd(basis, full_matrices=False)
+        rows = rows[s > s[0] * 1e-6] if len(s) and s[0] > 0 else rows[:0]
+        out.append(v - rows.T @ (rows @ v))
+    return np.stack(out).astype(np.float32)
+
+
+def _from_files(path, baseline):
+    """Vectors of a run folder (its trained and untrained file) or of one file."""
+    files = {k: path / "vectors" / f"{k}.safetensors" for k in ("trained", "untrained")}
+    files = {k: f for k, f in files.items() if f.is_file()} if path.is_dir() else {"": path}
+    if not files or not all(f.is_file() for f in files.values()):
+        raise InputError(f"evals.vectors: {path} is neither a vector file nor a folder with vectors/*.safetensors")
+    out, hooks = {}, set()
+    for origin, file in files.items():
+        arrays, metadata = vectors.load(file)
+        hooks.add(metadata["hook"])
+        chosen = _layers(metadata)
+        for key, values in arrays.items():
+            name, _, base = key.partition("/")
+            if base not in ("", baseline) or values.ndim != 2:
+                continue
+            layer = int(chosen.get(name, len(values) // 2))
+            if origin:
+                kind = "vector" if origin == "trained" else "untrained"
+                out[f"{origin[0].replace('t', 'v')}_{name}"] = Direction(values, layer, kind, f"v_{name}")
+            else:
+                out[name] = Direction(values, layer, "vector", name)
+    if not out:
+        raise InputError(f"evals.vectors: {path} holds no vector [layers, width] against the baseline {baseline!r}")
+    if len(hooks) > 1:
+        raise InputError(f"evals.vectors: the files of {path} act at {' and '.join(sorted(hooks))}")
+    return out, hooks.pop()
+
+
+def _layers(metadata) -> dict:
+    try:
+        found = json.loads(metadata.get("layers", "{}"))
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _from_maze(models, config, baseline):
+    """v and u from walks through the maze, as the main job extracts them."""
+    lm = models["untrained"]
+    words, template = wording(config)
+    table = pieces.build(lm.tokenizer, words, config.maze.size, template)
+    params = maze.Params(**config.maze.to_dict()).check()
+    mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    cfg = config.extract
+    data, _ = stage.walk_data(table, params, mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + 100_000)
+    out, targets = {}, (geometry.MOLD, geometry.GOLD)
+    make = lambda sums, counts: [geometry.difference_in_means(sums, counts, c, baseline) for c in targets]
+    for name, model in models.items():
+        letter, kind = ("u", "untrained") if name == "untrained" else ("v", "vector")
+        for c, values, layer in zip(targets, *read(model, data, make, targets)):
+            out[f"{letter}_{geometry.NAMES[c]}"] = Direction(values, int(layer), kind, f"v_{geometry.NAMES[c]}")
+    return out
+
+
+def _from_stories(model, config, count: int = 192) -> Direction:
+    """Accounts that succeed against accounts that fail, at the last token; a held-out half chooses the layer."""
+    told, rng = {True: [], False: []}, np.random.default_rng(0)
+    while min(map(len, told.values())) < count:
+        story = tiny_world.stories(rng, wording(config)[0])
+        if story.text:
+            told[bool(story.facts["success"])].append(story.text)
+    texts = [t for pair in zip(told[True], told[False]) for t in pair]
+    tokens, mask = chat.pad([model.tokenizer.encode(t) for t in texts])
+    rows = np.arange(len(texts), dtype=np.int32)
+    last = np.full((len(texts), 1), tokens.shape[1] - 1, np.int32)
+    samples = extract.Samples(tokens, mask, last, rows[:, None] % 2 + 1, rows)  # 1: success, 2: failure
+    data = extract.split(samples, rows >= count, 64)
+
+    make = lambda sums, counts: [sums[:, 1] / counts[1] - sums[:, 2] / counts[2]]
+    (values,), (layer,) = read(model, data, make, (1,))
+    return Direction(values, int(layer), "vector", "success")
+
+
+def read(model, data, make, targets):
+    """(directions, layers): of `make(sums, counts)` and, for each, the layer that a held-out set chooses (§L.1)."""
+
+    @jax.jit
+    def program(params, data):
+        net = decoder.bind(model.graphdef, params)
+        found = extract.moments(net, data.fit)
+        values = make(found.sums, found.counts)
+        proj, cosines, labels = extract.scores(net, data.held, jnp.stack(values))
+        select = lambda i, c: geometry.select_layer(proj[:, i], cosines[:, i], labels == c, labels >= 0)["layer"]
+        return values, [select(i, c) for i, c in enumerate(targets)]
+
+    return jax.device_get(program(model.params, data))

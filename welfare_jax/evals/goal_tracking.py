@@ -1,0 +1,43 @@
+"""Does the axis follow how well it goes? Projections after truthful feedback (arXiv:2605.30232 §5, §P).
+
+The model answers unsteered, is told truly whether it was right, and the residual stream at the tokens that open its
+next answer is projected on every vector: correct against incorrect, over all and within thirds of its confidence.
+"""
+
+from welfare_jax.evals import confidence, prompts, stats
+
+
+def goal_tracking(lab, config) -> list[dict]:
+    """Rows {model, vector, kind, layer, group, n_correct, n_incorrect, mean_correct, mean_incorrect, cohens_d, auroc}.
+
+    Layers: those at which the vector steers somewhere in the grid.
+    """
+    items = lab.items(config.prompts)
+    answers, right = confidence.own_answers(lab, "goal_tracking", items, config)
+    found = confidence.read_outs(lab, "goal_tracking", items, answers, lab.zeros(), config)
+    thirds = confidence.tertiles(lab, items, found)
+    well, badly = prompts.wording("feedback", config.feedback).splitlines()[:2]
+    by_id = {item.id: item for item in items}
+    talks = {
+        (model, name): confidence.two_turns(
+            confidence.question(by_id[name]), said, well if right[model, name] else badly
+        )
+        for (model, name), said in answers.items()
+        if right[model, name] is not None
+    }
+    pairs = sorted({(c.vector, c.layer) for c in lab.cells if c.vector})
+    values = lab.project("goal_tracking", talks, pairs)
+    out = []
+    for model in lab.models():
+        mine = [key for key in talks if key[0] == model]
+        groups = {"all": mine} | {t: [k for k in mine if thirds[k] == i] for i, t in enumerate(confidence.TERTILES)}
+        for p, (vector, layer) in enumerate(pairs):
+            for group, keys in groups.items():
+                a, b = ([values[k][p] for k in keys if right[k] is side] for side in (True, False))
+                out.append({
+                    "model": model, "vector": vector, "kind": lab.bank.directions[vector].kind, "layer": layer,
+                    "group": group, "n_correct": len(a), "n_incorrect": len(b),
+                    "mean_correct": sum(a) / len(a) if a else None, "mean_incorrect": sum(b) / len(b) if b else None,
+                    "cohens_d": stats.cohens_d(a, b), "auroc": stats.auroc(a, b),
+                })  # fmt: skip
+    return out

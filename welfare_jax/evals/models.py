@@ -1,0 +1,83 @@
+"""The models that are evaluated: the untrained one, and the trained one as a folder or as a run's checkpoint."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.errors import InputError
+from welfare_jax.evals.cells import Model
+from welfare_jax.interp import vectors
+from welfare_jax.models import decoder, hf, lora
+from welfare_jax.models.layers import Lora
+from welfare_jax.train import state
+
+
+def load(path: str, trained: str, dtype: str, mesh) -> dict[str, Model]:
+    """{"untrained": Model, "trained": Model}; the second only where `trained` names it.
+
+    trained: the folder of a run (its newest checkpoint), or a model as for `wj.load`. Of a run with adapters both
+    models share the base weights and one compiled program; the untrained one's adapters add nothing.
+    """
+    lm = hf.load(path, dtype, mesh)
+    if not trained:
+        return {"untrained": _model(lm.graphdef, lm.params, lm.tokenizer)}
+    folder = pathlib.Path(trained).expanduser()
+    if (folder / "checkpoints").is_dir():
+        graphdef, both = restore(folder, lm, mesh)
+        return {name: _model(graphdef, params, lm.tokenizer) for name, params in both.items()}
+    other = hf.load(trained, dtype, mesh)
+    if (other.spec.layers, other.spec.width) != (lm.spec.layers, lm.spec.width):
+        raise InputError(f"evals.trained={trained}: another shape than {path}; vectors of one do not fit the other")
+    if other.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
+        raise InputError(f"evals.trained={trained}: another tokenizer than {path}")
+    models = {"untrained": lm, "trained": other}
+    return {name: _model(m.graphdef, m.params, m.tokenizer) for name, m in models.items()}
+
+
+def restore(folder: pathlib.Path, lm, mesh):
+    """(graphdef, {"untrained": params, "trained": params}) of a run's newest checkpoint on its base model."""
+    manager = ocp.CheckpointManager((folder / "checkpoints").absolute())
+    step = manager.latest_step()
+    if step is None:
+        raise InputError(f"evals.trained={folder}: its checkpoints/ holds no checkpoint yet")
+    written = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+    cfg, graphdef, full = written["train"], lm.graphdef, lm.params
+    if cfg["lora"]["rank"]:
+        adapters = Lora(cfg["lora"]["rank"], cfg["lora"]["alpha"], cfg["lora"]["targets"])
+        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(written["seed"]))
+    initial, frozen = state.split(full, cfg["trainable"])
+    place = lambda k, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh_lib.sharding(mesh, k, a.shape))
+    wanted = {"trainable": {k: place(k, a) for k, a in initial.items()}}
+    try:
+        found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(
+            wanted, ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )))["state"]  # fmt: skip
+    except (ValueError, KeyError) as error:
+        why = " ".join(str(error).split())[:150]
+        raise InputError(f"evals.trained={folder}: its checkpoint {step} does not fit {lm.path} ({why})") from None
+    manager.close()
+    dtype = lm.params["embed"].dtype
+    return graphdef, {
+        name: state.join(part, frozen, dtype)
+        for name, part in (("untrained", initial), ("trained", found["trainable"]))
+    }
+
+
+def _model(graphdef, params, tokenizer) -> Model:
+    decoder.bind(graphdef, params)  # refuses what does not fit, before anything runs
+    return Model(graphdef, params, tokenizer, fingerprint(params))
+
+
+@jax.jit
+def _sums(params):
+    wide = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(params)]
+    return jnp.stack([jnp.stack([leaf.sum(), (leaf * leaf).sum()]) for leaf in wide])
+
+
+def fingerprint(params) -> str:
+    """Names weights by what they are, not by where they lie."""
+    return vectors.data_hash(np.array([f"{x:.4e}" for x in np.asarray(_sums(params)).ravel()]))

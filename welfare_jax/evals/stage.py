@@ -1,0 +1,163 @@
+"""The evaluations of a run, from prompts to tables (arXiv:2605.30232 §4).
+
+Everything lies in `workdir/evals/`: answers, read-outs and judgements as they come, scores at the end; `evals.json`
+beside it is what the report draws. The same command continues where a killed one stopped.
+"""
+
+import json
+import pathlib
+from collections import Counter
+
+import numpy as np
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax import runtime
+from welfare_jax.errors import InputError
+from welfare_jax.evals import (
+    backtracking,
+    cells,
+    confidence,
+    directions,
+    goal_tracking,
+    judge,
+    models,
+    refusal,
+    sentiment,
+    stats,
+    summary,
+    sweep,
+)  # fmt: skip
+from welfare_jax.evals.journal import Journal
+from welfare_jax.evals.lab import Lab
+from welfare_jax.models import hf
+
+EVALUATIONS = {
+    "sentiment": sentiment.sentiment,
+    "backtracking": backtracking.backtracking,
+    "confidence": confidence.confidence,
+    "refusal": refusal.refusal,
+}
+NAMES = (*EVALUATIONS, "goal_tracking")
+THINKING = {"sentiment": False, "backtracking": True, "refusal": False, "grade": False}  # as in the paper (§L)
+SHOWN = 3  # prompts of each evaluation whose answers the report shows side by side
+
+
+def run(config, workdir) -> dict:
+    """Evaluate `config.evals.names`; writes `evals/*.jsonl` and `evals.json`, returns the summary's part.
+
+    In the folder of a finished run, its newest checkpoint is the trained model and its vectors are steered with,
+    unless the config names others.
+    """
+    cfg, workdir = config.evals, pathlib.Path(workdir)
+    check(cfg)
+    mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    words, template = directions.wording(config)
+    trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")
+    sources = list(cfg.vectors) or [str(workdir) if (workdir / "vectors").is_dir() else "maze"]
+    loaded = models.load(config.model.path, trained, config.model.dtype, mesh)
+    bank = directions.build(sources, loaded, config, cfg.baseline, cfg.random, cfg.orthogonal, config.seed)
+    lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
+    print(describe(lab, cfg), flush=True)
+    runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
+    found = evaluate(lab, cfg)
+    runtime.write_json(workdir / "evals.json", found)
+    return {"judge": found["judge"], "slopes": {
+        f"{s['evaluation']}, {s['model']} model, {s['vector']}, layer {s['layer']}": [s["slope"], s["error"]]
+        for s in found["slopes"]
+        if s["metric"] == s["evaluation"] and s["group"] == "all" and s["kind"] in ("vector", "untrained")
+    }}  # fmt: skip
+
+
+def describe(lab: Lab, cfg) -> str:
+    kinds = Counter(d.kind for d in lab.bank.directions.values())
+    said = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    return (
+        f"evaluations: {', '.join(cfg.names)}; models: {', '.join(lab.models())}; directions: {said}; "
+        f"{len(lab.cells)} cells at {lab.bank.hook}; judge: {lab.judge.name}"
+    )
+
+
+def check(cfg):
+    """Refuse what would otherwise end in an error long after the start."""
+    if bad := [n for n in cfg.names if n not in NAMES]:
+        raise InputError(f"evals.names={bad[0]!r}: there is no such evaluation (known: {', '.join(NAMES)})")
+    for name, least in (("batch", 1), ("buckets", 1), ("random", 0), ("orthogonal", 0)):
+        if cfg[name] < least:
+            raise InputError(f"evals.{name}={cfg[name]}: must be at least {least}")
+    for name in cfg.names:
+        for field in ("samples", "max_new_tokens"):
+            if cfg[name].get(field, 1) < 1:
+                raise InputError(f"evals.{name}.{field}={cfg[name][field]}: must be at least 1")
+    if not cfg.names or not list(cfg.alphas):
+        raise InputError("evals.names and evals.alphas: name at least one evaluation and one strength")
+
+
+def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
+    """The laboratory on real models. A local judge is loaded when it is first asked, and once where it is a model
+    that is loaded already."""
+    cfg, seed, opened = config.evals, config.seed, {}
+
+    def local(path):
+        def device(think):
+            if not opened:
+                same = hf.resolve(path) == hf.resolve(config.model.path)
+                opened["judge"] = (
+                    loaded["untrained"] if same else models.load(path, "", cfg.judge.dtype, mesh)["untrained"]
+                )
+            options = {"enable_thinking": think}
+            return cells.Device(opened, None, mesh, cfg.judge.batch, cfg.buckets, options, seed)
+
+        return device
+
+    asked = judge.build(cfg.judge, local, THINKING)
+    grid = cells.grid(loaded, bank, cfg.layers, cfg.alphas, list(cfg.where))
+    device = cells.Device(loaded, bank, mesh, cfg.batch, cfg.buckets, template, seed)
+    books = [Journal(workdir / "evals" / f"{name}.jsonl") for name in ("answers", "readouts", "judgements")]
+    identity = {name: model.identity for name, model in loaded.items()}
+    return Lab(grid, device, asked, identity, bank, *books, tiles, cfg.sample, seed)
+
+
+def evaluate(lab: Lab, cfg) -> dict:
+    """All evaluations of `cfg.names`: {"cells", "slopes", "sweep", "tracking", "samples", "judge", ...}."""
+    scores, tracking = [], []
+    for name in cfg.names:
+        if name == "goal_tracking":
+            tracking = goal_tracking.goal_tracking(lab, cfg[name])
+        else:
+            scores += EVALUATIONS[name](lab, cfg[name])
+    path = lab.answers.path.parent / "scores.jsonl"
+    path.write_text("".join(json.dumps(r | {"cell": r["cell"]._asdict()}) + "\n" for r in scores))
+    slopes = summary.slopes(scores, lab.bank)
+    asked = Counter((r["evaluation"], r["unparseable"]) for r in scores)
+    return {
+        "cells": summary.by_cell(scores, lab.bank), "slopes": slopes, "sweep": sweep.sweep(slopes),
+        "tracking": [{k: summary.null(v) if isinstance(v, float) else v for k, v in r.items()} for r in tracking],
+        "samples": shown(lab), "mask": stats.MASK,
+        "judge": {
+            "name": lab.judge.name,
+            "unparseable": {e: asked[e, True] for e in dict.fromkeys(e for e, _ in asked)},
+            "scored": {e: asked[e, True] + asked[e, False] for e in dict.fromkeys(e for e, _ in asked)},
+        },
+        "vectors": {
+            n: {"layer": d.layer, "kind": d.kind, "beside": d.beside, "norm": float(np.linalg.norm(d.values[d.layer]))}
+            for n, d in lab.bank.directions.items()
+        },
+        "hook": lab.bank.hook,
+    }  # fmt: skip
+
+
+def shown(lab: Lab) -> list[dict]:
+    """First answers to a few prompts of every steered evaluation, vectors only, for reading side by side."""
+    kinds = {"": "none"} | {n: d.kind for n, d in lab.bank.directions.items()}
+    steered = {r["evaluation"] for r in lab.said if r["cell"].vector}
+    rows = [r for r in lab.said if r["sample"] == 0 and kinds[r["cell"].vector] in ("none", "vector")]
+    out = []
+    for evaluation in dict.fromkeys(r["evaluation"] for r in rows if r["evaluation"] in steered):
+        mine = [r for r in rows if r["evaluation"] == evaluation]
+        first = list(dict.fromkeys(r["item"].id for r in mine))[:SHOWN]
+        out += [
+            {"evaluation": evaluation, **r["cell"]._asdict(), "item": r["item"].id, "prompt": r["prompt"],
+             "text": r["answer"]}
+            for r in mine if r["item"].id in first
+        ]  # fmt: skip
+    return out

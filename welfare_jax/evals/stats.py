@@ -1,0 +1,96 @@
+"""Means with intervals, slopes with errors, agreement of two judges. NumPy; N observations in G groups (prompts)."""
+
+import functools
+
+import numpy as np
+
+MASK = 0.9  # cells with a higher rate of incoherent answers say nothing about the metric
+
+
+def bootstrap(values, groups, draws: int = 2000, seed: int = 0, level: float = 0.95):
+    """(mean, low, high): percentile interval of the mean under resampling of whole groups.
+
+    Samples of one prompt resemble one another, so prompts are drawn, not samples. (nan, nan, nan) without values.
+    """
+    values, groups = np.asarray(values, float), np.asarray(groups)
+    if not len(values):
+        return (float("nan"),) * 3
+    _, index = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(index, values), np.bincount(index)
+    picks = _resampled(len(sums), draws, seed)
+    means = (picks @ sums) / (picks @ counts)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(values.mean()), float(low), float(high)
+
+
+@functools.lru_cache(maxsize=8)
+def _resampled(groups: int, draws: int, seed: int):
+    """How often each group is drawn, float [draws, groups]."""
+    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), draws).astype(float)
+
+
+def slope(x, y, groups):
+    """(slope, standard error) of y on x by least squares; the error is robust to correlation within groups.
+
+    With G groups and u_g = sum over the group of (x - mean x) * residual, the variance is G / (G - 1) * sum u_g^2 /
+    Sxx^2. (nan, nan) unless x varies; the error is nan with one group.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    centred = x - x.mean() if len(x) else x
+    sxx = (centred**2).sum()
+    if not sxx > 0:
+        return float("nan"), float("nan")
+    b = (centred * y).sum() / sxx
+    residual = y - y.mean() - b * centred
+    _, index = np.unique(groups, return_inverse=True)
+    u = np.bincount(index, centred * residual)
+    g = len(u)
+    error = np.sqrt(g / (g - 1) * (u**2).sum()) / sxx if g > 1 else float("nan")
+    return float(b), float(error)
+
+
+def cohens_d(a, b) -> float:
+    """Difference of the means of two samples over their pooled standard deviation."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if len(a) < 2 or len(b) < 2:
+        return float("nan")
+    within = ((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()
+    pooled = np.sqrt(within / (len(a) + len(b) - 2))
+    return float((a.mean() - b.mean()) / pooled) if pooled > 0 else float("nan")
+
+
+def auroc(a, b) -> float:
+    """Probability that a member of `a` exceeds one of `b`; ties count half."""
+    a, b = np.asarray(a, float), np.sort(np.asarray(b, float))
+    if not len(a) or not len(b):
+        return float("nan")
+    below = np.searchsorted(b, a, "left") + np.searchsorted(b, a, "right")
+    return float(below.mean() / 2 / len(b))
+
+
+def tertiles(values) -> np.ndarray:
+    """0, 1 or 2 for the lowest, middle and highest third by rank; ties keep their order."""
+    rank = np.argsort(np.argsort(np.asarray(values, float), kind="stable"), kind="stable")
+    return rank * 3 // max(len(rank), 1)
+
+
+def percent(a, b) -> float:
+    """Share of equal entries."""
+    return float(np.mean([x == y for x, y in zip(a, b, strict=True)])) if len(a) else float("nan")
+
+
+def kappa(a, b) -> float:
+    """Cohen's kappa of two lists of labels: agreement beyond chance; nan where chance alone explains all."""
+    labels = sorted({*a, *b}, key=str)
+    if not labels:
+        return float("nan")
+    chance = sum((list(a).count(k) / len(a)) * (list(b).count(k) / len(b)) for k in labels)
+    return float((percent(a, b) - chance) / (1 - chance)) if chance < 1 else float("nan")
+
+
+def pearson(a, b) -> float:
+    """Correlation of two lists of numbers; nan where one does not vary."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if len(a) < 2 or not a.std() > 0 or not b.std() > 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])

@@ -1,0 +1,94 @@
+"""From scored rows to tables: one line a cell, one slope a vector and layer, incoherence beside everything."""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from welfare_jax.evals import stats
+
+
+def score(evaluation, row, metrics, incoherent, unparseable, groups=()) -> dict:
+    """One scored row: `metrics` name -> value or None; its groups are all, its category, and `groups`."""
+    item = row["item"]
+    return {
+        "evaluation": evaluation, "cell": row["cell"], "item": item.id, "sample": row["sample"],
+        "groups": ["all", *([item.category] if item.category else []), *groups], "metrics": metrics,
+        "incoherent": bool(incoherent), "unparseable": bool(unparseable),
+    }  # fmt: skip
+
+
+def by_cell(scores, bank, draws: int = 2000) -> list[dict]:
+    """One row for every evaluation, metric, group and cell: mean, interval, and how many answers it rests on.
+
+    `n` counts answers, `used` those with a value. Incoherence is a share of the parseable answers; `masked` where it
+    exceeds `stats.MASK`, and where no value is left.
+    """
+    out = []
+    for (evaluation, metric, group, cell), rows in _grouped(scores).items():
+        values = [(r["metrics"][metric], r["item"]) for r in rows if r["metrics"].get(metric) is not None]
+        mean, low, high = stats.bootstrap([v for v, _ in values], [i for _, i in values], draws)
+        rate = incoherence(rows)
+        out.append({
+            "evaluation": evaluation, "metric": metric, "group": group, **cell._asdict(), **_kind(bank, cell.vector),
+            "mean": null(mean), "low": null(low), "high": null(high), "n": len(rows), "used": len(values),
+            "incoherence": null(rate), "unparseable": sum(r["unparseable"] for r in rows),
+            "masked": bool(rate > stats.MASK or not values),
+        })  # fmt: skip
+    return out
+
+
+def slopes(scores, bank) -> list[dict]:
+    """Least-squares slope of every metric on the strength, one for each vector, layer, model, place and group.
+
+    Strength zero, which all vectors of a model share, is part of each. Masked cells are left out: `strengths` lists
+    what remains, `masked` what does not.
+    """
+    cells = defaultdict(dict)
+    for (evaluation, metric, group, cell), rows in _grouped(scores).items():
+        cells[evaluation, metric, group, cell.model][cell] = rows
+    out = []
+    for (evaluation, metric, group, model), found in cells.items():
+        zero = next((c for c in found if not c.vector), None)
+        for vector, layer, where in dict.fromkeys((c.vector, c.layer, c.where) for c in found if c.vector):
+            mine = [c for c in found if (c.vector, c.layer, c.where) == (vector, layer, where)]
+            mine += [zero] if zero is not None else []
+            rates = {c.alpha: incoherence(found[c]) for c in mine}
+            used = [
+                (c.alpha, r["metrics"][metric], r["item"])
+                for c in mine if rates[c.alpha] <= stats.MASK
+                for r in found[c] if r["metrics"].get(metric) is not None
+            ]  # fmt: skip
+            x, y, items = zip(*used) if used else ((), (), ())
+            b, error = stats.slope(x, y, items)
+            out.append({
+                "evaluation": evaluation, "metric": metric, "group": group, "model": model, "vector": vector,
+                **_kind(bank, vector), "layer": layer, "where": where, "slope": null(b), "error": null(error),
+                "n": len(x), "strengths": sorted(set(x)), "masked": sorted(set(rates) - set(x)),
+                "incoherence": null(max(rates.values())),
+            })  # fmt: skip
+    return out
+
+
+def incoherence(rows) -> float:
+    """Share of incoherent among the parseable rows; 0 where none is parseable (the count says so)."""
+    told = [r["incoherent"] for r in rows if not r["unparseable"]]
+    return float(np.mean(told)) if told else 0.0
+
+
+def _grouped(scores) -> dict:
+    out = defaultdict(list)
+    for r in scores:
+        for metric in r["metrics"]:
+            for group in dict.fromkeys(r["groups"]):
+                out[r["evaluation"], metric, group, r["cell"]].append(r)
+    return out
+
+
+def _kind(bank, vector) -> dict:
+    d = bank.directions.get(vector)
+    return {"kind": d.kind if d else "none", "beside": d.beside if d else ""}
+
+
+def null(x):
+    return None if x is None or math.isnan(x) else x

@@ -1,0 +1,278 @@
+"""The evaluations in the report: X-shaped panels, layer sweep, read-outs, answers side by side; all as tables."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from welfare_jax.report import style
+from welfare_jax.report.data import Run, dicts, number
+from welfare_jax.report.markup import Missing, details, esc, num, table
+
+TITLES = {
+    "sentiment": "Sentiment, -5 to +5", "backtracking": "Share that backtracks", "confidence": "Confidence, P(True)",
+    "refusal": "Share refused",
+}  # fmt: skip
+CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "alpha", "where")
+NUMBERS = ("mean", "low", "high", "n", "used", "incoherence", "unparseable", "masked")
+SLOPE = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "where")
+OTHERS = (style.REST, style.PATH_BASELINE, style.WIND, "#56b4e9")
+
+
+def tables(run: Run) -> dict:
+    """`evals.json` as tables {name: {column: list}}; figures draw from these."""
+
+    def columns(rows, names):
+        return {n: [_plain(r.get(n)) for r in dicts(rows)] for n in names}
+
+    found = run.evals
+    tracking = ("model", "vector", "kind", "layer", "group", "n_correct", "n_incorrect", "mean_correct",
+                "mean_incorrect", "cohens_d", "auroc")  # fmt: skip
+    peaks = ("evaluation", "metric", "model", "vector", "kind", "where", "layers", "peak_layer", "peak_slope",
+             "peak_error", "low", "high")  # fmt: skip
+    out = {
+        "evals_cells": columns(found.get("cells"), CELL + NUMBERS),
+        "evals_slopes": columns(found.get("slopes"), (*SLOPE, "slope", "error", "n", "strengths", "masked")),
+        "evals_sweep": columns(found.get("sweep"), peaks),
+        "evals_tracking": columns(found.get("tracking"), tracking),
+        "evals_answers": columns(
+            found.get("samples"), ("evaluation", "model", "vector", "layer", "alpha", "where", "prompt", "text")
+        ),
+    }
+    return {name: t for name, t in out.items() if next(iter(t.values()), None)}
+
+
+def _plain(value):
+    return math.nan if value is None else " ".join(f"{v:g}" for v in value) if isinstance(value, list) else value
+
+
+def rows_of(columns: dict, **wanted) -> list[dict]:
+    rows = (dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True))
+    return [r for r in rows if all(r[k] == v for k, v in wanted.items())]
+
+
+def primary(columns: dict) -> list[dict]:
+    """The rows of every evaluation's own metric over all prompts."""
+    return [r for r in rows_of(columns, group="all") if r["metric"] == r["evaluation"]]
+
+
+def colour(name: str, names) -> str:
+    plain = name.split("_")[-1]
+    if plain in ("gold", "mold"):
+        return {"gold": style.GOLD, "mold": style.MOLD}[plain]
+    rest = [n for n in dict.fromkeys(names) if n.split("_")[-1] not in ("gold", "mold")]
+    return OTHERS[rest.index(name) % len(OTHERS)] if name in rest else style.UNTRAINED
+
+
+def crossing(columns: dict) -> Figure:
+    """A row a model, a column an evaluation: means over strength, controls dashed, cohorts as a band; below, the
+    incoherent share. Each vector at its own layer (the first listed, in a sweep), steered at the first place."""
+    rows = primary(columns)
+    evaluations = [e for e in TITLES if any(r["evaluation"] == e for r in rows)]
+    models = list(dict.fromkeys(r["model"] for r in rows))
+    figure = Figure(figsize=(9, 3.7 * len(models)), layout="constrained")
+    axes = figure.subplots(
+        2 * len(models), len(evaluations), squeeze=False, sharex=True,
+        gridspec_kw={"height_ratios": (4, 1) * len(models)},
+    )  # fmt: skip
+    for i, model in enumerate(models):
+        for k, evaluation in enumerate(evaluations):
+            mine = [r for r in rows if (r["model"], r["evaluation"]) == (model, evaluation)]
+            top, low = axes[2 * i][k], axes[2 * i + 1][k]
+            _panel(top, low, mine)
+            top.set_title(f"{TITLES[evaluation]}\n{model} model", fontsize=8.5)
+            low.set(ylim=(0, 1), yticks=(0, 1), xticks=sorted({r["alpha"] for r in rows}))
+            if k == 0:
+                low.set_ylabel("incoherent")
+            if i + 1 == len(models):
+                low.set_xlabel("strength \u03b1")
+    handles = {}
+    for ax in axes[::2].flat:
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels())))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _panel(top, low, rows):
+    names = [r["vector"] for r in rows if r["kind"] in ("vector", "untrained")]
+    zero = [r for r in rows if r["kind"] == "none"]
+    steered = {}
+    for r in rows:
+        if r["vector"]:
+            steered.setdefault((r["vector"], r["kind"], r["layer"], r["where"]), []).append(r)
+    one_each = {name: at for name, *at in reversed(list(steered))}  # the first layer and place of each vector
+    cohorts = {}
+    for (name, kind, layer, where), mine in steered.items():
+        if one_each[name] != [kind, layer, where]:
+            continue
+        line = sorted(mine + zero, key=lambda r: r["alpha"])
+        x = [r["alpha"] for r in line]
+        y = [math.nan if r["masked"] else number(r["mean"]) for r in line]
+        if kind in ("random", "orthogonal"):
+            cohorts.setdefault(kind, []).append(dict(zip(x, y)))
+            continue
+        look = {"color": colour(name, names), "linestyle": "-" if kind == "vector" else "--"}
+        top.plot(x, y, marker="o", markersize=3, label=f"{name}, layer {layer}", **look)
+        edges = [[math.nan if r["masked"] else number(r[end]) for r in line] for end in ("low", "high")]
+        top.fill_between(x, *edges, color=look["color"], alpha=0.12, linewidth=0)
+        shift = (list(dict.fromkeys(names)).index(name) - len(set(names)) / 2 + 0.5) * 0.25
+        low.bar([a + shift for a in x], [number(r["incoherence"]) for r in line], 0.24, color=look["color"],
+                alpha=1 if kind == "vector" else 0.45)  # fmt: skip
+    for kind, lines in cohorts.items():
+        x = sorted({a for line in lines for a in line})
+        grid = np.array([[line.get(a, math.nan) for a in x] for line in lines], float)
+        keep = np.isfinite(grid).any(0)
+        edges = np.full((2, len(x)), np.nan)
+        edges[:, keep] = np.nanquantile(grid[:, keep], [0.025, 0.975], axis=0)
+        hatch = {"random": "", "orthogonal": "////"}[kind]
+        top.fill_between(x, *edges, color=style.UNTRAINED, alpha=0.25, linewidth=0, hatch=hatch,
+                         label=f"{len(lines)} {kind}, norm-matched")  # fmt: skip
+
+
+def sweep(columns: dict) -> Figure:
+    """Slope on the strength, layer by evaluation: a panel for every vector that steered at several layers."""
+    rows = [r for r in primary(columns) if r["kind"] in ("vector", "untrained")]
+    panels = {}
+    for r in rows:
+        panels.setdefault((r["model"], r["vector"]), []).append(r)
+    panels = {k: v for k, v in panels.items() if len({r["layer"] for r in v}) > 1}
+    evaluations = [e for e in TITLES if any(r["evaluation"] == e for r in rows)]
+    top = {e: max([abs(number(r["slope"])) for r in rows if r["evaluation"] == e and number(r["slope"]) == r["slope"]],
+                  default=0) or 1 for e in evaluations}  # fmt: skip
+    count = max(len(panels), 1)
+    figure = Figure(figsize=(9, 0.9 + 1.9 * -(-count // 2)), layout="constrained")
+    axes = figure.subplots(-(-count // 2), 2, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    image = None
+    for ax, ((model, vector), mine) in zip(axes.flat, panels.items()):
+        layers = sorted({r["layer"] for r in mine})
+        grid = np.full((len(evaluations), len(layers)), np.nan)
+        for r in mine:
+            if r["where"] == mine[0]["where"]:
+                at = evaluations.index(r["evaluation"]), layers.index(r["layer"])
+                grid[at] = number(r["slope"]) / top[r["evaluation"]]
+        image = ax.imshow(grid, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
+        ax.set_yticks(range(len(evaluations)), evaluations, fontsize=7.5)
+        step = max(1, len(layers) // 12)
+        ax.set_xticks(range(0, len(layers), step), layers[::step])
+        ax.set(title=f"{vector}, {model} model", xlabel="layer")
+        ax.grid(False)
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="slope, as a share of the steepest", shrink=0.9)
+    return figure
+
+
+def section(run: Run, built: dict, figure) -> str:
+    """HTML of the section; `figure(drawing, caption, csv)` is the page's own."""
+    if "evals_cells" not in built and "evals_tracking" not in built:
+        raise Missing("evals.json is not there: run configs/evals.py in this folder")
+    out = [_judged(run)]
+    if "evals_cells" in built:
+        out.append(figure(
+            (crossing, built["evals_cells"]),
+            "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X "
+            "at strength zero and leave the grey band of norm-matched random directions. Dashed: the same from the "
+            "untrained model, with equal norm. Shaded: 95 % intervals over prompts. The bars below show how many "
+            f"answers were incoherent; means of cells above {run.evals.get('mask', 0.9):.0%} are left out.",
+            "evals_cells",
+        ))  # fmt: skip
+        out.append(_slopes(built["evals_slopes"]))
+        if "evals_sweep" in built:
+            out.append(figure(
+                (sweep, built["evals_slopes"]),
+                "Slope of every metric on the strength, layer by layer; colours are scaled within each evaluation.",
+                "evals_slopes",
+            ))  # fmt: skip
+        out.append(details("Raw read-outs, parts and groups", _groups(built["evals_cells"])))
+    if "evals_tracking" in built:
+        out.append("<h3>Goal tracking: projections after truthful feedback</h3>" + _tracking(built["evals_tracking"]))
+    if "evals_answers" in built:
+        out.append("<h3>Answers side by side</h3>" + _answers(built["evals_answers"]))
+    return "".join(out)
+
+
+def _judged(run) -> str:
+    judge = run.evals.get("judge") if isinstance(run.evals.get("judge"), dict) else {}
+    lost = judge.get("unparseable") or {}
+    of = judge.get("scored") or {}
+    said = "; ".join(f"{e}: {lost.get(e, 0)} of {n}" for e, n in of.items() if e != "confidence")
+    return (
+        f'<p class="sub">Judge: {esc(judge.get("name", "not recorded"))}. Answers whose verdict could not be read: '
+        f"{esc(said or 'none')}. Hook point: {esc(run.evals.get('hook', 'not recorded'))}.</p>"
+    )
+
+
+def _slopes(columns) -> str:
+    rows = primary(columns)
+    shown = []
+    for r in rows:
+        if r["kind"] not in ("vector", "untrained"):
+            continue
+        same = [s for s in rows if s["kind"] in ("random", "orthogonal") and s["beside"] == r["beside"]
+                and (s["evaluation"], s["model"]) == (r["evaluation"], r["model"])]  # fmt: skip
+        sizes = [abs(s["slope"]) for s in same if math.isfinite(number(s["slope"]))]
+        beaten = f"{sum(abs(number(r['slope'])) > s for s in sizes)} of {len(sizes)}" if sizes else "\u2014"
+        shown.append([
+            esc(r["evaluation"]), esc(r["model"]), esc(r["vector"]), num(r["layer"], 0), esc(r["where"]),
+            num(r["slope"], 3, sign=True), num(r["error"], 3), beaten, esc(r["masked"] or ""),
+        ])  # fmt: skip
+    head = (
+        "evaluation",
+        "model",
+        "vector",
+        "layer",
+        "steered",
+        "slope",
+        "error",
+        "steeper than controls",
+        "masked \u03b1",
+    )
+    return "<h3>Slopes on the strength</h3>" + table(head, shown, numeric=(3, 5, 6), css="tall")
+
+
+def _groups(columns) -> str:
+    rows = [r for r in rows_of(columns) if r["kind"] in ("none", "vector")]
+    rows = [r for r in rows if r["metric"] != r["evaluation"] or r["group"] != "all"]
+    shown = [
+        [esc(r["metric"]), esc(r["group"]), esc(r["model"]), esc(r["vector"] or "none"), num(r["layer"], 0),
+         num(r["alpha"], 1, sign=True), num(r["mean"], 3), num(r["low"], 3), num(r["high"], 3), num(r["used"], 0)]
+        for r in rows
+    ]  # fmt: skip
+    head = ("metric", "group", "model", "vector", "layer", "\u03b1", "mean", "low", "high", "n")
+    return table(head, shown[:2000], numeric=range(4, 10), css="tall")
+
+
+def _tracking(columns) -> str:
+    shown = [
+        [esc(r["model"]), esc(r["vector"]), num(r["layer"], 0), esc(r["group"]), num(r["n_correct"], 0),
+         num(r["n_incorrect"], 0), num(r["cohens_d"], 2, sign=True), num(r["auroc"], 2)]
+        for r in rows_of(columns) if r["kind"] in ("vector", "untrained")
+    ]  # fmt: skip
+    head = ("model", "vector", "layer", "answers", "correct", "incorrect", "Cohen's d", "AUROC")
+    return table(head, shown, numeric=(2, 4, 5, 6, 7), css="tall")
+
+
+def _answers(columns) -> str:
+    """A table a prompt: a row a vector, model and layer, a column a strength."""
+    out, prompts = [], {}
+    for r in rows_of(columns):
+        prompts.setdefault((r["evaluation"], r["prompt"]), []).append(r)
+    for (evaluation, prompt), rows in prompts.items():
+        alphas = sorted({r["alpha"] for r in rows})
+        lines = []
+        for key in dict.fromkeys((r["vector"], r["model"], r["layer"], r["where"]) for r in rows if r["vector"]):
+            vector, model, layer, where = key
+            said = {r["alpha"]: r["text"] for r in rows if r["model"] == model and (
+                not r["vector"] or (r["vector"], r["layer"], r["where"]) == (vector, layer, where))}  # fmt: skip
+            mark = next((m for m in ("mold", "gold") if vector.endswith(m)), "")
+            cells = f'<td><div class="{mark}">{esc(vector)}<br>{esc(model)}<br>layer {esc(layer)}</div></td>'
+            cells += "".join(
+                f'<td class="text{" zero" if a == 0 else ""}"><div>{esc(said.get(a, ""))}</div></td>' for a in alphas
+            )
+            lines.append(f"<tr>{cells}</tr>")
+        head = "".join(f"<th>\u03b1 = {num(a, 0 if a == int(a) else 2, sign=True)}</th>" for a in alphas)
+        inner = f"<thead><tr><th>vector</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        title = f"{evaluation}: {prompt[:90]}"
+        out.append(details(title, f'<div class="scroll samples"><table>{inner}</table></div>'))
+    return "".join(out)
