@@ -1,9 +1,9 @@
 """The command: one line for every mistake, what a run leaves behind, and the same numbers after a kill."""
 
-import itertools
 import json
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from welfare_jax.interp import vectors
 from welfare_jax.models import hf
 from welfare_jax.sft import pretrain
 from welfare_jax.text import wording
+from welfare_jax.train import checkpoints, loop, organisms
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/tiny_grpo.py"
@@ -303,19 +304,58 @@ def test_defaults_are_those_of_the_paper():
     assert tuple(cfg.text.tiles) == wording.Wording().tiles
 
 
-@pytest.mark.parametrize("name", ["axes", "tiny_grpo", "gemma_grpo", "tiny_pretrain"])
-def test_configs_change_only_settings_that_exist(name):
-    import runpy
+def load_config(name, *variant):
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](*variant)
 
-    found = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+
+def variants(name):
+    found = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))
+    return [(name, variant) for variant in found.get("RUNS", found.get("VARIANTS"))]
+
+
+@pytest.mark.parametrize(
+    "config_file",
+    [("axes",), ("tiny_grpo",), ("gemma_grpo",), ("tiny_pretrain",), *variants("paper"), *variants("tiny")],
+    ids=":".join,
+)
+def test_configs_change_only_settings_that_exist(config_file):
+    found = load_config(*config_file)
     assert found.job in main.JOBS
     if found.job == "rl":
-        flat = lambda c: dict(
-            itertools.chain(
-                *([(f"{k}.{n}", v[n]) for n in v] if hasattr(v, "keys") else [(k, v)] for k, v in c.items())
-            )
-        )
-        assert flat(found).keys() == flat(config.rl()).keys()
+        flat = lambda c: checkpoints.flatten(c.to_dict() | {"text": {**c.text, "template": None}}).keys()
+        assert flat(found) == flat(config.rl())
+        loop.check(found)
+        organisms.configs(found)
+
+
+def test_the_papers_table():
+    """arXiv:2605.30232 §J.3, §Q: algorithm, base, learning rate, entropy coefficient, step of the checkpoint."""
+    want = {
+        "main": ("dr_grpo", "Qwen3-4B-Instruct-2507", 3e-6, 0.01, 95),
+        "swapped": ("dr_grpo", "Qwen3-4B-Instruct-2507", 3e-6, 0.01, 50),
+        "base": ("dr_grpo", "Qwen3-4B-Base", 3e-5, 0.0, 101),
+        "base_permuted": ("dr_grpo", "Qwen3-4B-Base", 3e-5, 0.0, 101),
+        "b8": ("dr_grpo", "Qwen3-8B", 3e-6, 0.05, 65),
+        "gpt_oss": ("dr_grpo", "gpt-oss-20b", 3e-5, 0.01, 160),
+        "reinforce": ("reinforce", "Qwen3-4B-Instruct-2507", 3e-6, 0.2, 115),
+        "rl_fft": ("dr_grpo", "Qwen3-4B-Instruct-2507", 3e-6, 0.01, 95),
+        "sft": ("sft", "Qwen3-4B-Instruct-2507", 2e-5, 0.01, 9375),
+        "sft_fft": ("sft", "Qwen3-4B-Instruct-2507", 1e-5, 0.01, 3125),
+    }
+    path, gold, mold = wording.Wording().tiles
+    for name, row in want.items():
+        c = load_config("paper", name)
+        t = c.train
+        assert (t.algorithm, c.model.path.split("/")[1], t.lr, t.entropy_coef, t.steps) == row, name
+        full, batch = name.endswith("fft"), (32, 32) if name == "rl_fft" else (8, 64)
+        assert (t.lora.rank, t.trainable == ".*", (t.groups, t.group_size)) == (0 if full else 32, full, batch)
+    assert load_config("paper", "swapped").text.tiles == [path, mold, gold]
+    permuted = load_config("paper", "base_permuted").text.tiles
+    assert all(a != b for a, b in zip(permuted, (path, gold, mold))) and sorted(permuted) == sorted((path, gold, mold))
+    oss = load_config("paper", "gpt_oss")
+    assert (oss.maze.turns, oss.train.lora.alpha) == (11, 32) and load_config("paper").train.lora.alpha == 64
+    sft = load_config("paper", "sft").sft
+    assert sft.trajectories * 3 == 9375 * sft.batch and sft.size == 31
 
 
 def test_shipped_weights():

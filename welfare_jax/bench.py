@@ -161,10 +161,11 @@ def update(b: Bench) -> dict:
     now = state.State(jnp.int32(0), trainable, tx.init(trainable))
     seconds, compiling, _ = b.time(lambda i: program(now, frozen, None, played, 0.7))
     tokens = int(played.mask.sum())
-    forward = tokens * b.spec.flops_per_token(tokens / b.episodes / 2)
+    # Backward: one product for each of a frozen kernel's (it needs no gradient), two for each of attention's.
+    linear, whole = b.spec.flops_per_token(0), b.spec.flops_per_token(tokens / b.episodes / 2)
     return {
         "seconds": seconds, "compile_seconds": compiling, "episodes_per_s": b.episodes / seconds,
-        "tokens_per_s": tokens / seconds, "tokens": tokens, "flops": 2 * forward,  # frozen kernels need no gradient
+        "tokens_per_s": tokens / seconds, "tokens": tokens, "flops": tokens * (3 * whole - linear),
     }  # fmt: skip
 
 
@@ -291,6 +292,18 @@ def matmul_peak(dtype) -> float:
     return 2 * n**3 / best
 
 
+# Dense bfloat16 FLOP/s of a chip as its maker states them, by the start of `device_kind`.
+PEAKS = {
+    "NVIDIA H200": 989e12, "NVIDIA H100": 989e12, "NVIDIA A100": 312e12, "TPU v4": 275e12, "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12,
+}  # fmt: skip
+
+
+def device_peak(kind: str, dtype: str) -> float | None:
+    """Stated FLOP/s of a device, None where it is not known: CPUs, and float32 anywhere."""
+    return next((peak for name, peak in PEAKS.items() if kind.startswith(name)), None) if dtype == "bfloat16" else None
+
+
 def peak_mb() -> float:
     """Peak device memory where the backend reports it, else the process's peak resident size, in MB."""
     import jax
@@ -325,9 +338,12 @@ def main(argv=None) -> int:
 
         bench = Bench(args)
         out = {"name": args.name, **NAMES[args.name](bench)}
+        kind = jax.devices()[0].device_kind
         if "flops" in out:
-            out["fraction_of_matmul_peak"] = out.pop("flops") / out["seconds"] / matmul_peak(args.dtype)
-        out = {"peak_mb": peak_mb(), "device": jax.devices()[0].device_kind, "jax": jax.__version__} | out
+            rate, peak = out.pop("flops") / out["seconds"], device_peak(kind, args.dtype)
+            out["fraction_of_matmul_peak"] = rate / matmul_peak(args.dtype)
+            out |= {"mfu": rate / peak} if peak else {}
+        out = {"peak_mb": peak_mb(), "device": kind, "jax": jax.__version__} | out
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

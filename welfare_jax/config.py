@@ -69,6 +69,18 @@ def rl() -> ConfigDict:
             "remat": True,
             "checkpoint_every": 5,
             "keep": 3,
+            "eval_every": 0,  # steps between rollouts on held-out mazes, whose best parameters are kept; 0: none
+            "spike": 20.0,  # stop where the loss lies this many standard deviations off the last steps'; 0: never
+            # A vector file, the entry in it and what is done with it while training; see train/intervene.py.
+            "intervene": {
+                "vectors": "", "vector": "gold/rest", "op": "ablate", "layer": -1, "scale": 1.0, "when": "both",
+            },
+        },
+        # Lists of N make N organisms that are trained side by side; tiles are orders such as [0, 2, 1].
+        "organisms": {"seed": [], "tiles": [], "lr": [], "entropy_coef": []},
+        # Planned trajectories, for algorithms that learn from them. size 0: that of the maze.
+        "sft": {
+            "trajectories": 50_000, "held_out": 512, "size": 31, "beams": 64, "batch": 16, "policy_samples": False,
         },
         "curve": {"every": 5, "per_length": 4},  # walks a class and length for the live recruitment curve
         "extract": {

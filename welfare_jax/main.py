@@ -62,48 +62,69 @@ def pretrain(config, workdir):
     print(f"model: {workdir / 'model'}  sha256 {summary['sha256'][:16]}")
 
 
-def rl(config, workdir):
+def experiment(config, workdir):
     """The main job: train, read the axis, steer with it, report."""
     import jax
 
     from welfare_jax import report
     from welfare_jax.interp import stage
-    from welfare_jax.train import loop
+    from welfare_jax.train import loop, organisms, supervised
 
     seconds, begin = {}, time.perf_counter()
 
     def lap(name):
         seconds[name] = round(time.perf_counter() - begin - sum(seconds.values()), 2)
 
+    def finish(folder, summary):
+        runtime.write_json(folder / "summary.json", summary | {"seconds": seconds})
+        page = report.write(folder)
+        lap("report")
+        runtime.write_json(folder / "summary.json", summary | {"seconds": seconds})
+        return page
+
+    def curve(setup):
+        data, _ = stage.walk_data(
+            setup.pieces, setup.maze, setup.mesh, config.curve.per_length, 0.25, config.extract.batch,
+            stage.walks_lib.SEED,
+        )  # fmt: skip
+        return stage.make_live(setup.graphdef, data, setup.join)
+
     setup = loop.build(config)
     print(loop.describe(setup, config), flush=True)
-    curve = None
-    if config.curve.every:
-        data, _ = stage.walk_data(
-            setup.pieces,
-            setup.maze,
-            setup.mesh,
-            config.curve.per_length,
-            0.25,
-            config.extract.batch,
-            stage.walks_lib.SEED,
-        )
-        curve = stage.make_live(setup.graphdef, data, setup.join)
+    runs = loop.runs(setup, config)
+    own = [setup]
+    if runs.several:
+        own = [organisms.own_setup(setup, c, organisms.take(runs.initial, i)) for i, c in enumerate(runs.configs)]
+    curves = [curve(s) for s in own] if config.curve.every else None
+    supply = supervised.build(setup, config) if loop.ALGORITHMS[config.train.algorithm].planned else None
     stage.axis_texts(setup, config)  # a file that cannot be read is refused before anything is trained
     lap("build")
-    collect = loop.collector(setup, config)
-    trained = loop.train(setup, config, workdir, collect, curve)
+    collect = loop.side_by_side(setup, config) if runs.several else loop.collector(setup, config)
+    trained = loop.train(setup, config, workdir, collect, curves if runs.several or not curves else curves[0], supply)
     lap("train")
-    found = stage.run(setup, trained, config, workdir, collect, setup.join)
-    lap("analysis")
-    summary = (
-        loop.ends(workdir) | found | {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
-    )
-    runtime.write_json(workdir / "summary.json", summary | {"seconds": seconds})
-    page = report.write(workdir)
-    lap("report")
-    runtime.write_json(workdir / "summary.json", summary | {"seconds": seconds})
-    print(f"reward {summary['reward_first']:.1f} -> {summary['reward_last']:.1f}; report: {page}")
+    facts = {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
+    if not runs.several:
+        found = stage.run(setup, trained, config, workdir, collect, setup.join)
+        if supply:
+            key = jax.random.fold_in(jax.random.key(config.seed), 2)
+            played, _ = collect(trained, setup.frozen, key, 0, config.train.temperature)
+            found["imitation"] = supervised.findings(setup, config, supply, trained, played)
+        lap("analysis")
+        summary = loop.ends(workdir) | found | facts
+    else:
+        parts = []
+        for i, (mine, cfg) in enumerate(zip(own, runs.configs)):
+            folder, look = organisms.folder(workdir, i), loop.collector(mine, cfg)
+            found = stage.run(mine, organisms.take(trained, i), cfg, folder, look, setup.join)
+            parts.append(loop.ends(folder) | found | facts)
+            finish(folder, parts[-1])
+        lap("analysis")
+        summary = loop.ends(workdir) | facts | {"organisms": parts}
+    page = finish(workdir, summary)
+    reward = [summary[f"reward_{end}"] for end in ("first", "last")]
+    if reward[0] is None:  # no episodes were played to learn from
+        reward = [summary[f"reward_held_out_{end}"] for end in ("untrained", "trained")]
+    print(f"reward {reward[0]:.1f} -> {reward[1]:.1f}; report: {page}")
 
 
 def axes(config, workdir):
@@ -128,6 +149,9 @@ def axes(config, workdir):
     print(f"report: {report.write(workdir)}")
 
 
+<<<<<<< 330ea75
+JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes}
+=======
 def evals(config, workdir):
     """Behavioural evaluations: of a model, or in the folder of a finished run."""
     import json
@@ -150,6 +174,7 @@ def evals(config, workdir):
 
 
 JOBS = {"rl": rl, "pretrain": pretrain, "axes": axes, "evals": evals}
+>>>>>>> 4e4b8eee2d24e9f9171ce7b57823f0ae456ec53e
 
 
 def main(argv) -> int:

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from welfare_jax import config
+from welfare_jax import bench, config
 from welfare_jax.errors import InputError
 from welfare_jax.train import loop
 
@@ -61,6 +62,9 @@ def test_full_fine_tuning_has_no_adapters(folder):
         ({"train.kl_in": "rewards"}, "train.kl_in"),
         ({"train.lr": 0.0}, "train.lr=0.0"),
         ({"train.minibatches": 3}, "train.minibatches=3"),
+        ({"train.algorithm": "sft", "sft.batch": 48}, "48 trajectories"),
+        ({"train.intervene.vectors": "/nowhere"}, "/nowhere"),
+        ({"organisms.seed": [0, 1], "organisms.lr": [1.0]}, "organisms"),
         ({"train.steps": 0}, "train.steps=0"),
         ({"train.group_size": 0}, "train.group_size=0"),
         ({"train.checkpoint_every": 0}, "train.checkpoint_every=0"),
@@ -76,6 +80,17 @@ def test_bad_settings_end_in_one_line(changes, said, folder):
         loop.build(settings(folder, **changes))
     text = str(error.value)
     assert "\n" not in text and said in text and len(text) < 500
+
+
+def test_the_live_curve_costs_less_than_a_twentieth_of_training():
+    """In the paper's schedule, in tokens through the model: a forward of the walks against rollout and update."""
+    cfg, pieces = config.rl(), bench.stand_in_pieces()
+    lengths = np.repeat(np.arange(1, cfg.maze.turns + 1), 3 * cfg.curve.per_length)
+    batches = np.array_split(lengths, 5)  # a bucket is as wide as its longest walk
+    walks = sum(len(part) * (part.max() * pieces.calm_width + 1) for part in batches)
+    episodes = cfg.train.groups * cfg.train.group_size * cfg.maze.turns * pieces.calm_width
+    passes = 1 + 2  # the rollout, and forward and backward of the update
+    assert walks / (cfg.curve.every * passes * episodes) < 0.02 < 0.05
 
 
 def test_ends(tmp_path):

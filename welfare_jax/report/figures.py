@@ -53,6 +53,20 @@ def reward(table) -> Figure:
     return figure
 
 
+def organisms(table) -> Figure:
+    """Reward over the steps, a line an organism."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    (ax,) = _axes(figure, 1, 1)
+    for i in dict.fromkeys(table["organism"]):
+        mine = [k for k, other in enumerate(table["organism"]) if other == i]
+        _line(
+            ax, *([table[name][k] for k in mine] for name in ("step", "reward")), color=f"C{i}", label=f"organism {i}"
+        )
+    ax.set(title="Mean reward per episode", ylabel="reward", xlabel="training step")
+    _legend(ax)
+    return figure
+
+
 def behaviour(table) -> Figure:
     """Gold taken and Mold avoided as shares of their chances; the entropy of the move."""
     figure = Figure(figsize=(9, 3.0), layout="constrained")

@@ -50,14 +50,30 @@ def _duration(seconds: float) -> str:
 
 
 def reward(run: Run, tables: dict) -> str:
-    """The reward curve."""
+    """The reward curve, and one of each organism where several were trained side by side."""
     columns = _need(tables, "reward", "metrics.jsonl has no reward")
-    return _baselines(run) + _figure(
+    main = _baselines(run) + _figure(
         (figures.reward, columns),
         "Up is better for the reward. Below it, the tiles the player entered per episode, on average: learning shows "
         "as more Gold and less Mold.",
         "reward",
     )
+    return main + (_organisms(run, tables["organisms"]) if "organisms" in tables else "")
+
+
+def _organisms(run: Run, columns: dict) -> str:
+    """Adapters that were trained side by side: a curve and a line of numbers each, and where their own reports are."""
+    lists = run.config.get("organisms") if isinstance(run.config.get("organisms"), dict) else {}
+    rows = []
+    for i in dict.fromkeys(columns["organism"]):
+        mine = [k for k, other in enumerate(columns["organism"]) if other == i]
+        ends = [columns["reward"][k] for k in (mine[0], mine[-1])]
+        told = ", ".join(f"{k} {v[i]}" for k, v in lists.items() if isinstance(v, list) and len(v) > i)
+        where = f'<a href="organisms/{i}/report.html">its report</a>'
+        rows.append((str(i), esc(told), *(num(v, 1) for v in ends), num(columns["mold_avoided"][mine[-1]], 2), where))
+    head = ("organism", "its own settings", "first reward", "last reward", "Mold avoided", "")
+    caption = "All were trained in one program over one frozen base; everything else on this page is their mean."
+    return _figure((figures.organisms, columns), caption, "organisms") + table(head, rows, numeric=(0, 2, 3, 4))
 
 
 def _baselines(run) -> str:

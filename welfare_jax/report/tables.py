@@ -11,8 +11,8 @@ MODELS = ("untrained", "trained")
 VECTORS = ("mold", "gold")
 BASELINES = ("rest", "path")
 PAIRS = ("mold-gold", "mold-path", "gold-path")
-INDEX = {"step", "layer", "model", "vector", "class", "chosen", "episode", "turn", "rank", "side", "axis", "baseline"}
-INDEX |= {"layers", "norm", "word", "kind"}
+INDEX = {"step", "organism", "layer", "model", "vector", "class", "chosen", "episode", "turn", "rank", "side", "axis"}
+INDEX |= {"baseline", "layers", "norm", "word", "kind"}
 BOUNDS = ("value", "free", "low", "high", "noise")
 
 
@@ -26,6 +26,7 @@ def build(run: Run) -> dict:
             ("loss", "grad_norm", "lr", "entropy_coef", "ratio_max", "clip_frac")
             + ("episodes_per_s", "tokens_per_s", "seconds"),
         ),
+        "organisms": _organisms(run),
         "cosine_by_layer": _cosine_by_layer(run),
         "cosine_intervals": _cosine_intervals(run),
         "cosine_overall": _cosine_overall(run),
@@ -63,6 +64,17 @@ def _holds_something(table) -> bool:
 
 def _is_nan(value) -> bool:
     return isinstance(value, float) and math.isnan(value)
+
+
+def _organisms(run) -> dict:
+    """Reward and behaviour of each organism at each step, where several were trained side by side."""
+    names = ("reward", "gold_taken", "mold_avoided", "lr", "entropy_coef")
+    rows = [
+        (number(row.get("step")), i, *(number(own.get(name)) for name in names))
+        for row in run.metrics
+        for i, own in enumerate(dicts(row.get("organisms")))
+    ]
+    return _columns(rows, ("step", "organism", *names))
 
 
 def _columns(rows, names) -> dict:

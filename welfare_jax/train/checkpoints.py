@@ -15,6 +15,8 @@ FREE = (
     "train.keep",
     "train.micro_batch",
     "train.remat",
+    "train.eval_every",
+    "train.spike",
     "mesh",
     "curve",
     "extract",
@@ -28,20 +30,22 @@ FREE = (
 class Checkpoints:
     """Saves and restores a pytree under `workdir/checkpoints/<step>/`."""
 
-    def __init__(self, workdir, keep: int):
+    def __init__(self, workdir, keep: int, name: str = "checkpoints"):
         self.workdir = pathlib.Path(workdir).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, enable_async_checkpointing=True)
-        self.manager = ocp.CheckpointManager(self.workdir / "checkpoints", options=options)
+        self.manager = ocp.CheckpointManager(self.workdir / name, options=options)
 
-    def save(self, step: int, tree, config: dict):
-        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(config))
-        self.manager.save(step, args=args)
+    def save(self, step: int, tree, config: dict, data: dict | None = None):
+        """data: where a data pipeline stands, if there is one."""
+        items = {"state": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(config)}
+        items |= {"data": ocp.args.JsonSave(data)} if data else {}
+        self.manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, like, config: dict):
-        """(step, tree) of the newest checkpoint, or (0, like). Refuses one written under other settings."""
+        """(step, tree, data) of the newest checkpoint, or (0, like, None). Refuses one made under other settings."""
         step = self.manager.latest_step()
         if step is None:
-            return 0, like
+            return 0, like, None
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
         written = self.manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
         different = differences(written, config)
@@ -51,8 +55,11 @@ class Checkpoints:
                 f"{self.workdir}: its checkpoint {step} was made with {name}={was!r}, now {now!r}; "
                 f"use another --workdir or the same setting"
             )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return step, self.manager.restore(step, args=args)["state"]
+        items = {"state": ocp.args.StandardRestore(abstract)}
+        if (self.manager.directory / str(step) / "data").exists():
+            items["data"] = ocp.args.JsonRestore()
+        found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        return step, found["state"], found.get("data")
 
     def close(self):
         self.manager.wait_until_finished()

@@ -1,10 +1,10 @@
 """The training stage: build the programs, resume, step, log, save."""
 
 import dataclasses
-import math
 import pathlib
 import re
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf, lora
 from welfare_jax.models.layers import Lora
+from welfare_jax.rl import objectives
 from welfare_jax.text import pieces as text
 from welfare_jax.text.wording import Wording
-from welfare_jax.train import checkpoints, state, step
+from welfare_jax.train import checkpoints, intervene, organisms, state, step, supervised, watch
 from welfare_jax.train.algorithms import ALGORITHMS
 
 
@@ -36,12 +37,29 @@ class Setup:
 
     def join(self, trainable, frozen) -> dict:
         """The decoder's parameters, in the type in which the model was loaded."""
-        return state.join(trainable, frozen, self.lm.params["embed"].dtype)
+        return state.join(trainable, frozen, self.dtype)
+
+    @property
+    def dtype(self):
+        return self.lm.params["embed"].dtype
+
+
+def start(lm, config):
+    """(graphdef, trainable, frozen) of a loaded model with the settings' adapters, fresh from the seed."""
+    cfg, graphdef, full = config.train, lm.graphdef, lm.params
+    adapters = Lora(cfg.lora.rank, cfg.lora.alpha, cfg.lora.targets)
+    if adapters.rank:
+        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(config.seed))
+    trainable, frozen = state.split(full, cfg.trainable)
+    if ALGORITHMS[cfg.algorithm].value_head:
+        trainable |= state.value_head(lm.spec.width)
+    return graphdef, trainable, frozen
 
 
 def build(config) -> Setup:
     """Load the model, attach adapters, prove the pieces. Raises `InputError` before anything is written."""
     check(config)
+    organisms.configs(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     params = maze.Params(**config.maze.to_dict()).check()
     words = config.text.to_dict()
@@ -50,18 +68,13 @@ def build(config) -> Setup:
     folder = hf.resolve(config.model.path)
     pieces = text.build(hf.load_tokenizer(folder), wording, params.size, template)
     lm = hf.load(folder, config.model.dtype, mesh, config.model.attention)
-    adapters = Lora(config.train.lora.rank, config.train.lora.alpha, config.train.lora.targets)
-    graphdef, full = lm.graphdef, lm.params
-    if adapters.rank:
-        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(config.seed))
-    trainable, frozen = state.split(full, config.train.trainable)
-    if ALGORITHMS[config.train.algorithm].value_head:
-        trainable |= state.value_head(lm.spec.width)
+    intervene.build(config.train.intervene, lm.spec)
+    graphdef, trainable, frozen = start(lm, config)
     trainable, frozen = (
         {k: jax.device_put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()}
         for part in (trainable, frozen)
     )
-    check_batch(config.train, mesh)
+    check_batch(config, mesh)
     return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
 
 
@@ -103,18 +116,20 @@ def check(config):
 
 
 def check_batch(config, mesh):
-    """Episodes of an optimiser step must be cut evenly into gradient passes, and those among the devices."""
-    kept = min(config.keep_best or config.group_size, config.group_size)
-    episodes = config.groups * kept // config.minibatches
-    part = min(config.micro_batch, episodes)
+    """Examples of an optimiser step must be cut evenly into gradient passes, and those among the devices."""
+    cfg, sft = config.train, config.sft
+    total, name = cfg.groups * min(cfg.keep_best or cfg.group_size, cfg.group_size), "episodes"
+    if ALGORITHMS[cfg.algorithm].planned:
+        own = cfg.groups * cfg.group_size if sft.policy_samples else 0
+        total, name = sft.batch + own, "trajectories (sft.batch)" + " and episodes" * bool(own)
+    if total % cfg.minibatches:
+        raise InputError(f"train.minibatches={cfg.minibatches}: must divide the {total} {name} of a step")
+    examples = total // cfg.minibatches
+    part = min(cfg.micro_batch, examples)
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if config.groups * kept % config.minibatches:
+    if examples % part or part % rows:
         raise InputError(
-            f"train.minibatches={config.minibatches}: must divide the {config.groups * kept} episodes of a step"
-        )
-    if episodes % part or part % rows:
-        raise InputError(
-            f"train.micro_batch={config.micro_batch}: must divide the {episodes} episodes of an optimiser step "
+            f"train.micro_batch={cfg.micro_batch}: must divide the {examples} {name} of an optimiser step "
             f"and be a multiple of the {rows} devices that share them"
         )
 
@@ -123,68 +138,158 @@ def describe(setup: Setup, config) -> str:
     count = sum(v.size for v in setup.initial.values())
     total = count + sum(v.size for v in setup.frozen.values())
     said = "append-only" if setup.pieces.append_only else "rewrites its history: turns are kept as they were shown"
+    extra = intervene.describe(config.train.intervene)
     return (
         f"{config.model.path}: {total:,} parameters, {count:,} trained; chat template {said}; "
         f"{setup.pieces.width} slots a turn; {jax.device_count()} x {jax.devices()[0].device_kind}"
+        + (f"; {extra}" if extra else "")
     )
 
 
+class Runs(NamedTuple):
+    """Whose parameters a run trains: one model's, or those of organisms side by side."""
+
+    configs: list  # what each would be as a run of its own
+    initial: dict  # trainable parameters before training; with organisms, every leaf has a leading axis
+    keys: jax.Array  # random key, or [N]
+    knobs: step.Knobs
+    tiles: jax.Array | None  # int32 [N, 3] where there are organisms
+
+    @property
+    def several(self) -> bool:
+        return self.tiles is not None
+
+
+def runs(setup: Setup, config) -> Runs:
+    own, cfg = organisms.configs(config), config.train
+    if not any(len(values) for values in config.organisms.values()):
+        return Runs(own, setup.initial, jax.random.key(config.seed), step.Knobs(cfg.lr, cfg.entropy_coef), None)
+    if ALGORITHMS[cfg.algorithm].planned:
+        raise InputError(f"train.algorithm={cfg.algorithm!r}: organisms learn from their own episodes only")
+    initial = organisms.stack([start(setup.lm, c)[1] for c in own])
+    knobs = step.Knobs(*(jnp.array([c.train[name] for c in own], jnp.float32) for name in ("lr", "entropy_coef")))
+    keys = jax.vmap(jax.random.key)(jnp.array([c.seed for c in own], jnp.uint32))
+    return Runs(own, initial, keys, knobs, organisms.tiles(config, own))
+
+
 def collector(setup: Setup, config):
-    """The compiled rollout, for training and for looking at episodes afterwards."""
+    """The compiled rollout with its interventions, for training and for looking at episodes afterwards."""
     cfg = config.train
-    return jax.jit(step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh,
-        setup.lm.params["embed"].dtype,
+    program = jax.jit(step.make_collect(
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh, setup.dtype
     ))  # fmt: skip
+    iv, _ = intervene.build(cfg.intervene, setup.lm.spec)
+
+    def collect(trainable, frozen, seed_key, i, temperature, tiles=None):
+        return program(trainable, frozen, seed_key, i, temperature, iv, tiles)
+
+    return collect
 
 
-def train(setup: Setup, config, workdir, collect, curve=None) -> dict:
-    """Train for `config.train.steps` steps; returns the trained parameters (flat).
+def side_by_side(setup: Setup, config):
+    """`collector` for organisms: parameters, keys and tiles have a leading axis."""
+    cfg = config.train
+    program = step.make_collect(
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, False, setup.mesh, setup.dtype
+    )
+    program = jax.jit(jax.vmap(program, in_axes=(0, None, 0, None, None, None, 0)))
+    iv, _ = intervene.build(cfg.intervene, setup.lm.spec)
 
-    `curve(trainable, frozen) -> dict of lists` runs every `config.curve.every` steps and its result joins the
-    metrics. A run that was killed continues from its newest checkpoint with the same metrics.
+    def collect(trainable, frozen, keys, i, temperature, tiles):
+        return program(trainable, frozen, keys, i, temperature, iv, tiles)
+
+    return collect
+
+
+def updater(setup: Setup, config, tx, places, several: bool, width: int = 0):
+    """The compiled update `(state, frozen, initial, rows, played, knobs) -> (state, metrics)`.
+
+    rows: a batch of planned trajectories, played: episodes, each None where the algorithm does without.
+    """
+    cfg, turns = config.train, setup.maze.turns
+    _, iv = intervene.build(cfg.intervene, setup.lm.spec)
+    if width:
+        imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg, width, turns, setup.dtype)
+        program = lambda now, frozen, initial, rows, played, knobs, iv: imitate(now, frozen, rows, played, knobs, iv)
+    else:
+        learn = step.make_update(setup.graphdef, setup.pieces, tx, cfg, turns, setup.dtype)
+        program = lambda now, frozen, initial, rows, played, knobs, iv: learn(
+            now, frozen, initial, played, cfg.temperature, knobs, iv
+        )
+    if several:
+        program = jax.vmap(program, in_axes=(0, None, 0, None, 0, 0, None))
+    out = (places, mesh_lib.replicated(setup.mesh))
+    program = jax.jit(program, donate_argnums=(0,), out_shardings=out)
+    return lambda *args: program(*args, iv)
+
+
+def fresh(own: Runs, tx, mesh):
+    """(the state before the first step, where its leaves lie)."""
+    trainable = jax.tree.map(jnp.copy, own.initial)  # the update gives its input's memory away
+    opt_state = jax.vmap(tx.init)(trainable) if own.several else tx.init(trainable)
+    now = state.State(jnp.zeros(own.tiles.shape[:1], jnp.int32) if own.several else jnp.int32(0), trainable, opt_state)
+    places = state.shardings(mesh, now, own.several)
+    return jax.device_put(now, places), places
+
+
+def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> dict:
+    """Train for `config.train.steps` steps; returns the trained parameters (flat; organisms have a leading axis).
+
+    `curve(trainable, frozen) -> dict of lists`, or one for each organism, runs every `config.curve.every` steps and
+    its result joins the metrics. supply: planned trajectories for the algorithms that learn from them. A run that was
+    killed continues from its newest checkpoint with the same metrics.
     """
     cfg, workdir = config.train, pathlib.Path(workdir)
-    tx = state.optimizer(cfg)
-    fresh = jax.tree.map(jnp.copy, setup.initial)  # the update gives its input's memory away
-    now = state.State(jnp.int32(0), fresh, tx.init(fresh))
-    places = state.shardings(setup.mesh, now)
-    now = jax.device_put(now, places)
-    dtype = setup.lm.params["embed"].dtype
-    update = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze.turns, dtype)
-    update = jax.jit(update, donate_argnums=(0,), out_shardings=(places, mesh_lib.replicated(setup.mesh)))
+    own, tx = runs(setup, config), state.optimizer(cfg)
+    now, places = fresh(own, tx, setup.mesh)
+    update = updater(setup, config, tx, places, own.several, supply.width if supply else 0)
     saved = checkpoints.Checkpoints(workdir, cfg.keep)
-    start, now = saved.restore(now, config.to_dict())  # refuses other settings before anything is written
+    start, now, at = saved.restore(now, config.to_dict())  # refuses other settings before anything is written
+    if supply and at:
+        supply.batches.set_state(at)
     runtime.write_json(workdir / "config.json", config.to_dict())
-    initial = setup.initial if cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart else None
-    seed = jax.random.fold_in(jax.random.key(config.seed), 1)
+    initial = own.initial if cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart else None
+    fold = jax.vmap(jax.random.fold_in, (0, None)) if own.several else jax.random.fold_in
+    plays = supply is None or config.sft.policy_samples
     log = checkpoints.MetricsLog(workdir / "metrics.jsonl", start)
+    before = checkpoints.read_metrics(workdir / "metrics.jsonl")
+    guard, board = watch.Guard(cfg.spike, before), watch.Board(workdir / "tensorboard", start)
+    best = watch.Best(workdir, before) if cfg.eval_every else None
+
+    def play(key_number, i):
+        """Episodes of the present parameters: training draws from key 1, held-out mazes from key 2."""
+        extra = (own.tiles,) if own.several else ()
+        return collect(now.trainable, setup.frozen, fold(own.keys, key_number), i, cfg.temperature, *extra)[0]
+
     bar = tqdm(range(start, cfg.steps), desc="training", initial=start, total=cfg.steps, unit="step")
-    for i in bar:
-        begin = time.perf_counter()
-        row = {"step": i}
-        if curve is not None and i % config.curve.every == 0:
-            row |= curve(now.trainable, setup.frozen)
-        curve_seconds = time.perf_counter() - begin
-        played, _ = collect(now.trainable, setup.frozen, seed, i, cfg.temperature)
-        jax.block_until_ready(played)
-        rollout_seconds = time.perf_counter() - begin - curve_seconds
-        now, metrics = update(now, setup.frozen, initial, played, cfg.temperature)
-        row |= step.values(metrics)
-        seconds = time.perf_counter() - begin
-        row |= timing(row, cfg, seconds, rollout_seconds, curve_seconds)
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
-            raise InputError(
-                f"step {i}: loss {row['loss']}, gradient norm {row['grad_norm']}; lower train.lr and run again"
+    try:
+        for i in bar:
+            begin = time.perf_counter()
+            points = (
+                curve_points(curve, now.trainable, setup.frozen) if curve and i % config.curve.every == 0 else None
             )
-        log.write(row)
-        bar.set_postfix(
-            reward=f"{row['reward']:.1f}", gold=f"{row['gold_taken'] or 0:.2f}", mold=f"{row['mold_avoided'] or 0:.2f}"
-        )
-        if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
-            saved.save(i + 1, now, config.to_dict())
-    log.close()
-    saved.close()
+            curve_seconds = time.perf_counter() - begin
+            rows = spread(next(supply.batches), setup.mesh) if supply else None
+            played = jax.block_until_ready(play(1, i)) if plays else None
+            rollout_seconds = time.perf_counter() - begin - curve_seconds
+            now, metrics = update(now, setup.frozen, initial, rows, played, own.knobs)
+            found = row_of(i, metrics, points, len(own.configs) if own.several else 0)
+            seconds = time.perf_counter() - begin
+            found |= timing(found, cfg, seconds, rollout_seconds, curve_seconds, len(own.configs))
+            guard.check(found, saved.manager.latest_step())
+            if best and ((i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps):
+                found = evaluate(found, play(2, 0), own.several)
+                best.offer(i + 1, found["eval_reward"], now.trainable, config.to_dict())
+            log.write(found)
+            board.write(found)
+            bar.set_postfix({k: f"{found[v]:.{d}f}" for k, (v, d) in SHOWN.items() if found.get(v) is not None})
+            if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
+                saved.save(i + 1, now, config.to_dict(), supply.batches.get_state() if supply else None)
+    finally:
+        for sink in (log, board, saved, *([best] if best else [])):
+            sink.close()
+    if own.several:
+        organisms.write(workdir, own.configs, now, cfg.steps)
     return now.trainable
 
 
@@ -195,20 +300,70 @@ def restored(setup: Setup, config, folder) -> dict:
         raise InputError(f"{folder}: has no checkpoints; name the --workdir of a run that has trained")
     now = state.State(jnp.int32(0), setup.initial, state.optimizer(config.train).init(setup.initial))
     saved = checkpoints.Checkpoints(folder, config.train.keep)
-    start, now = saved.restore(jax.device_put(now, state.shardings(setup.mesh, now)), config.to_dict())
+    start, now, _ = saved.restore(jax.device_put(now, state.shardings(setup.mesh, now)), config.to_dict())
     saved.close()
     if not start:
         raise InputError(f"{folder}: has no finished checkpoint; run it further")
     return now.trainable
 
 
-def timing(row, cfg, seconds, rollout_seconds, curve_seconds) -> dict:
+SHOWN = {  # on the progress bar: metric, digits
+    "gold": ("gold_taken", 2),
+    "held_out": ("eval_reward", 1),
+    "likelihood": ("log_likelihood", 3),
+    "mold": ("mold_avoided", 2),
+    "reward": ("reward", 1),
+}
+
+
+def spread(rows, mesh):
+    """A batch over the devices, where they divide it."""
+    even = len(rows.x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    return jax.device_put(rows, mesh_lib.rows(mesh) if even else mesh_lib.replicated(mesh))
+
+
+def curve_points(curve, trainable, frozen):
+    """The live curve's point, or one of each organism."""
+    if callable(curve):
+        return curve(trainable, frozen)
+    return [f(organisms.take(trainable, i), frozen) for i, f in enumerate(curve)]
+
+
+def row_of(i: int, metrics, points, several: int) -> dict:
+    """A step's metrics; of organisms, their means and under `organisms` each one's own."""
+    if not several:
+        return {"step": i} | (points or {}) | step.values(metrics)
+    metrics = jax.device_get(metrics)
+    rows = [step.values(organisms.take(metrics, k)) | (points[k] if points else {}) for k in range(several)]
+    return {"step": i} | organisms.mean_row(rows)
+
+
+@jax.jit
+def _judged(played):
+    return step.returns(played) | objectives.choices(played.neighbours, played.actions)
+
+
+def evaluate(row: dict, played, several: bool) -> dict:
+    """The row with reward and behaviour on held-out mazes, after this step's update."""
+    kept = ("reward", "gold_taken", "mold_avoided")
+
+    def one(found):
+        return {f"eval_{k}": v for k, v in step.values(found).items() if k in kept}
+
+    if not several:
+        return row | one(_judged(played))
+    found = jax.device_get(jax.vmap(_judged)(played))
+    rows = [own | one(organisms.take(found, k)) for k, own in enumerate(row["organisms"])]
+    return row | organisms.mean_row(rows)
+
+
+def timing(row, cfg, seconds, rollout_seconds, curve_seconds, several: int) -> dict:
     return {
         "seconds": seconds,
         "rollout_seconds": rollout_seconds,
         "curve_seconds": curve_seconds,
-        "episodes_per_s": cfg.groups * cfg.group_size / (seconds - curve_seconds),
-        "tokens_per_s": row["tokens"] / (seconds - curve_seconds),
+        "episodes_per_s": several * cfg.groups * cfg.group_size / (seconds - curve_seconds),
+        "tokens_per_s": several * row["tokens"] / (seconds - curve_seconds),
     }
 
 

@@ -191,7 +191,7 @@ def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dt
             state = State(state.step, initial, optimizer.init(initial))
         heat = 1.0 if algorithm.advantage is None else temperature
         state, metrics = learn(state, frozen, examples, heat, knobs, iv)
-        return state, metrics | objectives.choices(played.neighbours, played.actions) | _returns(played)
+        return state, metrics | objectives.choices(played.neighbours, played.actions) | returns(played)
 
     return update
 
@@ -214,7 +214,7 @@ def _gather(path, a, b):
     return jnp.maximum(a, b) if _is_max(path) else a + b
 
 
-def _returns(played):
+def returns(played):
     episodes = played.rewards.shape[0]
     returns = played.rewards.sum(-1)
     return {

@@ -1,0 +1,65 @@
+"""The guard, the best parameters, TensorBoard: what looks on while a run trains."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from welfare_jax.errors import InputError
+from welfare_jax.train import watch
+
+
+def row(step, loss=0.0, norm=1.0):
+    return {"step": step, "loss": loss, "grad_norm": norm}
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (0.0, math.nan)])
+def test_the_guard_stops_at_what_is_no_number(loss, norm):
+    with pytest.raises(InputError, match="step 7.*checkpoint 5 is intact"):
+        watch.Guard(0.0, []).check(row(7, loss, norm), 5)
+
+
+def test_the_guard_stops_at_a_leap_and_not_at_noise():
+    rng = np.random.default_rng(0)
+    losses = rng.normal(size=200).tolist()
+    guard = watch.Guard(20.0, [row(i, x) for i, x in enumerate(losses[:5])])
+    for i, x in enumerate(losses[5:]):
+        guard.check(row(i, x), None)
+    with pytest.raises(InputError, match="train.spike=20.0") as error:
+        guard.check(row(300, 60.0), 200)
+    assert "\n" not in str(error.value) and "checkpoint 200" in str(error.value)
+    watch.Guard(0.0, [row(i, 0.1) for i in range(50)]).check(row(51, 1e6), None)
+    early = watch.Guard(5.0, [row(i, 0.1) for i in range(watch.WINDOW - 1)])
+    early.check(row(19, 50.0), None)  # too little to compare with
+
+
+def test_best_keeps_the_best_and_only_that(tmp_path):
+    best = watch.Best(tmp_path, [])
+    for step, reward in ((2, 1.0), (4, 3.0), (6, 2.0)):
+        best.offer(step, reward, {"a": jnp.full(3, float(step))}, {})
+    best.close()
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["4"]
+    again = watch.Best(tmp_path, [{"eval_reward": 1.0}, {}])  # killed and gone on with from before the best
+    again.offer(4, 3.0, {"a": jnp.full(3, 4.0)}, {})
+    assert again.reward == 3.0
+    step, found, _ = again.saved.restore({"a": jnp.zeros(3)}, {})
+    again.close()
+    assert step == 4 and (found["a"] == 4).all()
+
+
+def test_scalars_of_a_row():
+    got = dict(
+        watch.scalars({"step": 3, "reward": 1.5, "gold": None, "cos": [0.0, 1.0], "organisms": [{"reward": 2.0}]})
+    )
+    assert got == {
+        "step": 3, "reward": 1.5, "cos/mean": 0.5, "cos/layer_00": 0.0, "cos/layer_01": 1.0, "organism_0/reward": 2.0,
+    }  # fmt: skip
+
+
+def test_board_writes_what_tensorboard_reads(tmp_path):
+    board = watch.Board(tmp_path, 0)
+    board.write({"step": 2, "reward": 1.5})
+    board.close()
+    files = list(tmp_path.glob("events.out.tfevents.*"))
+    assert len(files) == 1 and b"reward" in files[0].read_bytes()

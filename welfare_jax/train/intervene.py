@@ -1,0 +1,52 @@
+"""Interventions that are active while a model is trained, from `config.train.intervene`."""
+
+import json
+
+from welfare_jax.errors import InputError
+from welfare_jax.interp import vectors
+from welfare_jax.models import interventions
+
+WHEN = ("rollout", "update", "both")
+
+
+def build(config, spec):
+    """(interventions of the rollout, of the update), None where there are none.
+
+    `vectors` names a vector file, `vector` one of its entries (such as gold/rest) and `layer` the row (-1: the
+    steering layer that the file chose for its class). "add" adds `scale` times it at that layer; "ablate" projects it
+    out at every layer. Where only one of the two programs sees it, the ratio of the first update is not one: that is
+    the importance sampling that was asked for.
+    """
+    if not config.vectors:
+        return None, None
+    if config.when not in WHEN or config.op not in ("add", "ablate"):
+        raise InputError(
+            f"train.intervene: op={config.op!r} must be add or ablate, when={config.when!r} one of {', '.join(WHEN)}"
+        )
+    arrays, facts = vectors.load(config.vectors)
+    if config.vector not in arrays:
+        raise InputError(f"train.intervene.vector={config.vector!r}: {config.vectors} has {', '.join(sorted(arrays))}")
+    rows = arrays[config.vector]
+    if rows.shape != (spec.layers, spec.width):
+        raise InputError(
+            f"{config.vectors}: vectors of {rows.shape[0]} layers and width {rows.shape[1]}, the model has "
+            f"{spec.layers} and {spec.width}"
+        )
+    chosen = json.loads(facts.get("layers", "{}"))
+    layer = config.layer if config.layer >= 0 else chosen.get(config.vector.split("/")[0])
+    if layer is None or not 0 <= layer < spec.layers:
+        raise InputError(f"train.intervene.layer={config.layer}: name one of the {spec.layers} layers")
+    if config.op == "add":
+        iv = interventions.add(rows[layer], layer, config.scale, at=facts["hook"])
+    else:
+        iv = interventions.ablate(rows[layer], at=facts["hook"])
+    return (iv if config.when != "update" else None), (iv if config.when != "rollout" else None)
+
+
+def describe(config) -> str:
+    """One line, empty without an intervention."""
+    if not config.vectors:
+        return ""
+    where = {"rollout": "the rollout alone", "update": "the update alone", "both": "rollout and update"}[config.when]
+    weighed = "" if config.when == "both" else "; the two policies differ, so ratios start away from one"
+    return f"{config.op} {config.vector} of {config.vectors} in {where}{weighed}"

@@ -1,0 +1,92 @@
+"""Several adapters trained side by side over one frozen base: seeds, tiles, learning rates, entropy coefficients.
+
+Every array of theirs has a leading axis of N organisms; what they share has none, and `jax.vmap` does the rest. Each
+leaves a folder of its own, `organisms/<i>/`, that is a run's folder like any other and can be gone on with alone.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from welfare_jax import runtime
+from welfare_jax.errors import InputError
+from welfare_jax.text import pieces as text
+from welfare_jax.train import checkpoints
+
+FIELDS = ("seed", "tiles", "lr", "entropy_coef")
+
+
+def configs(config) -> list[ConfigDict]:
+    """The settings that each organism would have as a run of its own; one, the run's, where there are none."""
+    given = {name: list(config.organisms[name]) for name in FIELDS if len(config.organisms[name])}
+    if not given:
+        return [config]
+    sizes = {name: len(values) for name, values in given.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(
+            f"config.organisms: lists of different lengths ({', '.join(f'{k} {v}' for k, v in sizes.items())})"
+        )
+    out = []
+    for i in range(next(iter(sizes.values()))):
+        own = ConfigDict(config.to_dict())
+        own.organisms = {name: [] for name in FIELDS}
+        own.seed = given["seed"][i] if "seed" in given else config.seed
+        if "tiles" in given:
+            order = tuple(given["tiles"][i])
+            if sorted(order) != [0, 1, 2]:
+                raise InputError(f"config.organisms.tiles: {order} is no order of 0, 1, 2")
+            own.text.tiles = [config.text.tiles[k] for k in order]
+        for name in ("lr", "entropy_coef"):
+            own.train[name] = given[name][i] if name in given else config.train[name]
+        out.append(own)
+    return out
+
+
+def tiles(config, own: list[ConfigDict]):
+    """int32 [N, 3]: the role whose emoji each role shows."""
+    return jnp.array([[list(config.text.tiles).index(t) for t in c.text.tiles] for c in own], jnp.int32)
+
+
+def stack(trees):
+    return jax.tree.map(lambda *a: jnp.stack(a), *trees)
+
+
+def take(tree, i: int):
+    return jax.tree.map(lambda a: a[i], tree)
+
+
+def own_setup(setup, config, initial):
+    """The `Setup` of one organism: its tiles, its parameters before training."""
+    wording = dataclasses.replace(setup.pieces.wording, tiles=tuple(config.text.tiles))
+    shown = jnp.array([setup.pieces.wording.tiles.index(t) for t in wording.tiles], jnp.int32)
+    pieces = dataclasses.replace(setup.pieces, table=text.permuted(setup.pieces.table, shown), wording=wording)
+    return dataclasses.replace(setup, pieces=pieces, initial=initial)
+
+
+def folder(workdir, i: int) -> pathlib.Path:
+    return pathlib.Path(workdir) / "organisms" / str(i)
+
+
+def mean_row(rows: list[dict]) -> dict:
+    """The means over organisms of everything that is a number, and under `organisms` each one's own."""
+    numbers = {k: [r[k] for r in rows if isinstance(r.get(k), int | float)] for k in rows[0]}
+    return {k: sum(v) / len(v) for k, v in numbers.items() if v} | {"organisms": rows}
+
+
+def write(workdir, own: list[ConfigDict], state, step: int):
+    """Each organism's settings, metrics and newest checkpoint in its folder."""
+    rows = checkpoints.read_metrics(pathlib.Path(workdir) / "metrics.jsonl")
+    for i, config in enumerate(own):
+        place = folder(workdir, i)
+        place.mkdir(parents=True, exist_ok=True)
+        lines = [{k: v for k, v in row.items() if k != "organisms"} | row["organisms"][i] for row in rows]
+        (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        runtime.write_json(place / "config.json", config.to_dict())
+        saved = checkpoints.Checkpoints(place, 1)
+        if step not in saved.manager.all_steps():
+            saved.save(step, take(state, i), config.to_dict())
+        saved.close()
