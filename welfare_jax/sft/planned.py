@@ -39,7 +39,7 @@ def generate(params: maze.Params, count: int, seed: int, beams: int = 64, batch:
         plans = planner.plan(states, calm, beams).actions
 
         def turn(states, action):
-            obs = jax.vmap(maze.observe)(states)
+            obs = jax.vmap(maze.observe, (0, None))(states, calm)
             _, after, reward, *_ = jax.vmap(maze.step, (0, 0, 0, None))(keys, states, action, calm)
             return after, (action, obs.neighbours, obs.x, obs.y, obs.order, reward)
 
