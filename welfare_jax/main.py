@@ -149,9 +149,6 @@ def axes(config, workdir):
     print(f"report: {report.write(workdir)}")
 
 
-<<<<<<< 330ea75
-JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes}
-=======
 def evals(config, workdir):
     """Behavioural evaluations: of a model, or in the folder of a finished run."""
     import json
@@ -173,8 +170,7 @@ def evals(config, workdir):
     print(f"report: {report.write(workdir)}")
 
 
-JOBS = {"rl": rl, "pretrain": pretrain, "axes": axes, "evals": evals}
->>>>>>> 4e4b8eee2d24e9f9171ce7b57823f0ae456ec53e
+JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals}
 
 
 def main(argv) -> int:
