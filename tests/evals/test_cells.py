@@ -9,7 +9,7 @@ from helpers import _hooked, hf_model, save, tiny_model
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.evals import cells, directions, models
-from welfare_jax.models import chat, generate, hf
+from welfare_jax.models import chat, generate, hf, stops
 
 MESH = mesh_lib.make()
 
@@ -95,7 +95,7 @@ def test_cells_together_are_cells_alone(world):
             where[:, -1] = True
         on = c.alpha if c.where in ("assistant", "generation") else 0.0
         ids, kept = generate.generate(
-            graphdef, params, tokens, mask, jax.random.key(0), max_new_tokens=6, stop=generate.stop_ids(tokenizer),
+            graphdef, params, tokens, mask, jax.random.key(0), max_new_tokens=6, stop=stops.stop_ids(tokenizer),
             interventions=cells.interventions.add(new(vector, c.alpha), c.layer, 1.0, where),
             new_interventions=cells.interventions.add(vector, c.layer, on),
         )  # fmt: skip

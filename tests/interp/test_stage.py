@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.interp import geometry, stage
-from welfare_jax.models import generate, interventions
+from welfare_jax.models import chat, generate, interventions, stops
 from welfare_jax.train import state
 
 MESH = mesh_lib.make()
@@ -95,13 +95,13 @@ def test_steered_text(world, tiny_tokenizer):
     assert len(out) == 2 * 3 * 2 and all(row["layer"] == {"mold": 1, "gold": 2}[row["vector"]] for row in out)
     texts = {}
     for row in out:
-        tokens, mask = generate.encode(tiny_tokenizer, [row["prompt"]])
+        tokens, mask = chat.encode(tiny_tokenizer, [row["prompt"]])
         where = np.zeros_like(mask)
         where[:, -1] = True
         iv = interventions.add(directions[row["vector"]][row["layer"]], row["layer"], row["alpha"], where)
         new, kept = generate.generate(
             world.graphdef, params, tokens, mask, jax.random.key(9), max_new_tokens=6, interventions=iv,
-            stop=generate.stop_ids(tiny_tokenizer),
+            stop=stops.stop_ids(tiny_tokenizer),
         )  # fmt: skip
         assert row["text"] == tiny_tokenizer.decode(np.asarray(new)[0][np.asarray(kept)[0]], skip_special_tokens=True)
         texts.setdefault((row["prompt"], row["alpha"]), set()).add(row["text"])

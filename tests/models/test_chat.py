@@ -57,3 +57,14 @@ def test_a_template_that_changes_what_was_said_is_refused(tiny_tokenizer):
     )
     with pytest.raises(InputError, match="assistant message 'Yes"):
         chat.assistant_tokens(changed, [[TALK[0], {"role": "assistant", "content": "Yes, so"}, TALK[2]]])
+
+
+def test_prompts_are_rendered_by_the_chat_template(tiny_tokenizer):
+    prompts = ["How are you doing?", "You are at (3, 4).\nNorth: \U0001f9fe\nHow is it going?"]
+    tokens, mask = chat.encode(tiny_tokenizer, prompts)
+    for row, prompt in enumerate(prompts):
+        want = tiny_tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        np.testing.assert_array_equal(tokens[row][mask[row]], want)
+        assert mask[row, -1] and (np.diff(mask[row].astype(int)) >= 0).all()  # against the right edge

@@ -1,7 +1,6 @@
 """Generation against the full forward, one token at a time, and against transformers."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -243,23 +242,3 @@ def test_bad_arguments(change, said, models):
     with pytest.raises(InputError) as error:
         sample(models["qwen3"], **change)
     assert "\n" not in str(error.value) and said in str(error.value)
-
-
-def test_prompts_are_rendered_by_the_chat_template(tiny_tokenizer):
-    prompts = ["How are you doing?", "You are at (3, 4).\nNorth: \U0001f9fe\nHow is it going?"]
-    tokens, mask = g.encode(tiny_tokenizer, prompts)
-    for row, prompt in enumerate(prompts):
-        want = tiny_tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
-        )["input_ids"]
-        np.testing.assert_array_equal(tokens[row][mask[row]], want)
-        assert mask[row, -1] and (np.diff(mask[row].astype(int)) >= 0).all()  # against the right edge
-    assert tiny_tokenizer.eos_token_id in g.stop_ids(tiny_tokenizer)
-
-
-@pytest.mark.parametrize(("name", "mark"), [("qwen3", "<|im_end|>"), ("gemma3", "<end_of_turn>")])
-def test_stop_ids_hold_the_end_of_a_turn(name, mark, shared_tokenizer):
-    tokenizer = shared_tokenizer(name)
-    ids = g.stop_ids(tokenizer)
-    assert tokenizer.convert_tokens_to_ids(mark) in ids and tokenizer.unk_token_id not in ids
-    assert jnp.asarray(ids).max() < len(tokenizer)

@@ -65,3 +65,11 @@ def test_nothing_to_stop_at_is_refused(strings, tiny_tokenizer):
 
 def test_stop_ids(tiny_tokenizer):
     assert tiny_tokenizer.eos_token_id in stops.stop_ids(tiny_tokenizer)
+
+
+@pytest.mark.parametrize(("name", "mark"), [("qwen3", "<|im_end|>"), ("gemma3", "<end_of_turn>")])
+def test_stop_ids_hold_the_end_of_a_turn(name, mark, shared_tokenizer):
+    tokenizer = shared_tokenizer(name)
+    ids = stops.stop_ids(tokenizer)
+    assert tokenizer.convert_tokens_to_ids(mark) in ids and tokenizer.unk_token_id not in ids
+    assert max(ids) < len(tokenizer)

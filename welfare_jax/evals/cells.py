@@ -15,7 +15,7 @@ import numpy as np
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.evals.directions import Bank
-from welfare_jax.models import chat, decoder, generate, interventions
+from welfare_jax.models import chat, decoder, generate, interventions, stops
 
 # Which tokens are steered. `assistant`: all that the assistant says, the last token of the prompt (where its answer
 # begins) and every new token, as in the paper. `generation`: only what it says. `readout`: only the last token of the
@@ -148,7 +148,7 @@ class Device:
             keys = [jax.random.fold_in(jax.random.key(self.seed), int(row.key[:8], 16) >> 1) for row in part]
             new, kept = jax.device_get(generate.generate(
                 model.graphdef, model.params, tokens, mask, jnp.stack(keys + keys[:1] * (len(tokens) - len(keys))),
-                max_new_tokens=max_new_tokens, temperature=temperature, stop=generate.stop_ids(model.tokenizer),
+                max_new_tokens=max_new_tokens, temperature=temperature, stop=stops.stop_ids(model.tokenizer),
                 interventions=steer(True), new_interventions=steer(False),
             ))  # fmt: skip
             said = (model.tokenizer.decode(n[k], skip_special_tokens=True) for n, k in zip(new, kept))

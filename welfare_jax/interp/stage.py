@@ -15,7 +15,7 @@ from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.interp import extract, geometry, reading, vectors
 from welfare_jax.interp.axes import comparison
-from welfare_jax.models import decoder, generate, interventions
+from welfare_jax.models import chat, decoder, generate, interventions, stops
 from welfare_jax.rl import baselines, record
 
 
@@ -59,7 +59,7 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
     models: name -> params; directions: class -> [L, D]; chosen: class -> layer.
     """
     cells = [(c, a, p) for c in ("mold", "gold") for a in config.alphas for p in config.prompts]
-    tokens, mask = generate.encode(tokenizer, [p for _, _, p in cells], template)
+    tokens, mask = chat.encode(tokenizer, [p for _, _, p in cells], template)
     layer = np.array([chosen[c] for c, _, _ in cells], np.int32)
     push = np.stack([directions[c][chosen[c]] for c, _, _ in cells])
     # The prompt's own tokens stay as they are: the generation prompt's last token is where the answer begins.
@@ -70,7 +70,7 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
     for name, params in models.items():
         new, kept = jax.device_get(generate.generate(
             graphdef, params, tokens, mask, key, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-            stop=generate.stop_ids(tokenizer), interventions=iv,
+            stop=stops.stop_ids(tokenizer), interventions=iv,
         ))  # fmt: skip
         for (c, a, prompt), ids, keep in zip(cells, new, kept):
             said = tokenizer.decode(ids[keep], skip_special_tokens=True)

@@ -8,9 +8,7 @@ import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, sampling, stops
-from welfare_jax.models.chat import encode as encode
 from welfare_jax.models.interventions import without_masks
-from welfare_jax.models.stops import stop_ids as stop_ids
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "max_new_tokens", "stop"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from welfare_jax.interp import extract, geometry
 from welfare_jax.interp.axes import texts
-from welfare_jax.models import generate
+from welfare_jax.models import chat, generate, stops
 
 REQUEST = (
     "Tell a short story. Topic: {topic}. Somebody in it feels {emotion}. Show the feeling by what is said and done, "
@@ -24,13 +24,13 @@ def stories(
     """(token ids of the stories, emotion number of each), written by the model under test at temperature 1."""
     cells = [(e, topic) for e in range(len(words)) for topic in topics for _ in range(per_topic)]
     prompts = [request.format(topic=topic, emotion=words[e]) for e, topic in cells]
-    tokens, mask = generate.encode(tokenizer, prompts, template)
+    tokens, mask = chat.encode(tokenizer, prompts, template)
     rows = []
     for i, start in enumerate(range(0, len(cells), batch)):
         index = np.minimum(np.arange(start, start + batch), len(cells) - 1)  # one shape, one compilation
         new, kept = jax.device_get(generate.generate(
             graphdef, params, tokens[index], mask[index], jax.random.fold_in(key, i), max_new_tokens=max_new_tokens,
-            temperature=1.0, stop=generate.stop_ids(tokenizer),
+            temperature=1.0, stop=stops.stop_ids(tokenizer),
         ))  # fmt: skip
         rows += [ids[keep].tolist() or [0] for ids, keep in zip(new, kept)]
     return rows[: len(cells)], [e for e, _ in cells]

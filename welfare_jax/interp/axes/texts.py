@@ -9,7 +9,7 @@ import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract
-from welfare_jax.models import generate
+from welfare_jax.models import chat
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -77,7 +77,7 @@ def plain(tokenizer, texts, longest: int) -> list[list[int]]:
 
 def chats(tokenizer, prompts, template=None) -> list[list[int]]:
     """Token ids of prompts as user messages, up to where the answer begins."""
-    tokens, mask = generate.encode(tokenizer, prompts, template)
+    tokens, mask = chat.encode(tokenizer, prompts, template)
     return [row[keep].tolist() for row, keep in zip(tokens, mask)]
 
 
