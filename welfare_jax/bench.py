@@ -7,7 +7,6 @@ compilation apart. Timings on shared machines are noisy: compare in one run, as 
 import argparse
 import json
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -310,7 +309,7 @@ def peak_mb() -> float:
 
     stats = jax.local_devices()[0].memory_stats() or {}
     found = stats.get("peak_bytes_in_use")
-    return found / 1e6 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return (found or runtime.peak_bytes()) / 1e6
 
 
 def arguments():

@@ -176,11 +176,12 @@ def test_deep_models_compile_as_fast_as_shallow_ones(changes):
 
 
 MEASURE = """
-import pathlib, resource, sys, jax
+import pathlib, sys, jax
+from welfare_jax import runtime
 from welfare_jax.models import hf, hf_save, spec
 folder, tokenizer = pathlib.Path(sys.argv[1]), hf.load_tokenizer(hf.TINY)
 shape = spec.small(30_000, layers=8, width=768, heads=12, kv_heads=4, mlp=2304)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = lambda: runtime.peak_bytes() / 2**20
 hf_save.write_random(folder, shape, tokenizer, "bfloat16", 16 << 20)
 hf.load_params(hf.TINY)
 before = peak()
