@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
@@ -81,7 +82,7 @@ def _beside(examples, played, turns):
 def make_judge(graphdef, pieces, config, width: int, turns: int, dtype=None):
     """Two programs: `plans(trainable, frozen, rows)`, agreement with plans; `own(trainable, frozen, played)`, the
     implied rewards [B, N] of episodes."""
-    _, outputs = step.make_learn(graphdef, pieces.table.letters, None, config, dtype)
+    _, outputs = step.make_learn(graphdef, pieces.table.letters, optax.identity(), config, dtype)
 
     def plans(trainable, frozen, rows):
         logps, _, _ = outputs(trainable, frozen, *planned.lay(pieces.table, pieces.size, rows, width), 1.0, None)
