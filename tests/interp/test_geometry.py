@@ -69,17 +69,6 @@ def test_gold_mold_cosines_do_not_depend_on_the_order_of_classes(sample):
         assert a[base].shape == (L,)
 
 
-def test_centred_cosines(sample):
-    act, labels = sample
-    means = np.stack([act[:, labels == c].mean(1) for c in range(3)])
-    centred = means - means.mean(0)  # the mean of the class means, not of the walks
-    got = g.centred_cosines(*sums(act, labels))
-    for name, (a, b) in {"mold-gold": (2, 1), "mold-path": (2, 0), "gold-path": (1, 0)}.items():
-        u, v = centred[a], centred[b]
-        want = (u * v).sum(-1) / np.linalg.norm(u, axis=-1) / np.linalg.norm(v, axis=-1)
-        np.testing.assert_allclose(got[name], want, atol=1e-5, err_msg=name)
-
-
 def test_cosine_of_nothing_is_nothing():
     assert float(g.cosine(jnp.zeros(4), jnp.ones(4))) == 0
 
@@ -154,7 +143,6 @@ def test_under_jit_and_vmap(sample):
         scores = g.project(a, g.difference_in_means(*found, g.MOLD))
         return (
             g.gold_mold_cosines(*found),
-            g.centred_cosines(*found),
             g.select_layer(scores, scores, jnp.asarray(labels) == 2),
         )
 

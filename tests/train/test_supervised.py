@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 import worlds
 from scipy.special import log_softmax
 
@@ -81,13 +80,6 @@ def test_the_policys_own_samples_enter_only_the_implied_rewards(world, data):
         want = sums[0.0, name]["loss"] + 0.05 * found["implied_reward_squared"]
         assert found["loss"] == pytest.approx(want, rel=1e-4)
     assert "reward" in sums[0.0, "both"] and "reward" not in sums[0.0, "alone"]
-
-
-def test_rank_correlation_equals_scipy():
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 6, 50), rng.normal(size=50)
-    assert supervised.rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
-    assert supervised.rank_correlation(a, 0 * b) is None
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
-from welfare_jax.interp import extract, geometry, stage, vectors
+from welfare_jax.interp import extract, geometry, null, stage, vectors
 from welfare_jax.models import chat, decoder
 from welfare_jax.text import pieces, tiny_world
 from welfare_jax.text.wording import Wording
@@ -83,31 +83,21 @@ def with_controls(found: dict[str, Direction], random: int, orthogonal: int, see
     for name, d in found.items():
         if name not in main:
             other = main.get(d.beside)
-            out[name] = d if other is None else Direction(match(d.values, other.values), other.layer, d.kind, d.beside)
+            if other is not None:
+                scaled = np.asarray(geometry.match_norm(d.values, other.values), np.float32)
+                d = Direction(scaled, other.layer, d.kind, d.beside)
+            out[name] = d
     span = np.stack([d.values for d in out.values()])
     for i, (name, d) in enumerate(main.items()):
-        for kind, count in (("random", random), ("orthogonal", orthogonal)):
-            rng = np.random.default_rng([seed, i, KINDS.index(kind)])
-            for k in range(count):
-                noise = rng.normal(size=d.values.shape).astype(np.float32)
-                noise = orthogonal_to(noise, span) if kind == "orthogonal" else noise
-                out[f"{kind}_{k}/{name}"] = Direction(match(noise, d.values), d.layer, kind, name)
+        free, apart = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
+        made = {
+            "random": null.random(free, d.values, random),
+            "orthogonal": null.orthogonal(apart, d.values, span, orthogonal) if orthogonal else (),
+        }
+        for kind, cohort in made.items():
+            for k, values in enumerate(np.asarray(cohort)):
+                out[f"{kind}_{k}/{name}"] = Direction(values, d.layer, kind, name)
     return out
-
-
-def match(values, reference):
-    """`values` [L, D] scaled to the norms [L] of `reference`."""
-    return np.asarray(geometry.match_norm(values, reference), np.float32)
-
-
-def orthogonal_to(values, span):
-    """`values` [L, D] with everything along the vectors `span` [K, L, D] taken out, layer by layer."""
-    out = []
-    for v, basis in zip(values, np.moveaxis(span, 1, 0)):
-        _, s, rows = np.linalg.svd(basis, full_matrices=False)
-        rows = rows[s > s[0] * 1e-6] if len(s) and s[0] > 0 else rows[:0]
-        out.append(v - rows.T @ (rows @ v))
-    return np.stack(out).astype(np.float32)
 
 
 def _from_files(path, baseline):

@@ -43,14 +43,6 @@ def gold_mold_cosines(sums, counts) -> dict:
     return {base: cosine(*(difference_in_means(sums, counts, c, base) for c in (MOLD, GOLD))) for base in BASELINES}
 
 
-def centred_cosines(sums, counts) -> dict:
-    """Cosines [L] between class means after their common mean is taken away (§C)."""
-    means = sums / counts[None, :, None]
-    centred = means - means.mean(1, keepdims=True)
-    pairs = {"mold-gold": (MOLD, GOLD), "mold-path": (MOLD, PATH), "gold-path": (GOLD, PATH)}
-    return {name: cosine(centred[:, a], centred[:, b]) for name, (a, b) in pairs.items()}
-
-
 def project(activations, direction):
     """Projection [..., N] of activations [..., N, D] on the unit vectors along direction [..., D]."""
     unit = direction / jnp.maximum(jnp.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)

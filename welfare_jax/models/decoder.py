@@ -151,7 +151,7 @@ class _Rows(NamedTuple):
     qpos: jax.Array  # [B, T]
     kpos: jax.Array  # [B, T]
     rope: tuple  # cos, sin [R, B, T, d / 2]
-    window: tuple | None  # distinct windows as an array, None where every layer sees everything
+    window: jax.Array | None  # int32 [L], None where every layer sees everything
 
 
 def _attention(block, spec, h, rows, window, rope, cache, take):

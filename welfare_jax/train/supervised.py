@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.stats
 
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
@@ -107,15 +108,6 @@ def agreement(plans, trainable, frozen, held: planned.Planned, batch: int = 64) 
     return {k: float(s / n) if n else None for k, (s, n) in total.items()}
 
 
-def rank_correlation(a, b) -> float | None:
-    """Spearman's, ties sharing their mean rank; None where one of them is constant."""
-    ranks = []
-    for x in (np.asarray(a), np.asarray(b)):
-        _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[index])
-    return None if min(np.ptp(r) for r in ranks) == 0 else float(np.corrcoef(*ranks)[0, 1])
-
-
 def findings(setup, config, supply: Supply, trained, played) -> dict:
     """Agreement with held-out plans before and after, the best rule from the same observations, implied rewards."""
     args = (setup.graphdef, setup.pieces, config.train, supply.width, setup.maze.turns, setup.dtype)
@@ -127,8 +119,9 @@ def findings(setup, config, supply: Supply, trained, played) -> dict:
     out["rules_log_likelihood"] = planned.rules(supply.train, supply.held)
     implied = np.asarray(own(trained, setup.frozen, played))
     rewards = np.asarray(played.rewards)
+    rank = scipy.stats.spearmanr(implied.sum(1), rewards.sum(1)).statistic  # nan where one of them is constant
     out["implied_rewards"] = {
-        "rank_correlation": rank_correlation(implied.sum(1), rewards.sum(1)),
+        "rank_correlation": None if np.isnan(rank) else float(rank),
         "implied": implied.round(4).tolist(), "reward": rewards.round(4).tolist(),
     }  # fmt: skip
     return out
