@@ -126,3 +126,12 @@ def test_replicates_that_know_nothing_count_as_both_extremes():
     assert low[0] == -1 and high[0] == 1
     said = u.summary(u.Estimate(np.array([0.1]), np.array([np.nan]), np.full((4, 1), np.nan), None), bound=2.0)
     assert said == {"value": [0.1], "free": [None], "low": [-2.0], "high": [2.0]}
+
+
+def test_what_all_classes_share_does_not_count():
+    """A residual stream's common part is thousands of times what classes differ by: float32 must bear it."""
+    act, label, unit = sample(np.random.default_rng(5), 2.0)
+    far = estimate(act + 3000.0, label, unit)
+    near = estimate(np.float32(act + 3000.0).astype(float) - 3000.0, label, unit)  # the samples as float32 holds them
+    a, b = (u.contrast(near.counts, c) for c in (geometry.MOLD, geometry.GOLD))
+    np.testing.assert_allclose(u.cosine(far, a, b).value, u.cosine(near, a, b).value, atol=2e-3)

@@ -21,7 +21,7 @@ LEVEL = 0.95
 class Grams(NamedTuple):
     """Scalar products of class means, of the replicates' deviations from them, and of both with unit axes."""
 
-    means: np.ndarray  # [L, C, C]
+    means: np.ndarray  # [L, C, C], less what all classes share
     cross: np.ndarray  # [R, L, C, C], deviation of the first with the mean of the second
     noise: np.ndarray  # [R, L, C, C], deviations with deviations
     axes: np.ndarray  # [L, C, A]
@@ -43,6 +43,8 @@ def grams(moments, axes=None) -> Grams:
     mean = moments.sums / moments.counts[:, None]
     half = jnp.maximum(moments.counts + moments.swing_counts, 1.0)
     off = (moments.sums + moments.swings) / half[:, None, :, None] - mean
+    # What all classes share cancels in every contrast, but in float32 its square would swamp the differences' own.
+    mean -= mean.mean(1, keepdims=True)
     axes = jnp.zeros((0, mean.shape[0], mean.shape[2])) if axes is None else axes
     unit = axes / jnp.maximum(jnp.linalg.norm(axes, axis=-1, keepdims=True), 1e-12)
     return Grams(
