@@ -23,6 +23,7 @@ ROOMS = (
     ("rl", "sft"),
     ("models", "envs", "text"),
     ("mesh",),
+    ("hosts",),
     ("errors", "runtime"),
 )
 RANK = {room: i for i, line in enumerate(ROOMS) for room in line}

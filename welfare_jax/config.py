@@ -20,6 +20,12 @@ def rl() -> ConfigDict:
         "seed": 0,
         "model": {"path": "", "dtype": "bfloat16", "attention": "plain"},  # or "xla", "cudnn": see models/hf.py
         "mesh": {"data": 0, "fsdp": 1, "tensor": 1},  # data=0: whatever the others leave
+        # A run over several processes; see hosts.py. Each is started with the same settings but for `process`.
+        "distributed": {
+            "coordinator": "",  # HOST:PORT of process 0, or "auto" on Cloud TPU, Slurm, Kubernetes and Open MPI
+            "processes": 1, "process": 0,  # with HOST:PORT: how many there are, and which this one is
+            "timeout": 100,  # seconds after which a silent process counts as dead
+        },
         "text": {**words, "template": {}},
         "maze": {
             "size": 100, "turns": 15, "order": "maze", "wind": 0.1, "wind_mode": "push", "melt": True, "whole": False,
@@ -116,9 +122,9 @@ def of_run(config) -> ConfigDict:
         raise InputError(
             f"run={config.run}: {path.name} cannot be read ({error}); name the --workdir of a run"
         ) from None
-    out = rl()
-    out.update({k: v for k, v in saved.items() if k in out and k not in ("extract", "axes", "steer", "evals", "mesh")})
-    out.update({k: config[k] for k in ("extract", "axes", "steer", "evals", "mesh")})
+    out, present = rl(), ("extract", "axes", "steer", "evals", "mesh", "distributed")
+    out.update({k: v for k, v in saved.items() if k in out and k not in present})
+    out.update({k: config[k] for k in present})
     return out
 
 

@@ -171,6 +171,7 @@ def evals(config, workdir):
 
 
 JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals}
+SHARED = ("rl",)  # those that several processes can run together
 
 
 def main(argv) -> int:
@@ -182,10 +183,19 @@ def main(argv) -> int:
         job = JOBS.get(config.get("job"))
         if job is None:
             raise InputError(f"config.job={config.get('job')!r}: choose one of {', '.join(JOBS)}")
+        several = bool(config.get("distributed") and config.distributed.coordinator)
+        if several and config.job not in SHARED:
+            raise InputError(f"config.job={config.job!r}: runs in one process; leave distributed.coordinator empty")
+        if several:
+            from welfare_jax import hosts
+
+            hosts.join(config.distributed)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--workdir={workdir}: cannot be made ({error.strerror})") from None
+        if several:
+            workdir = hosts.folder(workdir)
         job(config, workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

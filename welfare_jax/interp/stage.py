@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
@@ -28,7 +29,7 @@ def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: floa
 
     def place(a):
         spec = P(None, *mesh_lib.ROWS) if a.shape[1] % rows == 0 else P()
-        return jax.device_put(a, NamedSharding(mesh, spec))
+        return hosts.put(a, NamedSharding(mesh, spec))
 
     data = extract.split(samples, held, batch, place)
     counts = np.bincount(walks.final[~held], minlength=3)
@@ -48,7 +49,7 @@ def make_live(graphdef, data, join, axes=None):
         return extract.live(decoder.bind(graphdef, join(trainable, frozen)), data, axes)
 
     def curve(trainable, frozen):
-        return {k: np.asarray(v).round(6).tolist() for k, v in program(trainable, frozen, data, axes).items()}
+        return {k: v.round(6).tolist() for k, v in hosts.get(program(trainable, frozen, data, axes)).items()}
 
     return curve
 
@@ -68,7 +69,7 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
     iv = interventions.add(push, layer, np.array([a for _, a, _ in cells]), where)
     out = []
     for name, params in models.items():
-        new, kept = jax.device_get(generate.generate(
+        new, kept = hosts.get(generate.generate(
             graphdef, params, tokens, mask, key, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
             stop=stops.stop_ids(tokenizer), interventions=iv,
         ))  # fmt: skip
@@ -80,7 +81,7 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
 
 def replays(played, grids, temperature, pieces, title: str, group_size: int, count: int = 2, melt: bool = True):
     """The first episode of each of `count` groups, as the report draws them, and what the whole batch earned."""
-    played, grids = jax.device_get((played, grids))
+    played, grids = hosts.get((played, grids))
     episodes = [
         record.episode(
             played,
@@ -117,7 +118,7 @@ def read_models(setup, models: dict, data, config, join, progress=lambda: None):
         named = axes[name].named.values() if axes[name] else ()
         spec = setup.lm.spec
         stack = np.stack(list(named)) if named else np.zeros((0, spec.layers, spec.width), np.float32)
-        found[name] = jax.device_get(program(trainable, setup.frozen, data, stack, key))
+        found[name] = hosts.get(program(trainable, setup.frozen, data, stack, key))
         progress()
     return found, axes
 

@@ -242,10 +242,11 @@ def load(path_or_repo, dtype="float32", mesh=None, attention="plain") -> LM:
     folder = resolve(str(path_or_repo))
     place = None
     if mesh is not None:
+        from welfare_jax import hosts
         from welfare_jax.mesh import sharding
 
         def place(path, array):
-            return jax.device_put(array, sharding(mesh, path, array.shape))
+            return hosts.put(array, sharding(mesh, path, array.shape))
 
     graphdef, params, spec = load_params(folder, dtype, place, attention)
     return LM(graphdef, params, spec, load_tokenizer(folder), str(folder))

@@ -18,6 +18,7 @@ FREE = (
     "train.eval_every",
     "train.spike",
     "mesh",
+    "distributed",
     "curve",
     "extract",
     "axes",

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from welfare_jax import hosts, runtime
 from welfare_jax import mesh as mesh_lib
-from welfare_jax import runtime
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf, lora
@@ -71,8 +71,7 @@ def build(config) -> Setup:
     intervene.build(config.train.intervene, lm.spec)
     graphdef, trainable, frozen = start(lm, config)
     trainable, frozen = (
-        {k: jax.device_put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()}
-        for part in (trainable, frozen)
+        {k: hosts.put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()} for part in (trainable, frozen)
     )
     check_batch(config, mesh)
     return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
@@ -229,7 +228,7 @@ def fresh(own: Runs, tx, mesh):
     opt_state = jax.vmap(tx.init)(trainable) if own.several else tx.init(trainable)
     now = state.State(jnp.zeros(own.tiles.shape[:1], jnp.int32) if own.several else jnp.int32(0), trainable, opt_state)
     places = state.shardings(mesh, now, own.several)
-    return jax.device_put(now, places), places
+    return hosts.put(now, places), places
 
 
 def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> dict:
@@ -300,7 +299,7 @@ def restored(setup: Setup, config, folder) -> dict:
         raise InputError(f"{folder}: has no checkpoints; name the --workdir of a run that has trained")
     now = state.State(jnp.int32(0), setup.initial, state.optimizer(config.train).init(setup.initial))
     saved = checkpoints.Checkpoints(folder, config.train.keep)
-    start, now, _ = saved.restore(jax.device_put(now, state.shardings(setup.mesh, now)), config.to_dict())
+    start, now, _ = saved.restore(hosts.put(now, state.shardings(setup.mesh, now)), config.to_dict())
     saved.close()
     if not start:
         raise InputError(f"{folder}: has no finished checkpoint; run it further")
@@ -319,7 +318,7 @@ SHOWN = {  # on the progress bar: metric, digits
 def spread(rows, mesh):
     """A batch over the devices, where they divide it."""
     even = len(rows.x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-    return jax.device_put(rows, mesh_lib.rows(mesh) if even else mesh_lib.replicated(mesh))
+    return hosts.put(rows, mesh_lib.rows(mesh) if even else mesh_lib.replicated(mesh))
 
 
 def curve_points(curve, trainable, frozen):

@@ -1,0 +1,120 @@
+"""Several processes, usually one a host, that run the same program as one run: JAX's own distributed runtime.
+
+Every process executes the same lines. What the first one prints and writes is the run's; the others write into a
+scratch folder, checkpoints excepted, which all of them write together.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from welfare_jax.errors import InputError
+
+AUTO = "auto"
+
+
+def join(config):
+    """Make this process one of the run's, before anything asks for a device.
+
+    config: `coordinator`, empty for a run of one process, "auto" where JAX knows the cluster (Cloud TPU, Slurm,
+    Kubernetes, Open MPI), or HOST:PORT of process 0, which needs `processes` and `process` too; `timeout`, the
+    seconds after which a silent process counts as dead. Processes wait three times as long for one another to start.
+    """
+    if not config.coordinator:
+        return
+    known = {}
+    if config.coordinator != AUTO:
+        if not re.fullmatch(r".+:\d+", config.coordinator):
+            raise InputError(f"distributed.coordinator={config.coordinator!r}: name HOST:PORT of process 0, or 'auto'")
+        if not 0 <= config.process < config.processes:
+            raise InputError(
+                f"distributed.process={config.process}: must be one of 0 to {config.processes - 1} "
+                "(distributed.processes - 1), another one on every host"
+            )
+        known = dict(coordinator_address=config.coordinator, num_processes=config.processes, process_id=config.process)
+    patience = 3 * config.timeout
+    try:
+        jax.distributed.initialize(
+            **known, initialization_timeout=patience, shutdown_timeout_seconds=patience,
+            heartbeat_timeout_seconds=config.timeout,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"distributed.coordinator={config.coordinator!r}: cannot join the run ({why})") from None
+    if not first():
+        os.environ["TQDM_DISABLE"] = "1"
+        sys.stdout = open(os.devnull, "w")
+
+
+def first() -> bool:
+    """Whether this process speaks for the run."""
+    return jax.process_index() == 0
+
+
+def folder(workdir: pathlib.Path) -> pathlib.Path:
+    """Where this process writes: the run's folder or, beside the first process, scratch of the same form.
+
+    Scratch starts with the run's metrics and leads to its checkpoints. Refuses a `workdir` that not all processes see.
+    """
+    token = workdir / ".shared"
+    if first():
+        token.touch()
+    barrier("folder")
+    seen = everywhere(token.is_file())
+    if first():
+        token.unlink(missing_ok=True)
+    if not seen:
+        raise InputError(f"--workdir={workdir}: not the same folder for every process; name one on shared storage")
+    if first():
+        return workdir
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix="welfare_jax-"))
+    for name in ("checkpoints", "best"):
+        (scratch / name).symlink_to(workdir.resolve() / name)
+    if (workdir / "metrics.jsonl").is_file():
+        shutil.copy(workdir / "metrics.jsonl", scratch)
+    return scratch
+
+
+def put(tree, sharding):
+    """Leaves that every process has whole, laid out over all devices; `sharding`: one, or a tree of them."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf, where):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, where)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+    whole = sharding if not isinstance(sharding, jax.sharding.Sharding) else jax.tree.map(lambda _: sharding, tree)
+    return jax.tree.map(one, tree, whole)
+
+
+def get(tree):
+    """`jax.device_get` that also reads what lies on other processes' devices; all processes must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+
+    def one(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return jax.device_get(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(one, tree)
+
+
+def everywhere(flag: bool) -> bool:
+    """Whether `flag` is true on every process."""
+    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.array(flag)).all())
+
+
+def barrier(name: str):
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
