@@ -78,9 +78,12 @@ def _attend_fwd(q, parts, sinks, qpos, window, scale, cap):
     scores = _all_scores(q, parts, qpos, window, scale, cap)
     top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     top = top if sinks is None else jnp.maximum(top, sinks)
-    probs = [jnp.exp(s - top) for s in scores]
+    # The choices change nothing. They keep softmax and products apart: on CPU, XLA would make one kernel of them that
+    # is slower than its parts.
+    probs = [jnp.where(s > _HIDDEN, jnp.exp(s - top), 0.0) for s in scores]
     total = sum(p.sum(-1, keepdims=True) for p in probs)
     total = total if sinks is None else total + jnp.exp(sinks - top)
+    total = jnp.where(total > 0.0, total, 1.0)
     out = sum(
         jnp.einsum("bkrs,bksd->bkrd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
         for p, (_, v, _) in zip(probs, parts, strict=True)
@@ -95,7 +98,7 @@ def _attend_bwd(scale, cap, saved, d_out):
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
     dq, d_parts = 0.0, []
     for s, (k, v, _) in zip(_all_scores(q, parts, qpos, window, scale, cap), parts, strict=True):
-        p = jnp.exp(s - lse)
+        p = jnp.where(s > _HIDDEN, jnp.exp(s - lse), 0.0)
         dp = jnp.einsum("bkrd,bksd->bkrs", d_out, v, preferred_element_type=jnp.float32)
         ds = p * (dp - delta) * scale
         if cap:  # the derivative of the tanh; a hidden score has p = 0 and must not make it infinite
