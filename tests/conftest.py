@@ -1,5 +1,6 @@
 """Settings that must precede the first use of jax, and the fixtures that several rooms share."""
 
+import gc
 import itertools
 import os
 import pathlib
@@ -17,7 +18,18 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")  # an accelerator would round to less than float32
 
+MAPS = pathlib.Path("/proc/self/maps")  # of memory; the kernel allows a process 65,530 of them
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Compiled programs are dropped when there are many: each takes several memory maps, and without a free one the
+    next compilation is a segmentation fault."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,138 @@
+"""python docs/torch_baseline.py: the small shape's rollout, update and extraction in plain PyTorch, as a yardstick.
+
+The same layers as `python -m welfare_jax.bench` measures, written as one would tune them for a CPU: scaled dot-product
+attention, a key-value cache, the last layer only where it is read, four rows of the unembedding, the heap kept. Every
+turn has 56 tokens, so nothing is spent on padding. Prints one JSON object; needs the `test` extra.
+"""
+
+import json
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from welfare_jax import runtime
+
+LAYERS, WIDTH, HEADS, KV, HEAD, MLP, VOCAB, RANK = 4, 256, 4, 2, 64, 768, 151_936, 32
+EPISODES, TURNS, TOKENS = 32, 15, 56
+SHAPES = {
+    "q": (WIDTH, HEADS * HEAD), "k": (WIDTH, KV * HEAD), "v": (WIDTH, KV * HEAD), "o": (HEADS * HEAD, WIDTH),
+    "gate": (WIDTH, MLP), "up": (WIDTH, MLP), "down": (MLP, WIDTH),
+}  # fmt: skip
+
+
+class Model:
+    def __init__(self, adapters: bool):
+        self.embed = torch.randn(VOCAB, WIDTH) * WIDTH**-0.5
+        self.kernels = [{n: torch.randn(o, i) * i**-0.5 for n, (i, o) in SHAPES.items()} for _ in range(LAYERS)]
+        self.adapters = [
+            {
+                n: (torch.randn(RANK, i, requires_grad=True), torch.zeros(o, RANK, requires_grad=True))
+                for n, (i, o) in SHAPES.items()
+            }
+            for _ in range(LAYERS if adapters else 0)
+        ]
+        angle = torch.outer(torch.arange(TURNS * TOKENS + 1.0), 1e6 ** -(torch.arange(0, HEAD, 2) / HEAD))
+        self.cos, self.sin = angle.cos(), angle.sin()
+
+    def linear(self, layer, name, x):
+        y = F.linear(x, self.kernels[layer][name])
+        if self.adapters:
+            a, b = self.adapters[layer][name]
+            y = y + F.linear(F.linear(x, a), 2.0 * b)
+        return y
+
+    def heads(self, layer, name, x, at):
+        y = self.linear(layer, name, x).unflatten(-1, (-1, HEAD)).transpose(1, 2)
+        if name == "v":
+            return y
+        y = F.rms_norm(y, (HEAD,), eps=1e-6)
+        c, s = self.cos[at], self.sin[at]
+        a, b = y.chunk(2, -1)
+        return torch.cat((a * c - b * s, b * c + a * s), -1)
+
+    def block(self, layer, x, at, cache=None, last=None):
+        """`last`: positions that alone are needed of this block."""
+        h = F.rms_norm(x, (WIDTH,), eps=1e-6)
+        k, v = (self.heads(layer, n, h, at) for n in ("k", "v"))
+        start = 0
+        if cache is not None:
+            start = int(at[0])
+            end = start + len(at)
+            cache[0][:, :, start:end], cache[1][:, :, start:end] = k, v
+            k, v = cache[0][:, :, :end], cache[1][:, :, :end]
+        where = at
+        if last is not None:
+            h, x, where = h[:, last], x[:, last], at[last]
+        mask = None
+        if cache is not None or last is not None:
+            mask = torch.arange(k.shape[2]) <= where[:, None]
+        out = F.scaled_dot_product_attention(
+            self.heads(layer, "q", h, where), k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
+        x = x + self.linear(layer, "o", out.transpose(1, 2).flatten(2))
+        h = F.rms_norm(x, (WIDTH,), eps=1e-6)
+        return x + self.linear(layer, "down", F.silu(self.linear(layer, "gate", h)) * self.linear(layer, "up", h))
+
+    def answers(self, x):
+        return F.linear(F.rms_norm(x, (WIDTH,), eps=1e-6), self.embed[:4])
+
+
+@torch.no_grad()
+def rollout(model):
+    cache = [[torch.empty(EPISODES, KV, TURNS * TOKENS, HEAD) for _ in range(2)] for _ in range(LAYERS)]
+    for t in range(TURNS):
+        at = torch.arange(t * TOKENS, (t + 1) * TOKENS)
+        x = F.embedding(torch.randint(1000, (EPISODES, TOKENS)), model.embed)
+        for i in range(LAYERS):
+            x = model.block(i, x, at, cache[i], torch.tensor([TOKENS - 1]) if i == LAYERS - 1 else None)
+        torch.multinomial(model.answers(x[:, -1]).softmax(-1), 1)
+    return {"tokens_per_s": EPISODES * TURNS * TOKENS}
+
+
+def update(model, micro: int = 4):
+    read = torch.arange(TURNS) * TOKENS + TOKENS - 1
+    for _ in range(EPISODES // micro):
+        x = F.embedding(torch.randint(1000, (micro, TURNS * TOKENS)), model.embed)
+        for i in range(LAYERS):
+            x = model.block(i, x, torch.arange(TURNS * TOKENS), None, read if i == LAYERS - 1 else None)
+        model.answers(x).log_softmax(-1)[..., 0].mean().backward()
+    for layer in model.adapters:
+        for pair in layer.values():
+            for weight in pair:
+                weight.grad = None
+    return {"tokens_per_s": EPISODES * TURNS * TOKENS}
+
+
+@torch.no_grad()
+def extract(model, per_length: int = 12):
+    """Walks of 1 to 15 turns, read at the last token after every block."""
+    total = torch.zeros(LAYERS, WIDTH)
+    for turns in range(1, TURNS + 1):
+        at = torch.arange(turns * TOKENS + 1)
+        x = F.embedding(torch.randint(1000, (per_length, len(at))), model.embed)
+        for i in range(LAYERS):
+            x = model.block(i, x, at, None, at[-1:] if i == LAYERS - 1 else None)
+            total[i] += x[:, -1].sum(0)
+    return {"trajectories_per_s": per_length * TURNS}
+
+
+def main():
+    runtime.keep_heap()
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    out = {"torch": torch.__version__}
+    for run, adapters in ((rollout, False), (update, True), (extract, False)):
+        model, seconds = Model(adapters), []
+        for _ in range(5):
+            begin = time.perf_counter()
+            amount = run(model)
+            seconds.append(time.perf_counter() - begin)
+        median = statistics.median(seconds[1:])
+        out[run.__name__] = {"seconds": round(median, 3)} | {k: round(v / median, 1) for k, v in amount.items()}
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main()
