@@ -24,6 +24,7 @@ ROOMS = (
     ("models", "envs", "text"),
     ("mesh",),
     ("hosts",),
+    ("cost", "devices"),
     ("errors", "runtime"),
 )
 RANK = {room: i for i, line in enumerate(ROOMS) for room in line}

@@ -13,32 +13,10 @@ import sys
 import tempfile
 import time
 
-from welfare_jax import runtime
+from welfare_jax import devices, runtime
 from welfare_jax.errors import InputError
 
 QWEN3_VOCABULARY = 151_936
-# Tokens of every kind of piece under the Qwen3 tokenizer and its chat template, for runs without a tokenizer at hand.
-QWEN3_LENGTHS = {"first": 3, "next": 5, "close": 15, "wind": 6, "neighbour": 6, "place": (6, 3)}
-
-
-def stand_in_pieces(size: int = 100):
-    """Pieces of the lengths that the Qwen3 tokenizer gives, with arbitrary ids."""
-    import jax.numpy as jnp
-    import numpy as np
-
-    from welfare_jax.text import pieces as text
-    from welfare_jax.text.wording import Wording
-
-    n, (x, y) = QWEN3_LENGTHS, QWEN3_LENGTHS["place"]
-    digits = np.where(np.arange(size) < 10, 1, 2)
-    kinds = [0, n["first"], n["next"], n["close"], *[1] * 4, *[n["wind"]] * 4, *[n["neighbour"]] * 12]
-    lengths = np.concatenate([kinds, x - 1 + digits, y - 1 + digits]).astype(np.int32)
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 1000, (len(lengths), lengths.max())).astype(np.int32)
-    letters = jnp.asarray(tokens[text.LETTER : text.WIND, 0])
-    table = text.Table(jnp.asarray(tokens), jnp.asarray(lengths), letters)
-    calm = 1 + n["next"] + x + 1 + y + 1 + 4 * n["neighbour"] + n["close"]
-    return text.Pieces(table, size, calm + n["wind"], calm, True, Wording(), None, {})
 
 
 class Bench:
@@ -57,7 +35,7 @@ class Bench:
             tokenizer = hf.load_tokenizer(pathlib.Path(args.tokenizer))
             vocab, self.pieces = len(tokenizer), pieces.build(tokenizer)
         else:
-            self.pieces = stand_in_pieces()
+            self.pieces = pieces.stand_in()
         self.spec = spec.small(vocab, args.layers, args.width, args.heads, args.kv_heads, args.head_dim, args.mlp)
         if args.name != "load":  # which reads its parameters
             self.graphdef, self.params = decoder.init(self.spec, self.key, args.dtype)
@@ -291,18 +269,6 @@ def matmul_peak(dtype) -> float:
     return 2 * n**3 / best
 
 
-# Dense bfloat16 FLOP/s of a chip as its maker states them, by the start of `device_kind`.
-PEAKS = {
-    "NVIDIA H200": 989e12, "NVIDIA H100": 989e12, "NVIDIA A100": 312e12, "TPU v4": 275e12, "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12,
-}  # fmt: skip
-
-
-def device_peak(kind: str, dtype: str) -> float | None:
-    """Stated FLOP/s of a device, None where it is not known: CPUs, and float32 anywhere."""
-    return next((peak for name, peak in PEAKS.items() if kind.startswith(name)), None) if dtype == "bfloat16" else None
-
-
 def peak_mb() -> float:
     """Peak device memory where the backend reports it, else the process's peak resident size, in MB."""
     import jax
@@ -339,7 +305,7 @@ def main(argv=None) -> int:
         out = {"name": args.name, **NAMES[args.name](bench)}
         kind = jax.devices()[0].device_kind
         if "flops" in out:
-            rate, peak = out.pop("flops") / out["seconds"], device_peak(kind, args.dtype)
+            rate, peak = out.pop("flops") / out["seconds"], devices.peak(kind, args.dtype)
             out["fraction_of_matmul_peak"] = rate / matmul_peak(args.dtype)
             out |= {"mfu": rate / peak} if peak else {}
         out = {"peak_mb": peak_mb(), "device": kind, "jax": jax.__version__} | out

@@ -2,40 +2,26 @@
 
 import json
 import math
+import pathlib
+import runpy
 
 import jax
 import pytest
 
 from welfare_jax.models import decoder, hf
 
-RELEASED = {  # name -> (billions of parameters, of the text decoder; what config.json says of the architecture)
-    "Llama-3.1-8B": (
-        8.03,
-        {
-            "attention_bias": False,
-            "hidden_act": "silu",
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "max_position_embeddings": 131072,
-            "mlp_bias": False,
-            "model_type": "llama",
-            "num_attention_heads": 32,
-            "num_hidden_layers": 32,
-            "num_key_value_heads": 8,
-            "pretraining_tp": 1,
-            "rms_norm_eps": 1e-05,
-            "rope_scaling": {
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-                "rope_type": "llama3",
-            },
-            "rope_theta": 500000.0,
-            "tie_word_embeddings": False,
-            "vocab_size": 128256,
-        },
-    ),
+SHIPPED = {  # billions of parameters, of the text decoder; their configs lie in the package
+    "Qwen/Qwen3-4B-Instruct-2507": 4.02,
+    "Qwen/Qwen3-4B-Base": 4.02,
+    "Qwen/Qwen3-8B": 8.19,
+    "Qwen/Qwen3-14B": 14.77,
+    "openai/gpt-oss-20b": 20.91,
+    "google/gemma-3-4b-it": 3.88,
+    "meta-llama/Llama-3.1-8B-Instruct": 8.03,
+    "THUDM/GLM-4-9B-0414": 9.4,
+    "microsoft/phi-4": 14.66,
+}
+RELEASED = {  # name -> (billions of parameters, what config.json says of the architecture)
     "Qwen2.5-7B": (
         7.62,
         {
@@ -54,29 +40,6 @@ RELEASED = {  # name -> (billions of parameters, of the text decoder; what confi
             "tie_word_embeddings": False,
             "use_sliding_window": False,
             "vocab_size": 152064,
-        },
-    ),
-    "Qwen3-8B": (
-        8.19,
-        {
-            "attention_bias": False,
-            "head_dim": 128,
-            "hidden_act": "silu",
-            "hidden_size": 4096,
-            "intermediate_size": 12288,
-            "max_position_embeddings": 40960,
-            "max_window_layers": 36,
-            "model_type": "qwen3",
-            "num_attention_heads": 32,
-            "num_hidden_layers": 36,
-            "num_key_value_heads": 8,
-            "rms_norm_eps": 1e-06,
-            "rope_scaling": None,
-            "rope_theta": 1000000,
-            "sliding_window": None,
-            "tie_word_embeddings": False,
-            "use_sliding_window": False,
-            "vocab_size": 151936,
         },
     ),
     "gemma-2-9b-it": (
@@ -102,34 +65,6 @@ RELEASED = {  # name -> (billions of parameters, of the text decoder; what confi
             "sliding_window": 4096,
             "sliding_window_size": 4096,
             "vocab_size": 256000,
-        },
-    ),
-    "gemma-3-4b-it": (
-        3.88,
-        {
-            "boi_token_index": 255999,
-            "eoi_token_index": 256000,
-            "image_token_index": 262144,
-            "mm_tokens_per_image": 256,
-            "model_type": "gemma3",
-            "text_config": {
-                "hidden_size": 2560,
-                "intermediate_size": 10240,
-                "model_type": "gemma3_text",
-                "num_hidden_layers": 34,
-                "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-                "sliding_window": 1024,
-            },
-            "vision_config": {
-                "hidden_size": 1152,
-                "image_size": 896,
-                "intermediate_size": 4304,
-                "model_type": "siglip_vision_model",
-                "num_attention_heads": 16,
-                "num_hidden_layers": 27,
-                "patch_size": 14,
-                "vision_use_head": False,
-            },
         },
     ),
     "gemma-3-1b-it": (
@@ -158,63 +93,6 @@ RELEASED = {  # name -> (billions of parameters, of the text decoder; what confi
             "vocab_size": 262144,
         },
     ),
-    "gpt-oss-20b": (
-        20.91,
-        {
-            "attention_bias": True,
-            "experts_per_token": 4,
-            "head_dim": 64,
-            "hidden_act": "silu",
-            "hidden_size": 2880,
-            "initial_context_length": 4096,
-            "intermediate_size": 2880,
-            "layer_types": ["sliding_attention", "full_attention"] * 12,
-            "max_position_embeddings": 131072,
-            "model_type": "gpt_oss",
-            "num_attention_heads": 64,
-            "num_experts_per_tok": 4,
-            "num_hidden_layers": 24,
-            "num_key_value_heads": 8,
-            "num_local_experts": 32,
-            "output_router_logits": False,
-            "quantization_config": {"modules_to_not_convert": ["model.layers.*.self_attn"], "quant_method": "mxfp4"},
-            "rms_norm_eps": 1e-05,
-            "rope_scaling": {
-                "beta_fast": 32.0,
-                "beta_slow": 1.0,
-                "factor": 32.0,
-                "original_max_position_embeddings": 4096,
-                "rope_type": "yarn",
-                "truncate": False,
-            },
-            "rope_theta": 150000,
-            "router_aux_loss_coef": 0.9,
-            "sliding_window": 128,
-            "swiglu_limit": 7.0,
-            "tie_word_embeddings": False,
-            "vocab_size": 201088,
-        },
-    ),
-    "GLM-4-9B-0414": (
-        9.4,
-        {
-            "attention_bias": True,
-            "head_dim": 128,
-            "hidden_act": "silu",
-            "hidden_size": 4096,
-            "intermediate_size": 13696,
-            "max_position_embeddings": 32768,
-            "model_type": "glm4",
-            "num_attention_heads": 32,
-            "num_hidden_layers": 40,
-            "num_key_value_heads": 2,
-            "partial_rotary_factor": 0.5,
-            "rms_norm_eps": 1e-05,
-            "rope_theta": 10000.0,
-            "tie_word_embeddings": False,
-            "vocab_size": 151552,
-        },
-    ),
     "Phi-3.5-mini": (
         3.82,
         {
@@ -237,29 +115,6 @@ RELEASED = {  # name -> (billions of parameters, of the text decoder; what confi
             "sliding_window": 262144,
             "tie_word_embeddings": False,
             "vocab_size": 32064,
-        },
-    ),
-    "phi-4": (
-        14.66,
-        {
-            "attention_bias": False,
-            "embd_pdrop": 0.0,
-            "hidden_act": "silu",
-            "hidden_size": 5120,
-            "intermediate_size": 17920,
-            "max_position_embeddings": 16384,
-            "model_type": "phi3",
-            "num_attention_heads": 40,
-            "num_hidden_layers": 40,
-            "num_key_value_heads": 10,
-            "original_max_position_embeddings": 16384,
-            "resid_pdrop": 0.0,
-            "rms_norm_eps": 1e-05,
-            "rope_scaling": None,
-            "rope_theta": 250000,
-            "sliding_window": None,
-            "tie_word_embeddings": False,
-            "vocab_size": 100352,
         },
     ),
     "Phi-4-mini": (
@@ -294,11 +149,32 @@ RELEASED = {  # name -> (billions of parameters, of the text decoder; what confi
 }
 
 
+def check(folder, billions):
+    spec, family = hf.read_config(folder)
+    sizes = [math.prod(x.shape) for x in jax.tree.leaves(decoder.structure(spec)[1])]
+    assert sum(sizes) / 1e9 == pytest.approx(billions, abs=0.01)
+    assert hf.family_of(spec) is family
+
+
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_config(name, tmp_path):
     billions, config = RELEASED[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    spec, family = hf.read_config(tmp_path)
-    sizes = [math.prod(x.shape) for x in jax.tree.leaves(decoder.structure(spec)[1])]
-    assert sum(sizes) / 1e9 == pytest.approx(billions, abs=0.01)
-    assert hf.family_of(spec) is family
+    check(tmp_path, billions)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_config(name):
+    check(hf.PUBLISHED / name, SHIPPED[name])
+
+
+def test_every_model_of_the_papers_runs_is_shipped(monkeypatch):
+    """Without a network, and without one of them in the hub's cache, they can be planned for."""
+    assert {str(p.parent.relative_to(hf.PUBLISHED)) for p in hf.PUBLISHED.rglob("config.json")} == set(SHIPPED)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    found = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "configs" / "paper.py"))
+    paths = {found["get_config"](name).model.path for name in found["RUNS"]}
+    assert paths == set(SHIPPED)
+    with pytest.raises(hf.InputError):
+        hf.resolve("Qwen/Qwen3-8B")
+    assert all((hf.resolve(path, weights=False) / "config.json").is_file() for path in paths)

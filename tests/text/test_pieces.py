@@ -171,6 +171,13 @@ def test_widths_are_the_longest_turns(name, shared_tokenizer):
     assert pieces.width == max(first, later + lengths[text.WIND : text.NEIGHBOUR].max())
 
 
+def test_the_stand_in_is_as_long_as_qwen3(shared_tokenizer):
+    """Without a tokenizer at hand the work is the same."""
+    real, ours = text.build(shared_tokenizer("qwen3")), text.stand_in()
+    assert (ours.width, ours.calm_width, ours.size) == (real.width, real.calm_width, real.size)
+    np.testing.assert_array_equal(ours.table.lengths, real.table.lengths)
+
+
 @pytest.mark.parametrize("align", ["left", "right"])
 def test_pack_against_python(align):
     rng = np.random.default_rng(0)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from welfare_jax import bench, config
+from welfare_jax import config
 from welfare_jax.errors import InputError
+from welfare_jax.text import pieces
 from welfare_jax.train import loop
 
 
@@ -84,11 +85,11 @@ def test_bad_settings_end_in_one_line(changes, said, folder):
 
 def test_the_live_curve_costs_less_than_a_twentieth_of_training():
     """In the paper's schedule, in tokens through the model: a forward of the walks against rollout and update."""
-    cfg, pieces = config.rl(), bench.stand_in_pieces()
+    cfg, shown = config.rl(), pieces.stand_in()
     lengths = np.repeat(np.arange(1, cfg.maze.turns + 1), 3 * cfg.curve.per_length)
     batches = np.array_split(lengths, 5)  # a bucket is as wide as its longest walk
-    walks = sum(len(part) * (part.max() * pieces.calm_width + 1) for part in batches)
-    episodes = cfg.train.groups * cfg.train.group_size * cfg.maze.turns * pieces.calm_width
+    walks = sum(len(part) * (part.max() * shown.calm_width + 1) for part in batches)
+    episodes = cfg.train.groups * cfg.train.group_size * cfg.maze.turns * shown.calm_width
     passes = 1 + 2  # the rollout, and forward and backward of the update
     assert walks / (cfg.curve.every * passes * episodes) < 0.02 < 0.05
 

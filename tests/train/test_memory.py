@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from welfare_jax import bench, config
+from welfare_jax import config
 from welfare_jax.models import decoder, lora
 from welfare_jax.models.layers import Lora
 from welfare_jax.models.spec import small
 from welfare_jax.rl import rollout
+from welfare_jax.text import pieces as text
 from welfare_jax.train import state, step
 
 VOCAB, TURNS = 151_936, 15
@@ -22,7 +23,7 @@ def abstract(episodes: int, vocab: int = VOCAB):
     """(compiled update of one gradient pass over `episodes` episodes, tokens a row), from shapes alone."""
     cfg = config.rl().train
     cfg.update(group_size=episodes, micro_batch=episodes)
-    pieces = bench.stand_in_pieces()
+    pieces = text.stand_in()
     shape = jax.ShapeDtypeStruct
     params = decoder.structure(small(vocab, **SHAPE), Lora(32, 64.0), "bfloat16")
     graphdef, flat = (

@@ -22,6 +22,7 @@ from welfare_jax.models.spec import Spec
 FAMILIES = (qwen2, qwen3, llama, gemma2, gemma3, gpt_oss, glm4, phi3)
 INDEX = "model.safetensors.index.json"
 TINY = pathlib.Path(__file__).parents[1] / "tiny_base"  # the small decoder that ships with the package
+PUBLISHED = pathlib.Path(__file__).parent / "published"  # <owner>/<name>/config.json of released models
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -39,8 +40,12 @@ class LM:
     path: str
 
 
-def resolve(path_or_repo: str) -> pathlib.Path:
-    """A local folder as it is; "tiny" is the package's own; a hub name through `huggingface_hub` or its cache."""
+def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
+    """A local folder as it is; "tiny" is the package's own; a hub name through `huggingface_hub` or its cache.
+
+    Without `weights`, only the small files of a hub folder are fetched; where that fails, the architectures in
+    `published/` stand in, which have nothing but a config.json.
+    """
     if path_or_repo == "tiny":
         return TINY
     folder = pathlib.Path(path_or_repo).expanduser()
@@ -53,7 +58,7 @@ def resolve(path_or_repo: str) -> pathlib.Path:
     from huggingface_hub import snapshot_download
 
     wanted = {
-        "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"],
+        "allow_patterns": ["*.json", "*.jinja", "tokenizer.model", "*.txt"] + ["*.safetensors"] * weights,
         "ignore_patterns": ["*/*", "consolidated*"],  # the same weights again, in other programs' formats
     }
     for offline in (False, True):
@@ -61,6 +66,8 @@ def resolve(path_or_repo: str) -> pathlib.Path:
             return pathlib.Path(snapshot_download(path_or_repo, **wanted, local_files_only=offline))
         except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
             cause = type(error).__name__
+    if not weights and (PUBLISHED / path_or_repo / "config.json").is_file():
+        return PUBLISHED / path_or_repo
     raise InputError(
         f"model {path_or_repo}: not in the local hub cache and not downloadable ({cause}); "
         f"log in with `hf auth login` where the model is gated, or {advice}"
@@ -212,13 +219,17 @@ def _pages(shape, dtype):
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype, math.prod(shape)).reshape(shape)
 
 
+def has_tokenizer(folder: pathlib.Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARIES)
+
+
 def load_tokenizer(folder: pathlib.Path):
     """The folder's tokenizer, never running code from it."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # its advice on options that we do not use
-    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make an empty one up
+    if not has_tokenizer(folder):  # transformers would make an empty one up
         raise InputError(f"{folder}: no tokenizer ({' or '.join(VOCABULARIES)}); download the whole folder")
     try:
         return AutoTokenizer.from_pretrained(folder)

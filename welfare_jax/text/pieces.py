@@ -54,6 +54,24 @@ class Pieces:
     before_answer: str = ""  # text that belongs to an answer's tokens: the blank before it in a transcript
 
 
+# Tokens of every kind of piece under the Qwen3 tokenizer and its chat template.
+QWEN3_LENGTHS = {"first": 3, "next": 5, "close": 15, "wind": 6, "neighbour": 6, "place": (6, 3)}
+
+
+def stand_in(size: int = 100) -> Pieces:
+    """Pieces of the lengths that the Qwen3 tokenizer gives, with arbitrary ids: the same work without a tokenizer."""
+    n, (x, y) = QWEN3_LENGTHS, QWEN3_LENGTHS["place"]
+    digits = np.where(np.arange(size) < 10, 1, 2)
+    kinds = [0, n["first"], n["next"], n["close"], *[1] * 4, *[n["wind"]] * 4, *[n["neighbour"]] * 12]
+    lengths = np.concatenate([kinds, x - 1 + digits, y - 1 + digits]).astype(np.int32)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 1000, (len(lengths), lengths.max())).astype(np.int32)
+    letters = jnp.asarray(tokens[LETTER:WIND, 0])
+    table = Table(jnp.asarray(tokens), jnp.asarray(lengths), letters)
+    calm = 1 + n["next"] + x + 1 + y + 1 + 4 * n["neighbour"] + n["close"]
+    return Pieces(table, size, calm + n["wind"], calm, True, Wording(), None, {})
+
+
 def permuted(table: Table, tiles) -> Table:
     """The table in which role r shows the emoji of role tiles[r]; tiles int32 [3] may be traced."""
     rows = jnp.arange(len(table.lengths))
