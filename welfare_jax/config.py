@@ -88,7 +88,9 @@ def rl() -> ConfigDict:
         "sft": {
             "trajectories": 50_000, "held_out": 512, "size": 31, "beams": 64, "batch": 16, "policy_samples": False,
         },
-        "curve": {"every": 5, "per_length": 4},  # walks a class and length for the live recruitment curve
+        # The live recruitment curve: steps between points, walks a class and length, and a vector file (such as a
+        # former run's vectors/axes_untrained.safetensors) whose axes both vectors are compared with.
+        "curve": {"every": 5, "per_length": 4, "axes": ""},
         "extract": {
             "per_length": 333, "held_out": 0.2, "batch": 64,
             "replicates": 200,  # half samples for the intervals

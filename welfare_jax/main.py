@@ -67,7 +67,7 @@ def experiment(config, workdir):
     import jax
 
     from welfare_jax import report
-    from welfare_jax.interp import stage
+    from welfare_jax.interp import stage, vectors
     from welfare_jax.train import loop, organisms, supervised
 
     seconds, begin = {}, time.perf_counter()
@@ -87,9 +87,10 @@ def experiment(config, workdir):
             setup.pieces, setup.maze, setup.mesh, config.curve.per_length, 0.25, config.extract.batch,
             stage.walks_lib.SEED,
         )  # fmt: skip
-        return stage.make_live(setup.graphdef, data, setup.join)
+        return stage.make_live(setup.graphdef, data, setup.join, axes)
 
     setup = loop.build(config)
+    axes = vectors.fitting(config.curve.axes, setup.lm.spec)[0] if config.curve.axes else None
     print(loop.describe(setup, config), flush=True)
     runs = loop.runs(setup, config)
     own = [setup]

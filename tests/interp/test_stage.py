@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
-from welfare_jax.interp import geometry, stage
-from welfare_jax.models import chat, generate, interventions, stops
+from welfare_jax.interp import extract, geometry, stage
+from welfare_jax.models import chat, decoder, generate, interventions, stops
 from welfare_jax.train import state
 
 MESH = mesh_lib.make()
@@ -42,6 +42,23 @@ def test_live_curve_of_trained_and_untrained(world):
     assert all(abs(x) <= 1 for k in ("cos_rest", "cos_path") for x in a[k]) and not np.allclose(
         a["cos_path"], b["cos_path"], atol=1e-4
     )
+
+
+def test_live_curve_beside_given_axes(world):
+    """An axis that is v_gold itself, and one that has nothing to do with it: against NumPy."""
+    data, _ = stage.walk_data(world.pieces, world.maze, MESH, 2, 0.5, 8, 0)
+    model = decoder.bind(world.graphdef, state.join(world.trainable, world.frozen))
+    found = jax.jit(extract.moments)(model, data.fit)
+    v = {
+        c: np.asarray(geometry.difference_in_means(found.sums, found.counts, getattr(geometry, c.upper())))
+        for c in ("mold", "gold")
+    }
+    axes = {"itself": v["gold"], "other": np.random.default_rng(0).normal(size=v["gold"].shape).astype(np.float32)}
+    got = stage.make_live(world.graphdef, data, state.join, axes)(world.trainable, world.frozen)
+    np.testing.assert_allclose(got["axis_gold/itself"], 1.0, atol=1e-5)
+    for c in v:
+        want = (v[c] * axes["other"]).sum(-1) / np.linalg.norm(v[c], axis=-1) / np.linalg.norm(axes["other"], axis=-1)
+        np.testing.assert_allclose(got[f"axis_{c}/other"], want, atol=1e-5)
 
 
 def test_replays_say_what_was_played(world, tiny_tokenizer):

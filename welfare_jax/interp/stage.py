@@ -42,14 +42,21 @@ def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: floa
 
 
 def make_live(graphdef, data, join, axes=None):
-    """The live curve (`extract.live`) as `curve(trainable, frozen) -> dict of lists`, one compiled program."""
+    """The live curve (`extract.live`) as `curve(trainable, frozen) -> dict of lists`, one compiled program.
+
+    axes: {name: [L, D]}, what both vectors are compared with; their cosines [L] are `axis_mold/<name>` and the like.
+    """
+    stack = np.stack(list(axes.values())) if axes else None
 
     @jax.jit
     def program(trainable, frozen, data, axes):
         return extract.live(decoder.bind(graphdef, join(trainable, frozen)), data, axes)
 
     def curve(trainable, frozen):
-        return {k: v.round(6).tolist() for k, v in hosts.get(program(trainable, frozen, data, axes)).items()}
+        found = hosts.get(program(trainable, frozen, data, stack))
+        for v in ("mold", "gold") if axes else ():
+            found |= {f"axis_{v}/{name}": row for name, row in zip(axes, found.pop(f"axes_{v}"))}
+        return {k: v.round(6).tolist() for k, v in found.items()}
 
     return curve
 

@@ -52,3 +52,18 @@ def load(path) -> tuple[dict, dict]:
     if metadata.get("hook") not in HOOKS:
         raise InputError(f"{path}: hook point {metadata.get('hook')!r} is unknown, so it is not clear where to steer")
     return arrays, metadata
+
+
+def fitting(path, spec, names=None) -> tuple[dict, dict]:
+    """`load`, where every vector is a row for each of the model's layers; `names`: only these entries."""
+    arrays, metadata = load(path)
+    for name in names or ():
+        if name not in arrays:
+            raise InputError(f"{path}: no vector {name!r}, it has {', '.join(sorted(arrays))}")
+    arrays = {k: v for k, v in arrays.items() if not names or k in names}
+    for name, rows in arrays.items():
+        if rows.shape != (spec.layers, spec.width):
+            raise InputError(
+                f"{path}: {name} has shape {rows.shape}, the model needs ({spec.layers}, {spec.width}): one row a layer"
+            )
+    return arrays, metadata

@@ -23,15 +23,8 @@ def build(config, spec):
         raise InputError(
             f"train.intervene: op={config.op!r} must be add or ablate, when={config.when!r} one of {', '.join(WHEN)}"
         )
-    arrays, facts = vectors.load(config.vectors)
-    if config.vector not in arrays:
-        raise InputError(f"train.intervene.vector={config.vector!r}: {config.vectors} has {', '.join(sorted(arrays))}")
+    arrays, facts = vectors.fitting(config.vectors, spec, (config.vector,))
     rows = arrays[config.vector]
-    if rows.shape != (spec.layers, spec.width):
-        raise InputError(
-            f"{config.vectors}: vectors of {rows.shape[0]} layers and width {rows.shape[1]}, the model has "
-            f"{spec.layers} and {spec.width}"
-        )
     chosen = json.loads(facts.get("layers", "{}"))
     layer = config.layer if config.layer >= 0 else chosen.get(config.vector.split("/")[0])
     if layer is None or not 0 <= layer < spec.layers:
