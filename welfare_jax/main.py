@@ -63,10 +63,11 @@ def pretrain(config, workdir):
 
 
 def experiment(config, workdir):
-    """The main job: train, read the axis, steer with it, report."""
+    """The main job: train, read the axis, steer with it, report; then the evaluations that `config.evals` names."""
     import jax
 
     from welfare_jax import report
+    from welfare_jax.evals import stage as evaluation
     from welfare_jax.interp import stage, vectors
     from welfare_jax.train import loop, organisms, supervised
 
@@ -89,6 +90,12 @@ def experiment(config, workdir):
         )  # fmt: skip
         return stage.make_live(setup.graphdef, data, setup.join, axes)
 
+    if config.evals.names:
+        evaluation.check(config.evals)
+        if any(len(v) for v in config.organisms.values()) or config.distributed.coordinator:
+            raise InputError(
+                "evals.names: one model in one process is evaluated; evaluate afterwards, configs/evals.py"
+            )
     setup = loop.build(config)
     axes = vectors.fitting(config.curve.axes, setup.lm.spec)[0] if config.curve.axes else None
     print(loop.describe(setup, config), flush=True)
@@ -126,6 +133,8 @@ def experiment(config, workdir):
     if reward[0] is None:  # no episodes were played to learn from
         reward = [summary[f"reward_held_out_{end}"] for end in ("untrained", "trained")]
     print(f"reward {reward[0]:.1f} -> {reward[1]:.1f}; report: {page}")
+    if config.evals.names:
+        evals(config, workdir)
 
 
 def axes(config, workdir):

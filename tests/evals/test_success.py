@@ -85,7 +85,7 @@ def test_success_words_follow_the_success_direction_and_no_random_one(trained, t
         good, bad = text.share(mine, {*GOOD, "well"}), text.share(mine, {*BAD, "badly"})
         share.setdefault(c.vector, []).append(good / (good + bad))
     assert (np.diff(share["success"]) > 0).all(), share["success"]
-    assert share["success"][0] < 0.1 and share["success"][-1] > 0.9, share["success"]
+    assert share["success"][0] < 0.2 and share["success"][-1] > 0.8, share["success"]
     slopes = {name: np.polyfit(ALPHAS, y, 1)[0] for name, y in share.items()}
     cohort = np.array([v for name, v in slopes.items() if name != "success"])
     assert slopes["success"] > 2 * np.abs(cohort).max(), slopes

@@ -64,6 +64,6 @@ def fitting(path, spec, names=None) -> tuple[dict, dict]:
     for name, rows in arrays.items():
         if rows.shape != (spec.layers, spec.width):
             raise InputError(
-                f"{path}: {name} has shape {rows.shape}, the model needs ({spec.layers}, {spec.width}): one row a layer"
+                f"{path}: {name} has shape {rows.shape}, the model needs a row a layer, ({spec.layers}, {spec.width})"
             )
     return arrays, metadata
