@@ -93,9 +93,7 @@ def experiment(config, workdir):
     if config.evals.names:
         evaluation.check(config.evals)
         if any(len(v) for v in config.organisms.values()) or config.distributed.coordinator:
-            raise InputError(
-                "evals.names: one model in one process is evaluated; evaluate afterwards, configs/evals.py"
-            )
+            raise InputError("evals.names: for one model in one process; use configs/evals.py afterwards")
     setup = loop.build(config)
     axes = vectors.fitting(config.curve.axes, setup.lm.spec)[0] if config.curve.axes else None
     print(loop.describe(setup, config), flush=True)

