@@ -11,7 +11,9 @@ VARIANTS = {
     "grpo": {"algorithm": "grpo", "kl": "k3", "kl_coef": 1e-3, "entropy_coef": 0.0},
     "reinforce": {"algorithm": "reinforce"},
     "ppo": {"algorithm": "ppo", "epochs": 2, "minibatches": 2, "reward_scale": 0.05, "entropy": "plain"},
-    "expert_iteration": {"algorithm": "expert_iteration", "keep_best": 2, "epochs": 2, "minibatches": 4, "lr": 2e-3},
+    "expert_iteration": {
+        "algorithm": "expert_iteration", "keep_best": 2, "groups": 16, "epochs": 4, "minibatches": 4, "lr": 4e-3,
+    },
     "rl_fft": {"lora.rank": 0, "trainable": ".*", "lr": 2e-4},
     "sft": {"algorithm": "sft", "steps": 60, "schedule_steps": 60, "lr": 2e-3},
     "sft_fft": {

@@ -14,7 +14,8 @@ from helpers import FAMILIES, VOCAB, edit_config, hf_model, padded, params, run,
 from safetensors.numpy import load_file, save_file
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, hf
+from welfare_jax.models import decoder, hf, hf_save
+from welfare_jax.models.spec import small
 
 TOKENS, MASK = padded()
 
@@ -178,14 +179,11 @@ def test_deep_models_compile_as_fast_as_shallow_ones(changes):
 MEASURE = """
 import pathlib, sys, jax
 from welfare_jax import runtime
-from welfare_jax.models import hf, hf_save, spec
-folder, tokenizer = pathlib.Path(sys.argv[1]), hf.load_tokenizer(hf.TINY)
-shape = spec.small(30_000, layers=8, width=768, heads=12, kv_heads=4, mlp=2304)
+from welfare_jax.models import hf
 peak = lambda: runtime.peak_bytes() / 2**20
-hf_save.write_random(folder, shape, tokenizer, "bfloat16", 16 << 20)
 hf.load_params(hf.TINY)
 before = peak()
-_, params, _ = hf.load_params(folder, "bfloat16")
+_, params, _ = hf.load_params(pathlib.Path(sys.argv[1]), "bfloat16")
 sizes = [x.nbytes / 2**20 for x in jax.tree.leaves(params)]
 print(peak() - before, sum(sizes), max(sizes))
 """
@@ -194,6 +192,8 @@ print(peak() - before, sum(sizes), max(sizes))
 @pytest.mark.slow
 def test_loading_holds_little_beside_the_parameters(tmp_path):
     """Resident memory grows by no more than the parameters, the largest stacked one, and a little."""
+    shape = small(30_000, layers=8, width=768, heads=12, kv_heads=4, mlp=2304)
+    hf_save.write_random(tmp_path, shape, hf.load_tokenizer(hf.TINY), "bfloat16", 16 << 20)
     done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
     grown, total, largest = map(float, done.stdout.split())
     assert len(list(tmp_path.glob("*.safetensors"))) > 5 and total > 120

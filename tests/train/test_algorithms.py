@@ -43,7 +43,7 @@ def shared():
     return setup, loop.side_by_side(setup, cfg)
 
 
-def rewards(shared, trainable, cfg, batches=2):
+def rewards(shared, trainable, cfg, batches=6):
     """Mean reward [seeds] over the same held-out mazes each time."""
     setup, collect = shared
     keys, tiles = jax.vmap(jax.random.key)(100 + jnp.arange(SEEDS)), jnp.tile(jnp.arange(3), (SEEDS, 1))
@@ -58,19 +58,22 @@ def check_gain(before, after):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dr_grpo", "grpo", "reinforce", "ppo", "rl_fft"])
+@pytest.mark.parametrize("name", ["dr_grpo", "grpo", "reinforce", "ppo", "expert_iteration", "rl_fft"])
 def test_reinforcement_learning_improves_the_reward(name, shared):
     setup, collect = shared
-    cfg = settings(name)
+    # Expert Iteration starts from the base each round, with the best episodes alone: more of them, and few rounds.
+    rounds, more = (2, {"train.groups": 16}) if name == "expert_iteration" else (12, {})
+    cfg = settings(name, **more)
     own, tx = loop.runs(setup, cfg), state.optimizer(cfg.train)
     if name == "rl_fft":  # other parameters are trained: another structure
         setup = build(cfg)
         own, collect = loop.runs(setup, cfg), loop.side_by_side(setup, cfg)
     now, places = loop.fresh(own, tx, setup.mesh)
     update = loop.updater(setup, cfg, tx, places, True)
+    play = loop.side_by_side(setup, cfg) if more else collect
     before = rewards((setup, collect), now.trainable, cfg)
-    for i in range(12):
-        played, _ = collect(now.trainable, setup.frozen, own.keys, i, cfg.train.temperature, own.tiles)
+    for i in range(rounds):
+        played, _ = play(now.trainable, setup.frozen, own.keys, i, cfg.train.temperature, own.tiles)
         now, metrics = update(now, setup.frozen, own.initial, None, played, own.knobs)
     assert np.isfinite(np.asarray(metrics["loss"][0])).all()
     check_gain(before, rewards((setup, collect), now.trainable, cfg))
