@@ -58,9 +58,9 @@ def played(pieces, episodes, size=31, **changes):
     return talks, shown
 
 
-def agree(pieces, talks, shown):
+def agree(pieces, talks, shown, turns=range(TURNS)):
     """The tokens shown up to a turn are what the tokenizer makes of the history with the generation prompt."""
-    tok, cases = pieces.tokenizer, [(talk, rows, t) for talk, rows in zip(talks, shown) for t in range(TURNS)]
+    tok, cases = pieces.tokenizer, [(talk, rows, t) for talk, rows in zip(talks, shown) for t in turns]
     texts = [
         tok.apply_chat_template(talk[: 2 * t + 1], tokenize=False, add_generation_prompt=True, **pieces.template)
         for talk, _, t in cases
