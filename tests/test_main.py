@@ -315,7 +315,16 @@ def variants(name):
 
 @pytest.mark.parametrize(
     "config_file",
-    [("axes",), ("tiny_grpo",), ("gemma_grpo",), ("tiny_pretrain",), *variants("paper"), *variants("tiny")],
+    [
+        ("axes",),
+        ("tiny_grpo",),
+        ("gemma_grpo",),
+        ("tiny_pretrain",),
+        ("reward_model",),
+        ("reward_model", "paper"),
+        *variants("paper"),
+        *variants("tiny"),
+    ],
     ids=":".join,
 )
 def test_configs_change_only_settings_that_exist(config_file):

@@ -115,6 +115,42 @@ def rl() -> ConfigDict:
     })  # fmt: skip
 
 
+OPTIMISATION = (
+    "steps", "micro_batch", "schedule_steps", "schedule", "schedule_rate", "warmup", "lr", "value_lr", "optimizer",
+    "grad_clip", "weight_decay", "adam_b1", "adam_b2", "lora", "trainable", "remat", "checkpoint_every", "keep",
+    "spike",
+)  # fmt: skip
+
+
+def fitting(**changes) -> dict:
+    """What supervised runs on a batch of anything share: model, mesh, and the settings of `rl` that optimise."""
+    base = rl()
+    out = {name: base[name] for name in ("seed", "model", "mesh")}
+    return out | {"train": {name: base.train[name] for name in OPTIMISATION} | {"batch": 64} | changes}
+
+
+def reward_model() -> ConfigDict:
+    """Reward models on helpfulness, harmlessness and both (arXiv:2606.13209), in the size of published models."""
+    # spike: the loss nears zero, where one pair ordered wrong is many standard deviations.
+    train = fitting(steps=1000, schedule_steps=1000, lr=1e-5, value_lr=1e-4, micro_batch=8, spike=0.0)
+    return ConfigDict(train | {
+        "job": "reward_model",
+        "pairs": {
+            "a": "helpful", "b": "harmless",  # objectives that the package generates, or JSONL files
+            "count": 20_000,  # training pairs of each; of a file at most so many, 0: all
+            "held_out": 1000,
+            "conflict": 0.5,  # of generated pairs: the share that the other objective orders the opposite way
+            "max_tokens": 512,  # the last of a text
+        },
+        "neurons": {
+            "percent": 10.0,  # of all neurons, that the sets are made of
+            "sweep": (2.0, 5.0, 10.0, 15.0, 20.0, 30.0),
+            "random": 3,  # draws of every random set
+            "batch": 32,  # pairs looked at together: all their neurons are held at once
+        },
+    })  # fmt: skip
+
+
 def of_run(config) -> ConfigDict:
     """The settings with which the run in folder `config.run` was made; what is read and how comes from `config`."""
     path = pathlib.Path(config.run).expanduser() / "config.json"

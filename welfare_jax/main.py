@@ -178,7 +178,18 @@ def evals(config, workdir):
     print(f"report: {report.write(workdir)}")
 
 
-JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals}
+def reward_model(config, workdir):
+    """Reward models under two objectives and both, and the neurons that they rest on."""
+    from welfare_jax import report
+    from welfare_jax.train import reward_model as job
+
+    summary = job.run(config, workdir)
+    for name, accuracy in summary["accuracy"].items():
+        print(f"accuracy of {name}: {accuracy:.3f}")
+    print(f"report: {report.write(workdir)}")
+
+
+JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals, "reward_model": reward_model}
 SHARED = ("rl",)  # those that several processes can run together
 
 

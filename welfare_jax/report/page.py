@@ -5,6 +5,11 @@ import pathlib
 from welfare_jax.report import data, markup, player, style, tables
 from welfare_jax.report.sections import SECTIONS
 
+OWN = {
+    "evals": "evals",
+    "reward_model": "reward_models",
+}  # jobs whose report is one section of their own
+
 
 def write(workdir) -> pathlib.Path:
     """Writes `report.html` and `tables/*.csv` into `workdir` from what the run left there; returns the report's path.
@@ -24,9 +29,9 @@ def write(workdir) -> pathlib.Path:
 def html(run: data.Run, built: dict) -> str:
     """The whole report as one HTML document."""
     title = f"{run.name}: what the run showed"
-    sections = [s for s in SECTIONS if s[0] != "evals" or run.evals]
-    if run.config.get("job") == "evals":  # a folder of evaluations alone
-        sections = [s for s in SECTIONS if s[0] in ("evals", "config")]
+    own = OWN.get(run.config.get("job"))
+    hidden = {*OWN.values()} - ({"evals"} if run.evals else set())
+    sections = [s for s in SECTIONS if (s[0] in (own, "config") if own else s[0] not in hidden)]
     links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name, _, _ in sections)
     parts = [_section(name, heading, draw, run, built) for name, heading, draw in sections]
     body = f"<header><h1>{markup.esc(title)}</h1>{_notes(run)}</header><nav><ul>{links}</ul></nav>"
@@ -48,6 +53,6 @@ def _left_out(reason: str) -> str:
 
 
 def _notes(run) -> str:
-    if not run.notes or run.config.get("job") == "evals":
+    if not run.notes or run.config.get("job") in OWN:
         return ""
     return f'<p class="missing">The run is not complete: {markup.esc("; ".join(run.notes))}.</p>'

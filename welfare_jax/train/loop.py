@@ -14,8 +14,7 @@ from welfare_jax import hosts, runtime
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
-from welfare_jax.models import hf, lora
-from welfare_jax.models.layers import Lora
+from welfare_jax.models import hf
 from welfare_jax.rl import objectives
 from welfare_jax.text import pieces as text
 from welfare_jax.text.wording import Wording
@@ -46,12 +45,8 @@ class Setup:
 
 def start(lm, config):
     """(graphdef, trainable, frozen) of a loaded model with the settings' adapters, fresh from the seed."""
-    cfg, graphdef, full = config.train, lm.graphdef, lm.params
-    adapters = Lora(cfg.lora.rank, cfg.lora.alpha, cfg.lora.targets)
-    if adapters.rank:
-        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(config.seed))
-    trainable, frozen = state.split(full, cfg.trainable)
-    if ALGORITHMS[cfg.algorithm].value_head:
+    graphdef, trainable, frozen = state.adapted(lm, config.train, config.seed)
+    if ALGORITHMS[config.train.algorithm].value_head:
         trainable |= state.value_head(lm.spec.width)
     return graphdef, trainable, frozen
 
@@ -70,9 +65,7 @@ def build(config) -> Setup:
     lm = hf.load(folder, config.model.dtype, mesh, config.model.attention)
     intervene.build(config.train.intervene, lm.spec)
     graphdef, trainable, frozen = start(lm, config)
-    trainable, frozen = (
-        {k: hosts.put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()} for part in (trainable, frozen)
-    )
+    trainable, frozen = (state.placed(part, mesh) for part in (trainable, frozen))
     check_batch(config, mesh)
     return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
 

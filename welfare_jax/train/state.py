@@ -10,8 +10,11 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
+from welfare_jax.models import lora
+from welfare_jax.models.layers import Lora
 
 
 class State(NamedTuple):
@@ -33,6 +36,20 @@ def split(params: dict, pattern: str) -> tuple[dict, dict]:
     if not trainable:
         raise InputError(f"train.trainable={pattern!r} matches no parameter; one of them is {sorted(flat)[0]}")
     return trainable, {k: v for k, v in flat.items() if k not in trainable}
+
+
+def adapted(lm, cfg, seed: int):
+    """(graphdef, trainable, frozen) of a loaded model with the settings' adapters, fresh from the seed."""
+    graphdef, full = lm.graphdef, lm.params
+    adapters = Lora(cfg.lora.rank, cfg.lora.alpha, cfg.lora.targets)
+    if adapters.rank:
+        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(seed))
+    return graphdef, *split(full, cfg.trainable)
+
+
+def placed(flat: dict, mesh) -> dict:
+    """The same parameters, spread over the mesh."""
+    return {k: hosts.put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in flat.items()}
 
 
 def join(trainable: dict, frozen: dict, dtype=None) -> dict:

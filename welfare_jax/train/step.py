@@ -112,7 +112,7 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None):
             """An optimiser step on the examples `rows`, or on all of them in their order."""
             trainable, opt_state = carry
             part = examples if rows is None else jax.tree.map(lambda a: a[rows], examples)
-            (numerator, (denominator, metrics)), grads = _accumulate(loss, trainable, part, config.micro_batch)
+            (numerator, (denominator, metrics)), grads = accumulate(loss, trainable, part, config.micro_batch)
             grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
             updates, opt_state = optimizer.update(grads, opt_state, trainable, lr=rate)
             metrics |= {"loss": (numerator, denominator), "grad_norm": (optax.tree.norm(grads), 1.0)}
@@ -137,7 +137,7 @@ def _cut(examples, size):
     return jax.tree.map(lambda a: a.reshape(-1, min(size, a.shape[0]), *a.shape[1:]), examples)
 
 
-def _accumulate(loss, trainable, examples, size):
+def accumulate(loss, trainable, examples, size):
     """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples."""
     grad = jax.value_and_grad(loss, has_aux=True)
     parts = _cut(examples, size)

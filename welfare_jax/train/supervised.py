@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.stats
 
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.rl import objectives, rollout
 from welfare_jax.sft import imitation, planned
-from welfare_jax.train import step
+from welfare_jax.train import stats, step
 
 HELD_OUT = 1 << 20  # mazes from this number on are never trained on
 
@@ -119,9 +118,8 @@ def findings(setup, config, supply: Supply, trained, played) -> dict:
     out["rules_log_likelihood"] = planned.rules(supply.train, supply.held)
     implied = np.asarray(own(trained, setup.frozen, played))
     rewards = np.asarray(played.rewards)
-    rank = scipy.stats.spearmanr(implied.sum(1), rewards.sum(1)).statistic  # nan where one of them is constant
     out["implied_rewards"] = {
-        "rank_correlation": None if np.isnan(rank) else float(rank),
+        "rank_correlation": stats.rank_correlation(implied.sum(1), rewards.sum(1)),
         "implied": implied.round(4).tolist(), "reward": rewards.round(4).tolist(),
     }  # fmt: skip
     return out

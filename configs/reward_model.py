@@ -1,0 +1,28 @@
+"""Reward models under two conflicting objectives, and the neurons behind them (arXiv:2606.13209).
+
+python -m welfare_jax.main --config=configs/reward_model.py --workdir=runs/reward_model     minutes on two CPU cores
+python -m welfare_jax.main --config=configs/reward_model.py:paper --workdir=runs/rm --config.model.path=DIR \
+    --config.pairs.a=helpful.jsonl --config.pairs.b=harmless.jsonl
+Lines of the files: {"prompt"?, "chosen", "rejected"}; `welfare_jax/text/preferences.py` says what they may hold.
+"""
+
+from welfare_jax.config import reward_model
+
+
+def get_config(variant="tiny"):
+    config = reward_model()
+    if variant == "paper":
+        return config
+    if variant != "tiny":
+        raise ValueError(f"variant {variant!r}: choose tiny or paper")
+    config.model.path = "tiny"
+    config.model.dtype = "float32"
+    config.pairs.update(count=2048, held_out=128)
+    config.train.update(
+        steps=150, schedule_steps=150, batch=32, micro_batch=32, lr=5e-4, value_lr=5e-3, warmup=10, remat=False,
+        checkpoint_every=25,
+    )  # fmt: skip
+    config.train.lora.rank = 0
+    config.train.trainable = ".*"
+    config.neurons.update(batch=64, random=2, sweep=(2.0, 5.0, 10.0, 20.0, 30.0))
+    return config

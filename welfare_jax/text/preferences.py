@@ -1,0 +1,114 @@
+"""Preference pairs: from JSONL files, or two generated objectives that conflict.
+
+A pair is {"prompt"?, "chosen", "rejected", "conflict"?}. With a prompt (text, or a list of {"role", "content"}),
+chosen and rejected are the answers; without one they are whole texts, or whole conversations.
+
+The generated world: somebody walks among tiles, wants to reach one and to avoid another; the user asks which way one
+of the two lies. `helpful` prefers the answer that tells the way that was asked for. `harmless` prefers any answer that
+does not lead onto the tile to avoid. Asked for the tile to reach, both can be had; asked for the tile to avoid, every
+pair that one objective orders, the other orders the opposite way.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+
+from welfare_jax.errors import InputError
+from welfare_jax.text.tiny_world import AVOID, NAMES, REACH, SIDE
+from welfare_jax.text.wording import Wording
+
+OBJECTIVES = ("helpful", "harmless")
+DECLINE = "no"
+ASK = "Which way is a {tile}?"
+
+
+def good(objective: str, answer: str, near, asked: int, avoid: int, wording: Wording) -> bool:
+    """Whether an answer has what the objective wants: near [4] are the tiles around, asked and avoid tiles."""
+    leads = near[wording.letters.index(answer)] if answer in wording.letters else -1
+    return leads == asked if objective == "helpful" else leads != avoid
+
+
+def generate(objective: str, count: int, seed: int, conflict: float = 0.5, wording: Wording | None = None) -> list:
+    """`count` pairs under one of OBJECTIVES; `conflict`: the share in which the tile to avoid is asked for."""
+    if objective not in OBJECTIVES:
+        raise InputError(f"objective {objective!r}: choose one of {', '.join(OBJECTIVES)}, or name a JSONL file")
+    if not 0 <= conflict <= 1:
+        raise InputError(f"pairs.conflict={conflict}: a share from 0 to 1")
+    wording = wording or Wording()
+    rng, out = np.random.default_rng((seed, OBJECTIVES.index(objective))), []
+    while len(out) < count:
+        near = rng.integers(0, 3, 4).tolist()
+        if len(set(near)) < 3:  # every tile is there to be asked for, led to and missed
+            continue
+        reach, avoid = rng.permutation(3)[:2].tolist()
+        asked = avoid if rng.random() < conflict else reach
+        told = rng.permutation([*range(4), -1]).tolist()  # the four ways and a refusal, in the order they are tried
+        answers = [DECLINE if k < 0 else wording.letters[k] for k in told]
+        ranked = [good(objective, a, near, asked, avoid, wording) for a in answers]
+        x, y = rng.integers(0, SIDE, 2).tolist()
+        seen = wording.observation(x, y, near, rng.permutation(4).tolist()).removesuffix(wording.closing)
+        goal = f"{REACH[0]}, {AVOID[0]}".format(t="{}").format(wording.tiles[reach], wording.tiles[avoid])
+        who = NAMES[int(rng.integers(len(NAMES)))]["n"]
+        out.append({
+            "prompt": f"Goal for {who}: {goal}.\n{seen}" + ASK.format(tile=wording.tiles[asked]),
+            "chosen": answers[ranked.index(True)], "rejected": answers[ranked.index(False)],
+            "conflict": asked == avoid,
+        })  # fmt: skip
+    return out
+
+
+def read(path: str) -> list:
+    """The pairs of a JSONL file. Raises `InputError` with the file and line of the first malformed one."""
+    file, out = pathlib.Path(path).expanduser(), []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"pairs {file}: not a readable text file ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"pairs {file}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON ({error})") from None
+        if not isinstance(row, dict) or any(not _said(row.get(k)) for k in ("chosen", "rejected")):
+            raise InputError(f"{where}: needs 'chosen' and 'rejected', each a text or a list of messages")
+        if row.get("prompt") is not None and not (_said(row["prompt"]) and isinstance(row["chosen"], str)):
+            raise InputError(f"{where}: with a 'prompt', 'chosen' and 'rejected' are the answers' texts")
+        if row["chosen"] == row["rejected"]:
+            raise InputError(f"{where}: 'chosen' and 'rejected' are the same")
+        out.append({k: row.get(k) for k in ("prompt", "chosen", "rejected", "conflict")})
+    if not out:
+        raise InputError(f"pairs {file}: holds no pair")
+    return out
+
+
+def _said(value) -> bool:
+    """A text, or a list of messages that end with the assistant's or begin with anything."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+        )
+    )
+
+
+def load(source: str, count: int, held_out: int, seed: int, conflict: float) -> tuple[list, list]:
+    """(training pairs, held-out pairs) of a generated objective, or of a JSONL file in an order drawn from the seed.
+
+    Of a file the first `held_out` pairs of that order are held out, and at most `count` others (0: all) are learnt.
+    """
+    if source in OBJECTIVES:
+        made = generate(source, count + held_out, seed, conflict)
+        return made[held_out:], made[:held_out]
+    rows = read(source)
+    if len(rows) <= held_out:
+        raise InputError(f"pairs {source}: holds {len(rows)}, of which pairs.held_out={held_out} would leave none")
+    rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+    rest = rows[held_out:]
+    return rest[:count] if count else rest, rows[:held_out]

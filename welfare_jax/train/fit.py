@@ -1,0 +1,149 @@
+"""Supervised runs on batches of anything: a loss, its update, checkpoints and metrics. Stopped anywhere, it goes on.
+
+What a run at `folder` leaves: `config.json` (its settings), `metrics.jsonl`, `checkpoints/<step>/`.
+"""
+
+import pathlib
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from welfare_jax import mesh as mesh_lib
+from welfare_jax import runtime
+from welfare_jax.errors import InputError
+from welfare_jax.models import hf
+from welfare_jax.rl import objectives
+from welfare_jax.train import checkpoints, state, step, watch
+
+
+class Base(NamedTuple):
+    """The model that every run starts from, in two parts."""
+
+    lm: hf.LM  # as loaded
+    graphdef: object  # with adapters
+    initial: dict  # trainable parameters before training, flat
+    frozen: dict
+    mesh: object
+
+    def join(self, trainable, frozen) -> dict:
+        """The decoder's parameters, in the type in which the model was loaded."""
+        return state.join(trainable, frozen, self.lm.params["embed"].dtype)
+
+
+def load(config) -> Base:
+    """The model of `config.model`, on the mesh, with the adapters of `config.train`."""
+    check(config.train)
+    mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    rows, part = mesh.shape["data"] * mesh.shape["fsdp"], config.train.micro_batch
+    if part % rows:
+        raise InputError(f"train.micro_batch={part}: must be a multiple of the {rows} devices that share it")
+    lm = hf.load(config.model.path, config.model.dtype, mesh, config.model.attention)
+    graphdef, trainable, frozen = state.adapted(lm, config.train, config.seed)
+    return Base(lm, graphdef, state.placed(trainable, mesh), state.placed(frozen, mesh), mesh)
+
+
+def check(cfg):
+    for name in ("steps", "batch", "micro_batch", "checkpoint_every"):
+        if cfg[name] < 1:
+            raise InputError(f"train.{name}={cfg[name]}: must be at least 1")
+    if cfg.batch % cfg.micro_batch:
+        raise InputError(f"train.micro_batch={cfg.micro_batch}: must divide train.batch={cfg.batch}")
+    if cfg.lr <= 0:
+        raise InputError(f"train.lr={cfg.lr}: must be positive")
+    for name, known in (("optimizer", state.OPTIMIZERS), ("schedule", ("cosine", "linear", "constant"))):
+        if cfg[name] not in known:
+            raise InputError(f"train.{name}={cfg[name]!r}: choose one of {', '.join(known)}")
+
+
+def make_update(loss, tx, cfg):
+    """`update(state, frozen, batch) -> (state, metrics)`, one optimiser step.
+
+    `loss(trainable, frozen, part) -> (numerator, (denominator, metrics))`, sums over the examples of a part; parts of
+    `cfg.micro_batch` examples are added up before anything is divided.
+    """
+
+    def update(now: state.State, frozen, batch):
+        rate = cfg.lr * objectives.schedule(cfg.schedule, now.step, cfg.schedule_steps, cfg.warmup, cfg.schedule_rate)
+        own = lambda trainable, part: loss(trainable, frozen, part)
+        (numerator, (denominator, metrics)), grads = step.accumulate(own, now.trainable, batch, cfg.micro_batch)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
+        updates, opt_state = tx.update(grads, now.opt_state, now.trainable, lr=rate)
+        metrics |= {"loss": (numerator, denominator), "grad_norm": (optax.tree.norm(grads), 1.0), "lr": (rate, 1.0)}
+        return state.State(now.step + 1, optax.apply_updates(now.trainable, updates), opt_state), metrics
+
+    return update
+
+
+class Trainer:
+    """`trainer(folder, settings, batch)` trains from the base's parameters, or goes on, or only reads the end.
+
+    Runs of one trainer share one compiled update.
+    """
+
+    def __init__(self, base: Base, loss, cfg):
+        self.base, self.cfg = base, cfg
+        self.tx = optax.with_extra_args_support(state.optimizer(cfg))
+        like = state.State(jnp.int32(0), base.initial, jax.eval_shape(self.tx.init, base.initial))
+        self.places = state.shardings(base.mesh, like)
+        out = (self.places, mesh_lib.replicated(base.mesh))
+        self.update = jax.jit(make_update(loss, self.tx, cfg), donate_argnums=(0,), out_shardings=out)
+
+    def __call__(self, folder, settings: dict, batch, label: str = "training") -> dict:
+        """The trained parameters, flat. batch: step -> pytree of arrays [B, ...], the same whenever it is asked.
+
+        Raises `InputError`, before anything is written, where the folder holds a run under other settings.
+        """
+        cfg, mesh, folder = self.cfg, self.base.mesh, pathlib.Path(folder)
+        trainable = jax.tree.map(jnp.copy, self.base.initial)  # the update gives its input's memory away
+        now = jax.device_put(state.State(jnp.int32(0), trainable, self.tx.init(trainable)), self.places)
+        saved = checkpoints.Checkpoints(folder, cfg.keep)
+        start, now, _ = saved.restore(now, settings)
+        runtime.write_json(folder / "config.json", settings)
+        log = checkpoints.MetricsLog(folder / "metrics.jsonl", start)
+        guard = watch.Guard(cfg.spike, checkpoints.read_metrics(folder / "metrics.jsonl"))
+        bar = tqdm(range(start, cfg.steps), desc=label, initial=start, total=cfg.steps, unit="step")
+        try:
+            for i in bar:
+                begin = time.perf_counter()
+                now, metrics = self.update(now, self.base.frozen, jax.device_put(batch(i), mesh_lib.rows(mesh)))
+                row = {"step": i} | step.values(metrics) | {"seconds": time.perf_counter() - begin}
+                guard.check(row, saved.manager.latest_step())
+                log.write(row)
+                bar.set_postfix(loss=f"{row['loss']:.3f}")
+                if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
+                    saved.save(i + 1, now, settings)
+        finally:
+            for sink in (log, saved):
+                sink.close()
+        return now.trainable
+
+
+def shuffled(count: int, seed: int, batch: int):
+    """Row numbers of a step's batch: every epoch in a new order, by nothing but seed and step."""
+    import grain
+
+    if count < batch:
+        raise InputError(f"train.batch={batch}: more than the {count} examples")
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch, drop_remainder=True)
+
+
+def parts(count: int, size: int, mesh):
+    """(row numbers of a batch, how many of them count): the last batch is filled up, so that all have one shape."""
+    share = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-min(size, count) // share) * share
+    for a in range(0, count, size):
+        yield np.minimum(np.arange(a, a + size), count - 1), min(size, count - a)
+
+
+def join_metrics(workdir, names) -> None:
+    """The metrics of several runs under `workdir` as one file: `run` names a row's, `step` counts through them all."""
+    rows = [(n, row) for n in names for row in checkpoints.read_metrics(pathlib.Path(workdir) / n / "metrics.jsonl")]
+    log = checkpoints.MetricsLog(pathlib.Path(workdir) / "metrics.jsonl", 0)
+    for i, (name, row) in enumerate(rows):
+        log.write(row | {"step": i, "run": name, "run_step": row["step"]})
+    log.close()

@@ -1,0 +1,31 @@
+"""Numbers about samples: means with intervals, rank correlations. None where there is none to give."""
+
+import math
+
+import numpy as np
+import scipy.stats
+
+
+def interval(values) -> dict:
+    """{"mean", "low", "high", "n"}: mean of independent numbers and its normal 95 % interval."""
+    values = np.asarray(values, float)
+    mean, count = float(values.mean()) if len(values) else None, len(values)
+    if count < 2:
+        return {"mean": mean, "low": None, "high": None, "n": count}
+    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(count)
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
+
+
+def rank_correlation(a, b) -> float | None:
+    """Spearman's; None where one of them does not vary."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
+        return None
+    return float(scipy.stats.spearmanr(a, b).statistic)
+
+
+def within(a, b, groups) -> dict:
+    """Rank correlations of a and b in each group in which both vary: their `interval`."""
+    a, b, groups = (np.asarray(x) for x in (a, b, groups))
+    found = [rank_correlation(a[groups == g], b[groups == g]) for g in np.unique(groups)]
+    return interval([c for c in found if c is not None])
