@@ -3,18 +3,21 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import worlds
 from helpers import tiny_spec
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
 from welfare_jax.models.layers import Lora
-from welfare_jax.train import state, step
+from welfare_jax.train import parallel, state, step
 
 # All dimensions differ, so that an axis can be told by its size.
 SHAPE = dict(vocab=64, width=24, heads=8, kv_heads=2, head_dim=4, mlp=40, layers=3)
@@ -99,36 +102,94 @@ def test_an_axis_that_does_not_divide_stays_whole():
     assert mesh_lib.sharding(mesh, "embed", (61, 26)).spec == P(None, None)
 
 
-def one_step(world, mesh):
-    """(metrics, gradient by SGD of rate one, trajectory) of one collect and update over `mesh`, or on one device."""
-    cfg = worlds.train_config(groups=4, micro_batch=8)
-    if mesh is not None:
-        place = lambda part: {k: jax.device_put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()}
-        world = world._replace(trainable=place(world.trainable), frozen=place(world.frozen))
-    tx = optax.sgd(1.0)
-    played, _ = worlds.collector(world, cfg, mesh=mesh)(
-        world.trainable, world.frozen, jax.random.key(0), 0, cfg.temperature
+@needs_devices
+@pytest.mark.parametrize("turns", [2, 3, 5])
+def test_rows_come_back_in_their_order(turns):
+    """A product whose result lies on every axis; with rows on (data, fsdp), that of two or three turns is wrong."""
+    mesh, rng = mesh_lib.make(2, 2, 2), np.random.default_rng(0)
+    x, w = (rng.normal(size=s).astype(np.float32) for s in ((16, turns, 40), (24, 40)))
+    spread = NamedSharding(mesh, P(*mesh_lib.ROWS, None, "tensor"))
+    product = jax.jit(lambda x, w: (x.reshape(-1, 40) @ w.T).reshape(16, turns, 24), out_shardings=spread)
+    got = product(jax.device_put(x, mesh_lib.rows(mesh)), jax.device_put(w, NamedSharding(mesh, P("fsdp", "tensor"))))
+    np.testing.assert_allclose(got, x @ w.T, atol=1e-4)
+
+
+def either():
+    """Plain gradient descent, in which no wrong factor can hide, or Adam: the state says which, at one compilation."""
+    adam = optax.scale_by_adam()
+
+    def update(grads, state, params=None, *, lr, **_):
+        steps, after = adam.update(grads, state["adam"])
+        mix = lambda a, g: -lr * (a * state["use"] + 20.0 * g * (1 - state["use"]))
+        return jax.tree.map(mix, steps, grads), {"adam": after, "use": state["use"]}
+
+    init = lambda params: {"adam": adam.init(params), "use": jnp.float32(0)}
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+CFG = worlds.train_config(groups=4, micro_batch=8, rollout_batch=8)
+
+
+def learn(world, mesh=None, way="jit"):
+    """{rule: (metrics of five steps, trajectories, change of the parameters)}, and the last state on its devices."""
+    where = parallel.devices(ConfigDict({"parallel": way}), mesh)
+    one = jax.make_mesh((1, 1, 1), mesh_lib.AXES, devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 3)
+    mesh, tx, settings = mesh or one, either(), (CFG.groups, CFG.group_size, False)
+    collect = step.make_collect(
+        world.graphdef, world.pieces, world.maze, *settings, mesh, None, CFG.rollout_batch, where
     )
-    now, metrics = worlds.updater(world, cfg, tx)(worlds.fresh(world, tx), world.frozen, None, played, cfg.temperature)
-    return jax.device_get((step.values(metrics), now.trainable, played)), now.trainable
+    update = step.make_update(world.graphdef, world.pieces, tx, CFG, world.maze.turns, None, where)
+    place = lambda part: {
+        k: jax.device_put(np.asarray(v), mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()
+    }
+    frozen = place(world.frozen)
+    out, programs = {}, None
+    for rule in ("sgd", "adam"):
+        trainable = place(world.trainable)
+        now = state.State(jnp.int32(0), trainable, tx.init(trainable) | {"use": jnp.float32(rule == "adam")})
+        places = state.shardings(mesh, now)
+        now, rows, seen = jax.device_put(now, places), [], []
+        programs = programs or (
+            parallel.collect(collect, where, mesh),
+            parallel.update(
+                lambda now, frozen, _, __, played, *___: update(now, frozen, None, played, 0.7), where, mesh, places
+            ),
+        )
+        for i in range(5):
+            played, _ = programs[0](now.trainable, frozen, jax.random.key(0), i, 0.7, None, None)
+            now, metrics = programs[1](now, frozen, None, None, played, None, None)
+            rows.append(step.values(metrics))
+            seen.append(jax.device_get(played))
+        out[rule] = rows, seen, {k: np.asarray(now.trainable[k]) - np.asarray(v) for k, v in world.trainable.items()}
+    return out, now
+
+
+@pytest.fixture(scope="module")
+def world(tiny_tokenizer):
+    return worlds.make(tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def alone(world):
+    return learn(world)[0]
 
 
 @pytest.mark.slow
 @needs_devices
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)])
-def test_a_mesh_changes_no_number(axes, tiny_tokenizer):
-    """Rollout and update over eight devices, with plain SGD so that a wrong factor cannot hide."""
-    world = worlds.make(tiny_tokenizer)
-    (want, after, episodes), _ = one_step(world, None)
-    mesh = mesh_lib.make(*axes)
-    (got, spread, again), live = one_step(world, mesh)
-    assert got == pytest.approx(want, rel=1e-5, abs=1e-5)
-    np.testing.assert_array_equal(again.tokens, episodes.tokens)
-    np.testing.assert_array_equal(again.actions, episodes.actions)
-    np.testing.assert_allclose(again.logits, episodes.logits, atol=1e-4)
-    step_size = max(np.abs(after[k] - np.asarray(world.trainable[k])).max() for k in after)
-    assert step_size > 1e-4
-    for name in after:
-        np.testing.assert_allclose(spread[name], after[name], atol=1e-4 * step_size, err_msg=name)
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2), "pmap"], ids=str)
+def test_other_devices_change_no_number(axes, world, alone):
+    """Five steps of rollout in two parts and update in two micro-batches, by plain gradient descent and by Adam."""
+    got, live = learn(world, mesh_lib.make(8, 1, 1), "pmap") if axes == "pmap" else learn(world, mesh_lib.make(*axes))
+    for rule, (rows, seen, change) in alone.items():
+        for a, b in zip(got[rule][0], rows):
+            assert worlds.same(a, b), (rule, a, b)
+        for a, b in zip(got[rule][1], seen):
+            np.testing.assert_array_equal(a.tokens, b.tokens)
+            np.testing.assert_array_equal(a.actions, b.actions)
+            np.testing.assert_allclose(a.logits, b.logits, atol=1e-4)
+        most = max(np.abs(v).max() for v in change.values())
+        assert most > 1e-3, rule
+        for name, want in change.items():
+            np.testing.assert_allclose(got[rule][2][name], want, atol=1e-3 * most, err_msg=f"{rule} {name}")
     if axes == (2, 2, 2):
-        assert live["blocks/attn/q/lora_a"].sharding.shard_shape((3, 24, 2)) == (3, 12, 2)
+        assert live.trainable["blocks/attn/q/lora_a"].sharding.shard_shape((3, 24, 2)) == (3, 12, 2)

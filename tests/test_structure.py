@@ -1,6 +1,7 @@
 """The shape of the house: who may import whom, how long a file may be, and what stays outside."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -103,6 +104,14 @@ def loaded_after(code):
 
 def test_import_is_light():
     assert not {"jax", "numpy", "torch", "transformers"} & loaded_after("import welfare_jax")
+
+
+def test_importing_starts_no_device():
+    """Or no process could join others afterwards, and nobody choose the devices."""
+    code = "import welfare_jax.main, welfare_jax.train.loop, welfare_jax.interp.stage, welfare_jax.evals.stage\n"
+    code += "import jax; jax.config.update('jax_num_cpu_devices', 3); assert jax.device_count() == 3"
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_the_core_needs_no_torch():

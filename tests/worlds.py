@@ -39,6 +39,15 @@ def train_config(**changes):
     return cfg
 
 
+def same(row, other, but=()):
+    """Whether two rows of metrics agree to 1e-5; what one does not know, the other must not either."""
+
+    def agree(a, b):
+        return a == b if a is None or b is None else abs(a - b) <= 1e-5 * max(1, abs(b))
+
+    return [k for k in row.keys() | other.keys() if k not in but and not agree(row.get(k), other.get(k))] == []
+
+
 def collector(world, cfg, merged=False, mesh=None):
     return jax.jit(
         step.make_collect(world.graphdef, world.pieces, world.maze, cfg.groups, cfg.group_size, merged, mesh)

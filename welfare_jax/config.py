@@ -20,6 +20,7 @@ def rl() -> ConfigDict:
         "seed": 0,
         "model": {"path": "", "dtype": "bfloat16", "attention": "plain"},  # or "xla", "cudnn": see models/hf.py
         "mesh": {"data": 0, "fsdp": 1, "tensor": 1},  # data=0: whatever the others leave
+        "parallel": "jit",  # of a step over the mesh; or "pmap": whole parameters and own episodes on every device
         # A run over several processes; see hosts.py. Each is started with the same settings but for `process`.
         "distributed": {
             "coordinator": "",  # HOST:PORT of process 0, or "auto" on Cloud TPU, Slurm, Kubernetes and Open MPI
@@ -37,6 +38,7 @@ def rl() -> ConfigDict:
             "groups": 8,
             "group_size": 64,
             "micro_batch": 32,  # episodes a gradient pass
+            "rollout_batch": 0,  # episodes that play at a time; fewer need less memory for the cache. 0: all
             "epochs": 1,  # passes over the episodes of a step
             "minibatches": 1,  # optimiser steps a pass
             "temperature": 0.7,
@@ -72,7 +74,8 @@ def rl() -> ConfigDict:
             "lora": {"rank": 32, "alpha": 64.0, "targets": r"attn/(q|k|v|o)|mlp/(experts/)?(gate|up|down)"},
             "trainable": r".*/lora_[ab]",
             "merge_lora": False,  # fold the adapters in for the rollout: less work, a second copy of the weights
-            "remat": True,
+            "remat": True,  # compute a layer's inside again in the backward pass
+            "remat_keeps": "nothing",  # of it; or "dots", the products with weights: faster, and more memory
             "checkpoint_every": 5,
             "keep": 3,
             "eval_every": 0,  # steps between rollouts on held-out mazes, whose best parameters are kept; 0: none

@@ -1,6 +1,7 @@
-"""The device mesh (data, fsdp, tensor) and the one table that says how parameters lie on it."""
+"""The device mesh (data, fsdp, tensor), the table that says how parameters lie on it, the devices of a `jax.pmap`."""
 
 import re
+from typing import NamedTuple
 
 import jax
 from jax.sharding import AxisType, NamedSharding
@@ -9,7 +10,9 @@ from jax.sharding import PartitionSpec as P
 from welfare_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = P(("data", "fsdp"))  # episodes, trajectories, keys: anything with a leading batch axis
+# Episodes, trajectories, keys: anything with a leading batch axis. fsdp comes first: where rows that lie the other way
+# round meet a weight on fsdp and tensor, XLA (jaxlib 0.10) may reorder them for the product and leave them so.
+ROWS = P(("fsdp", "data"))
 
 # Every parameter matches exactly the first rule that fits its path. Stacked blocks have a leading layer axis.
 RULES = (
@@ -61,3 +64,37 @@ def replicated(mesh) -> NamedSharding:
 
 def rows(mesh) -> NamedSharding:
     return NamedSharding(mesh, ROWS)
+
+
+def rows_of_parts(mesh) -> NamedSharding:
+    """Of leaves [parts, rows, ...]."""
+    return NamedSharding(mesh, P(None, *ROWS))
+
+
+class Devices(NamedTuple):
+    """What a program must know of the devices that share its batch under `jax.pmap`: the axis and their number.
+
+    Without a name, as under `jax.jit`, one program sees the whole batch and every method changes nothing.
+    """
+
+    name: str | None = None
+    count: int = 1
+
+    def mine(self, tree):
+        """This device's rows of leaves [B, ...] that every device has whole."""
+        if self.name is None:
+            return tree
+        return jax.tree.map(lambda a: a.reshape(self.count, -1, *a.shape[1:])[jax.lax.axis_index(self.name)], tree)
+
+    def whole(self, tree):
+        """Leaves [B, ...] on every device, from each one's rows."""
+        return tree if self.name is None else jax.lax.all_gather(tree, self.name, tiled=True)
+
+    def sum(self, tree):
+        return tree if self.name is None else jax.lax.psum(tree, self.name)
+
+    def max(self, tree):
+        return tree if self.name is None else jax.lax.pmax(tree, self.name)
+
+
+ONE = Devices()

@@ -106,9 +106,10 @@ def test_rematerialised_gradients(models):
         hidden, residual, _ = decoder.backbone(model, TOKENS, MASK, read=read, everywhere=False, remat=remat)
         return jnp.sum(jnp.sin(decoder.unembed(model, hidden))) + jnp.sum(residual**2)
 
-    plain, again = jax.jit(lambda p: [jax.grad(loss)(p, remat) for remat in (False, True)])(params)
-    for (path, a), b in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(again)):
-        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max(), err_msg=jax.tree_util.keystr(path))
+    plain, *again = jax.jit(lambda p: [jax.grad(loss)(p, remat) for remat in (False, "nothing", "dots")])(params)
+    for (path, a), *others in zip(jax.tree.leaves_with_path(plain), *map(jax.tree.leaves, again)):
+        for b in others:
+            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max(), err_msg=jax.tree_util.keystr(path))
         assert np.abs(a).max() > 0, path
 
 
@@ -125,6 +126,7 @@ def test_rematerialisation_keeps_less(models):
 
     weights = sum(x.size for x in jax.tree.leaves(params))
     assert kept(True) - weights < 0.3 * (kept(False) - weights)
+    assert kept("nothing") == kept(True) < kept("dots") < kept(False)
 
 
 @pytest.mark.parametrize("vocabulary_rows", [None, [5, 60, 0, 17]])

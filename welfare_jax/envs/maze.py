@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from welfare_jax.envs import generator
 from welfare_jax.envs.generator import BEYOND, GOLD, MOLD, PATH  # noqa: F401
 from welfare_jax.errors import InputError
 
-MOVES = jnp.array([[0, -1], [1, 0], [0, 1], [-1, 0]], jnp.int32)  # (dx, dy) of N, E, S, W
-LISTINGS = jnp.array(list(itertools.permutations(range(4))), jnp.int32)
+MOVES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]], np.int32)  # (dx, dy) of N, E, S, W
+LISTINGS = np.array(list(itertools.permutations(range(4))), np.int32)
 ORDERS = ("maze", "episode", "turn", "fixed")  # how often the listing of the four directions is shuffled
 WINDS = ("push", "replace")  # §J: after the move, or instead of it
 
@@ -119,7 +120,7 @@ def tiles(state: State, params: Params):
 
 def listing(key):
     """A random order of the four directions, int32 [4]."""
-    return LISTINGS[jax.random.randint(key, (), 0, len(LISTINGS))]
+    return jnp.asarray(LISTINGS)[jax.random.randint(key, (), 0, len(LISTINGS))]
 
 
 def reset(key, params: Params) -> tuple[Observation, State]:

@@ -44,6 +44,11 @@ class Decoder(nnx.Module):
         self.spec, self.lora = spec, lora
 
 
+# What rematerialisation keeps beside the stream between the layers: nothing, or what the weights' products gave.
+KEPT = {"nothing": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+KEPT[True] = KEPT["nothing"]
+
+
 class Cache(NamedTuple):
     """Keys and values of what was read so far. The slots up to `used` are filled, the same for every row."""
 
@@ -206,8 +211,9 @@ def backbone(
     a hook point's name or a tuple of them, says which activations `residual` holds. With `everywhere`, hidden is
     [B, T, D]; without, the last layer computes only what the positions `read` need and hidden is [B, P, D]. With a
     cache, its S slots are attended to read-only and the new keys and values are written once, after the last layer.
-    slice_last cuts the last layer off the stack, for gradients without `remat`: a branch would save what both of its
-    sides need.
+    remat, for gradients: which of `KEPT` the backward pass finds of a layer's inside (it computes the rest again), or
+    False for all of it. slice_last cuts the last layer off the stack, for gradients without `remat`: a branch would
+    save what both of its sides need.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
@@ -265,7 +271,7 @@ def backbone(
         new, stream = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (new, stream), last)
     else:
         few = jnp.zeros((*read.shape[:2], spec.width), x.dtype) if cut else None
-        body = jax.checkpoint(layer_body, prevent_cse=False) if remat else layer_body
+        body = jax.checkpoint(layer_body, prevent_cse=False, policy=KEPT[remat]) if remat else layer_body
         (x, few), (new, stream) = jax.lax.scan(body, (x, few), xs)
         x = few if cut else x
     cache = None if cache is None else _write(cache, *new, pos, mask)

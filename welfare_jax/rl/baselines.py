@@ -4,10 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from welfare_jax.envs import maze, planner
 
-WORTH = jnp.array([0.0, 1.0, -1.0])  # how greedy ranks path, gold and mold
+WORTH = np.array([0.0, 1.0, -1.0])  # how greedy ranks path, gold and mold
 
 
 def uniform(key, state, obs, params):
@@ -16,7 +17,7 @@ def uniform(key, state, obs, params):
 
 def greedy(key, state, obs, params):
     """Gold where there is some next to the player, else path, mold last; ties at random."""
-    return jnp.argmax(WORTH[obs.neighbours] + 0.5 * jax.random.uniform(key, (4,)))
+    return jnp.argmax(jnp.asarray(WORTH)[obs.neighbours] + 0.5 * jax.random.uniform(key, (4,)))
 
 
 def planned(key, state, obs, params):

@@ -25,7 +25,7 @@ def episode(
     turns = []
     for t in range(len(e.actions)):
         pushed = int(e.wind[t])
-        end = e.landed[t] + (np.asarray(maze.MOVES)[pushed] if pushed >= 0 else 0)
+        end = e.landed[t] + (maze.MOVES[pushed] if pushed >= 0 else 0)
         before = int(e.wind[t - 1]) if t else -1
         turns.append({
             "x": int(e.x[t]), "y": int(e.y[t]), "action": int(e.actions[t]), "wind": pushed,

@@ -43,15 +43,20 @@ def episode_keys(seed_key, step, groups: int, group_size: int):
 
 
 def make_collect(
-    graphdef, pieces: text.Pieces, params: maze.Params, groups, group_size, merged: bool, mesh=None, dtype=None
-):
+    graphdef, pieces: text.Pieces, params: maze.Params, groups, group_size, merged: bool, mesh=None, dtype=None,
+    at_once: int = 0, devices=mesh_lib.ONE,
+):  # fmt: skip
     """`collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None)`.
 
     Returns (Trajectory, start grids [groups, H, W]). iv: interventions on the player; tiles int32 [3]: the role whose
     emoji each role shows. With `merged`, adapters are folded into the kernels first: less work a token, at the cost
-    of a second copy of the weights for as long as the rollout runs.
+    of a second copy of the weights for as long as the rollout runs. at_once: episodes that play at a time and share
+    the memory of a cache, 0 for all; they play the same episodes. Under `jax.pmap` over `devices` each device returns
+    its own episodes.
     """
-    rows = None if mesh is None or mesh.size == 1 else mesh_lib.rows(mesh)
+    episodes = groups * group_size
+    at_once = (min(at_once, episodes) or episodes) // devices.count
+    spread = devices.name is None and mesh is not None and mesh.size > 1
 
     def collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None):
         graph, weights = graphdef, join(trainable, frozen, dtype)
@@ -61,31 +66,39 @@ def make_collect(
         k_maze, keys = episode_keys(seed_key, step, groups, group_size)
         states = rollout.group_states(k_maze, groups, group_size, params)
         grids = states.grid[::group_size]
-        if rows is not None:
-            states, keys = jax.lax.with_sharding_constraint((states, keys), rows)
         table = pieces.table if tiles is None else text.permuted(pieces.table, tiles)
         policy = rollout.from_model(model, table.letters, iv)
-        cache = rollout.first_cache(model, groups * group_size)
-        played = rollout.play(policy, cache, table, pieces.size, pieces.width, params, states, keys, temperature)
-        return played, grids
+
+        def play(some):
+            cache = rollout.first_cache(model, at_once)
+            return rollout.play(policy, cache, table, pieces.size, pieces.width, params, *some, temperature)
+
+        parts = _cut(devices.mine((states, keys)), at_once)
+        if spread:
+            parts = jax.lax.with_sharding_constraint(parts, mesh_lib.rows_of_parts(mesh))
+        if at_once * devices.count == episodes:
+            return play(jax.tree.map(lambda a: a[0], parts)), grids
+        return _join(jax.lax.map(play, parts)), grids
 
     return collect
 
 
-def make_learn(graphdef, letters, optimizer, config, dtype=None):
+def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_lib.ONE):
     """`learn(state, frozen, examples, temperature, knobs, iv=None) -> (state, metrics)`, and the model's `outputs`.
 
     Every algorithm's gradient steps: `config.epochs` passes over the examples in `config.minibatches` parts of a new
     order each time, one optimiser step a part. Within a part, gradients of `config.micro_batch` episodes at a time
-    are added up; numerators and denominators stay apart until all are in.
+    are added up; numerators and denominators stay apart until all are in. Under `jax.pmap` over `devices` every device
+    is given all examples and works on its share of each micro-batch.
     """
     objective = ALGORITHMS[config.algorithm].objective
+    remat = config.remat and config.remat_keeps
     optimizer = optax.with_extra_args_support(optimizer)
 
     def outputs(trainable, frozen, tokens, mask, read, temperature, iv):
         """Log-probabilities [B, N, 4], their logsumexp before [B, N], and what the value head says [B, N]."""
         model = decoder.bind(graphdef, join(trainable, frozen, dtype))
-        hidden, logits = rollout.replay(model, tokens, mask, read, letters, iv=iv, remat=config.remat)
+        hidden, logits = rollout.replay(model, tokens, mask, read, letters, iv=iv, remat=remat)
         scaled = logits / jnp.maximum(temperature, 1e-6)
         head = [trainable.get(state_lib.VALUE_HEAD + name) for name in ("kernel", "bias")]
         values = None if head[0] is None else jnp.einsum("bnd,d->bn", hidden.astype(jnp.float32), head[0]) + head[1]
@@ -112,7 +125,9 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None):
             """An optimiser step on the examples `rows`, or on all of them in their order."""
             trainable, opt_state = carry
             part = examples if rows is None else jax.tree.map(lambda a: a[rows], examples)
-            (numerator, (denominator, metrics)), grads = accumulate(loss, trainable, part, config.micro_batch)
+            (numerator, (denominator, metrics)), grads = accumulate(
+                loss, trainable, part, config.micro_batch, devices
+            )
             grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
             updates, opt_state = optimizer.update(grads, opt_state, trainable, lr=rate)
             metrics |= {"loss": (numerator, denominator), "grad_norm": (optax.tree.norm(grads), 1.0)}
@@ -132,37 +147,44 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None):
     return learn, outputs
 
 
-def _cut(examples, size):
-    """Leaves [B, ...] as micro-batches [B / size, size, ...]."""
-    return jax.tree.map(lambda a: a.reshape(-1, min(size, a.shape[0]), *a.shape[1:]), examples)
+def _cut(rows, size):
+    """Leaves [B, ...] as parts [B / size, size, ...], dealt so that each device has rows of every part."""
+    return jax.tree.map(lambda a: a.reshape(min(size, len(a)), -1, *a.shape[1:]).swapaxes(0, 1), rows)
 
 
-def accumulate(loss, trainable, examples, size):
-    """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples."""
+def _join(parts):
+    """The rows that `_cut` dealt, in their order again."""
+    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), parts)
+
+
+def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
+    """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples and devices."""
     grad = jax.value_and_grad(loss, has_aux=True)
-    parts = _cut(examples, size)
+    parts = _cut(devices.mine(examples), size // devices.count)
 
     def body(total, part):
         return jax.tree_util.tree_map_with_path(_gather, total, grad(trainable, part)), None
 
     shapes = jax.eval_shape(grad, trainable, jax.tree.map(lambda a: a[0], parts))
-    return jax.lax.scan(body, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)[0]
+    total = jax.lax.scan(body, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)[0]
+    return jax.tree_util.tree_map_with_path(lambda p, a: devices.max(a) if _is_max(p) else devices.sum(a), total)
 
 
-def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dtype=None):
+def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dtype=None, devices=mesh_lib.ONE):
     """`update(state, frozen, initial, trajectory, temperature, knobs=None, iv=None) -> (state, metrics)`.
 
     Metrics are (sum, count) pairs. `initial` holds the trainable parameters before training where there is a KL term
-    or each step starts from them, else None. The reference sees the interventions `iv` too.
+    or each step starts from them, else None. The reference sees the interventions `iv` too. Under `jax.pmap` over
+    `devices` the trajectory holds each device's own episodes.
     """
     algorithm = ALGORITHMS[config.algorithm]
-    learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, dtype)
+    learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, dtype, devices)
 
     def each(trainable, frozen, examples, temperature, iv):
         """`outputs` of all examples, a micro-batch at a time."""
         run = lambda part: outputs(trainable, frozen, *part, temperature, iv)
-        out = jax.lax.map(run, _cut(examples[:3], config.micro_batch))
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+        parts = _cut(devices.mine(examples[:3]), config.micro_batch // devices.count)
+        return devices.whole(_join(jax.lax.map(run, parts)))
 
     def prepare(state, frozen, initial, played, temperature, iv):
         """Examples with everything that does not change while they are learnt from."""
@@ -183,7 +205,7 @@ def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dt
         return examples._replace(batch=batch)
 
     def update(state: State, frozen, initial, played: rollout.Trajectory, temperature, knobs=None, iv=None):
-        knobs = knobs or Knobs(config.lr, config.entropy_coef)
+        knobs, played = knobs or Knobs(config.lr, config.entropy_coef), devices.whole(played)
         examples = prepare(state, frozen, initial, played, temperature, iv)
         if config.keep_best:
             examples = _best(examples, played, config)

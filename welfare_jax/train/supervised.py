@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.rl import objectives, rollout
@@ -36,13 +37,14 @@ def build(setup, config) -> Supply:
     return Supply(train, held, planned.pipeline(train, config.seed, cfg.batch), width)
 
 
-def make_imitate(graphdef, pieces, optimizer, config, width: int, turns: int, dtype=None):
+def make_imitate(graphdef, pieces, optimizer, config, width: int, turns: int, dtype=None, devices=mesh_lib.ONE):
     """`imitate(state, frozen, rows, played=None, knobs=None, iv=None) -> (state, metrics)`.
 
     rows: a `Planned` batch. played: episodes of the policy itself, which enter the implied rewards of inverse soft-Q
-    but are not imitated; the mean log-likelihood stays one over demonstrations.
+    but are not imitated; the mean log-likelihood stays one over demonstrations. Under `jax.pmap` over `devices`
+    every device is given all rows and its own episodes.
     """
-    learn, _ = step.make_learn(graphdef, pieces.table.letters, optimizer, config, dtype)
+    learn, _ = step.make_learn(graphdef, pieces.table.letters, optimizer, config, dtype, devices)
 
     def imitate(state, frozen, rows, played=None, knobs=None, iv=None):
         knobs = knobs or step.Knobs(config.lr, config.entropy_coef)
@@ -50,6 +52,7 @@ def make_imitate(graphdef, pieces, optimizer, config, width: int, turns: int, dt
         whole = [a.astype(jnp.int32) for a in (rows.actions, rows.neighbours)]
         examples = step.Examples(tokens, mask, read, objectives.Batch(whole[0], None, None, whole[1]))
         if played is not None:
+            played = devices.whole(played)
             examples = _beside(examples, played, turns)
         state, metrics = learn(state, frozen, examples, 1.0, knobs, iv)
         metrics |= {"tokens": (examples.mask.sum(), 1.0), "packed": (mask.sum(), mask.size)}
