@@ -1,5 +1,9 @@
-"""The one error that users see: a line that names the input, what is wrong with it and what to do."""
+"""The errors that users see: one line each."""
 
 
 class InputError(ValueError):
-    """Bad input. `main` prints its message as one line and exits with status 2; library callers catch it."""
+    """Bad input: a line that names it, what is wrong with it and what to do. `main` prints it and exits with 2."""
+
+
+class Unfinished(Exception):
+    """A run that stops early with everything saved: the same command continues. `main` prints it and exits with 75."""

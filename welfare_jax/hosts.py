@@ -4,6 +4,7 @@ Every process executes the same lines. What the first one prints and writes is t
 scratch folder, checkpoints excepted, which all of them write together.
 """
 
+import atexit
 import os
 import pathlib
 import re
@@ -49,7 +50,6 @@ def join(config):
         why = " ".join(str(error).split())[:200]
         raise InputError(f"distributed.coordinator={config.coordinator!r}: cannot join the run ({why})") from None
     if not first():
-        os.environ["TQDM_DISABLE"] = "1"
         sys.stdout = open(os.devnull, "w")
 
 
@@ -75,6 +75,7 @@ def folder(workdir: pathlib.Path) -> pathlib.Path:
     if first():
         return workdir
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="welfare_jax-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     for name in ("checkpoints", "best"):
         (scratch / name).symlink_to(workdir.resolve() / name)
     if (workdir / "metrics.jsonl").is_file():
@@ -110,9 +111,20 @@ def get(tree):
     return jax.tree.map(one, tree)
 
 
+GONE = ("Gloo", "NCCL", "heartbeat", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination", "Connection", "barrier")
+
+
+def lost(error) -> str | None:
+    """A line that says which process lost another one, where `error` comes from that."""
+    why = " ".join(str(error).split())
+    if not any(word in why for word in GONE):
+        return None
+    return f"process {jax.process_index()} of {jax.process_count()} lost another one ({why[:120]})"
+
+
 def everywhere(flag: bool) -> bool:
     """Whether `flag` is true on every process."""
-    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.array(flag)).all())
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).all())
 
 
 def barrier(name: str):

@@ -1,15 +1,17 @@
 """python -m welfare_jax.main --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"""
 
+import os
 import pathlib
 import re
 import sys
 import time
+import traceback
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from welfare_jax import runtime
-from welfare_jax.errors import InputError
+from welfare_jax.errors import InputError, Unfinished
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment: a Python file with get_config().", lock_config=True
@@ -190,40 +192,79 @@ def reward_model(config, workdir):
 
 
 JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals, "reward_model": reward_model}
+AGAIN = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 SHARED = ("rl",)  # those that several processes can run together
+
+
+def start(config, workdir):
+    """Run the job that `config` names, where `distributed.coordinator` says so as one of several processes."""
+    job = JOBS.get(config.get("job"))
+    if job is None:
+        raise InputError(f"config.job={config.get('job')!r}: choose one of {', '.join(JOBS)}")
+    several = bool(config.get("distributed") and config.distributed.coordinator)
+    if several and config.job not in SHARED:
+        raise InputError(f"config.job={config.job!r}: runs in one process; leave distributed.coordinator empty")
+    if several:
+        from welfare_jax import hosts
+
+        hosts.join(config.distributed)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: cannot be made ({error.strerror})") from None
+    if several:
+        workdir = hosts.folder(workdir)
+    job(config, workdir)
+
+
+def explain(error) -> tuple[str, int] | None:
+    """The line that says what an error means to the user, and the exit status; None for a mistake of the program."""
+    if isinstance(error, InputError):
+        return f"error: {error}", 2
+    if isinstance(error, Unfinished):
+        return str(error), AGAIN
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; the same command again continues from the newest checkpoint", 130
+    if isinstance(error, OSError) and (why := runtime.no_room(error)):
+        at = f"{error.filename}: " if error.filename else ""
+        return f"error: {at}{why}; what was saved is intact, make room and give the same command again", 2
+    if _joined() and (why := sys.modules["welfare_jax.hosts"].lost(error)):
+        return f"{why}; the same command on every host continues from the newest checkpoint", AGAIN
+    return None
+
+
+def _joined() -> bool:
+    """Whether this process is one of several; without waking jax to find out."""
+    return "welfare_jax.hosts" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def main(argv) -> int:
     runtime.quiet()
     runtime.keep_heap()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what Orbax logs at length when a disk is full, it raises too
     try:
-        config, workdir = parse(argv)
-        job = JOBS.get(config.get("job"))
-        if job is None:
-            raise InputError(f"config.job={config.get('job')!r}: choose one of {', '.join(JOBS)}")
-        several = bool(config.get("distributed") and config.distributed.coordinator)
-        if several and config.job not in SHARED:
-            raise InputError(f"config.job={config.job!r}: runs in one process; leave distributed.coordinator empty")
-        if several:
-            from welfare_jax import hosts
-
-            hosts.join(config.distributed)
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--workdir={workdir}: cannot be made ({error.strerror})") from None
-        if several:
-            workdir = hosts.folder(workdir)
-        job(config, workdir)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command again continues from the newest checkpoint", file=sys.stderr)
-        return 130
+        start(*parse(argv))
+    except (Exception, KeyboardInterrupt) as error:
+        found = explain(error)
+        if found is None and not _joined():
+            raise
+        print(found[0] if found else traceback.format_exc(), file=sys.stderr)
+        return found[1] if found else 1
     return 0
 
 
+def leave(status: int):
+    """End this process. After a failure nothing is waited for: neither a computation nor another process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status and _joined():
+        if sys.modules["welfare_jax.hosts"].first():
+            time.sleep(2)  # it serves the others, who would abort before they have said why they end
+        os._exit(status)
+    if status == AGAIN:
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

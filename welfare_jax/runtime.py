@@ -1,6 +1,7 @@
 """Process-wide set-up, done once by the commands before the first compilation."""
 
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -45,6 +46,19 @@ def quiet():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+FULL = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
+
+
+def no_room(error) -> str | None:
+    """The file system's complaint that something could not be written, where `error` is one or carries one."""
+    while error is not None:
+        said = next((text for text in FULL if text in str(error)), None)
+        if said:
+            return said
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_json(path, tree):

@@ -1,16 +1,23 @@
 """What survives a crash: checkpoints, and a metrics file that agrees with them."""
 
 import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 from welfare_jax import config
+from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
-from welfare_jax.train import checkpoints
+from welfare_jax.train import checkpoints, state
 from welfare_jax.train.state import State
 
 CONFIG = {"seed": 0, "model": {"path": "a"}, "train": {"lr": 1e-3, "steps": 4}, "text": {"tiles": ("x", "y", "z")}}
@@ -137,3 +144,203 @@ def test_the_later_of_two_rows_of_one_step_counts(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 0, "a": 0}\nnonsense\n{"step": 1, "a": 2}\n')
     assert checkpoints.read_metrics(path) == [{"step": 0, "a": 0}, {"step": 1, "a": 2}]
+
+
+def run_of(folder, steps=(2, 4, 6)):
+    """The checkpoints of a run, whole."""
+    saved_at(folder, steps)
+    return folder / "checkpoints"
+
+
+def newest_files(folder):
+    """The files of the newest checkpoint that hold numbers, largest first."""
+    found = [p for p in (folder / "6" / "state").rglob("*") if p.is_file() and p.stat().st_size]
+    return sorted(found, key=lambda p: -p.stat().st_size)
+
+
+def cut(folder):
+    path = newest_files(folder)[0]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(folder):
+    for path in newest_files(folder):
+        path.write_bytes(b"")
+
+
+def flip(folder):
+    """One bit in the middle of the numbers, which no library below notices everywhere."""
+    path = newest_files(folder)[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def without_state(folder):
+    shutil.rmtree(folder / "6" / "state")
+
+
+def without_config(folder):
+    shutil.rmtree(folder / "6" / "config")
+
+
+def other_numbers(folder):
+    """A state that reads well and is another one's."""
+    shutil.rmtree(folder / "6" / "state")
+    shutil.copytree(folder / "4" / "state", folder / "6" / "state")
+
+
+DAMAGE = (cut, empty, flip, without_state, without_config, other_numbers)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, tmp_path, capsys):
+    """It says so, gives the older one exactly, keeps what is left of the newest, and the run can go on."""
+    folder = run_of(tmp_path)
+    damage(folder)
+    saver = checkpoints.Checkpoints(tmp_path, 3)
+    step, got, _ = saver.restore(tree(99), CONFIG)
+    assert step == 4 and all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(tree(4))))
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and str(folder / "6") in said[0] and "cannot be read" in said[0]
+    assert {p.name for p in folder.iterdir()} >= {"2", "4"} and not (folder / "6").exists()
+    assert [p.name for p in (tmp_path / "unreadable").iterdir()] == ["checkpoints-6"]
+    saver.save(6, tree(6), CONFIG)
+    saver.close()
+    assert restored(tmp_path)[0] == 6
+
+
+def test_several_damaged_checkpoints(tmp_path, capsys):
+    folder = run_of(tmp_path)
+    cut(folder)
+    shutil.rmtree(folder / "4" / "state")
+    assert restored(tmp_path)[0] == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_no_checkpoint_that_can_be_read(tmp_path):
+    """The run does not start again from the beginning over what may still be mended."""
+    folder = run_of(tmp_path, (4, 6))
+    for step in ("4", "6"):
+        shutil.rmtree(folder / step / "state")
+    with pytest.raises(InputError) as error:
+        restored(tmp_path)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+    assert {p.name for p in folder.iterdir()} >= {"4", "6"}
+
+
+def test_sums_depend_on_every_bit_and_its_place():
+    rng = np.random.default_rng(0)
+    leaf = rng.normal(size=(6, 5, 4)).astype(np.float32)
+    whole = checkpoints.sums({"a": jnp.asarray(leaf)})["a"]
+    for _ in range(40):
+        other = leaf.copy()
+        place = tuple(rng.integers(0, n) for n in leaf.shape)
+        other.view(np.uint32)[place] ^= np.uint32(1 << rng.integers(0, 32))
+        assert checkpoints.sums({"a": jnp.asarray(other)})["a"] != whole
+    for order in ([1, 0, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]):
+        assert checkpoints.sums({"a": jnp.asarray(leaf[order])})["a"] != whole
+    # By hand, in plain Python, for a small one of each width.
+    for dtype, width in ((jnp.float32, np.uint32), (jnp.bfloat16, np.uint16), (jnp.int32, np.uint32)):
+        small = np.asarray(jnp.asarray([[1, -2, 3], [4, 5, -6]], dtype))
+        bits = small.view(width).astype(int)
+        a, b = checkpoints.PRIMES[:2]
+        want = sum(int(bits[i, j]) * (2 * (i * a + j * b) + 1) for i in range(2) for j in range(3)) % 2**32
+        assert checkpoints.sums({"a": jnp.asarray(small)})["a"] == want
+
+
+@pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 (virtual) devices")
+def test_other_devices_read_what_some_have_written(tmp_path):
+    """From 2 x 2 x 2 to 8 x 1 x 1, to one device and back: the numbers are the same and lie where they should."""
+    place = lambda tree, mesh: jax.device_put(tree, state.shardings(mesh, tree))
+    one = jax.make_mesh((1, 1, 1), mesh_lib.AXES, devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 3)
+    two = jax.make_mesh((1, 2, 1), mesh_lib.AXES, devices=jax.devices()[:2], axis_types=(AxisType.Auto,) * 3)
+    shapes = {"blocks/attn/q/lora_a": (3, 24, 2), "blocks/attn/q/lora_b": (3, 2, 32)}
+    rng, tx = np.random.default_rng(0), optax.adam(1e-3)
+    params = {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    want = state.State(jnp.int32(1), params, tx.init(params))
+    for i, mesh in enumerate((mesh_lib.make(2, 2, 2), mesh_lib.make(8, 1, 1), one, two, mesh_lib.make(1, 4, 2))):
+        saver = checkpoints.Checkpoints(tmp_path, 2)
+        like = place(jax.tree.map(jnp.zeros_like, want), mesh)
+        step, got, _ = saver.restore(like, CONFIG)
+        assert step == i
+        if i:
+            assert jax.tree.all(jax.tree.map(jnp.array_equal, jax.device_get(got), jax.device_get(want)))
+            assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(like)))
+        saver.save(i + 1, place(want, mesh), CONFIG)
+        saver.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for one large checkpoint; skips where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def large(seed):
+    """A megabyte and a half that does not compress."""
+    return {"blocks/a": jax.random.normal(jax.random.key(seed), (400_000,))}
+
+
+def too_large(folder, keep=3):
+    """Saves checkpoint 1 and then 2, for which there is no room; gives the complaint about 2."""
+    saver = checkpoints.Checkpoints(folder, keep)
+    saver.save(1, large(1), CONFIG)
+    saver.wait()
+    with pytest.raises(InputError) as error:
+        saver.save(2, large(2), CONFIG)
+        saver.wait()
+    saver.close()
+    return str(error.value)
+
+
+def check_that_one_is_left(folder, said):
+    assert "\n" not in said and str(folder / "checkpoints") in said and "checkpoint 1 is intact" in said
+    saver = checkpoints.Checkpoints(folder, 3)
+    step, got, _ = saver.restore({"blocks/a": jnp.zeros(400_000)}, CONFIG)
+    saver.close()
+    assert step == 1 and (got["blocks/a"] == large(1)["blocks/a"]).all()
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_full_disk(keep, small_disk):
+    said = too_large(small_disk, keep)
+    assert "No space left on device" in said
+    check_that_one_is_left(small_disk, said)
+
+
+def test_a_limit_on_files_is_like_a_full_disk(tmp_path):
+    """The same where nothing may be mounted: the kernel refuses to write beyond a size."""
+    saver = checkpoints.Checkpoints(tmp_path, 3)
+    saver.save(1, {"blocks/a": large(1)["blocks/a"]}, CONFIG)
+    saver.close()
+    before, quiet = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        saver = checkpoints.Checkpoints(tmp_path, 3)
+        with pytest.raises(InputError) as error:
+            saver.save(2, large(2), CONFIG)
+            saver.wait()
+        saver.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, quiet)
+    assert "File too large" in str(error.value)
+    check_that_one_is_left(tmp_path, str(error.value))
+
+
+def test_what_differs_is_said(tmp_path, capsys):
+    """All of it where the run refuses; and where it does not, once, on the way."""
+    saved_at(tmp_path, [2])
+    changed = CONFIG | {"seed": 3, "train": {"lr": 1e-2, "steps": 9}}
+    with pytest.raises(InputError, match=r"seed=0 \(now 3\), train.lr=0.001 \(now 0.01\)"):
+        restored(tmp_path, changed)
+    capsys.readouterr()
+    assert restored(tmp_path, CONFIG | {"train": {"lr": 1e-3, "steps": 9}})[0] == 2
+    assert "train.steps=4 (now 9)" in capsys.readouterr().err

@@ -168,7 +168,7 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     """
     workdir, layers, cfg = pathlib.Path(workdir), setup.lm.spec.layers, config.extract
     models = {"untrained": setup.initial} | ({} if trained is None else {"trained": trained})
-    bar = tqdm(total=2 + (2 if collect else 1) * len(models), desc="analysis", unit="part")
+    bar = tqdm(total=2 + (2 if collect else 1) * len(models), desc="analysis", unit="part", disable=not hosts.first())
     data, facts = walk_data(
         setup.pieces, setup.maze, setup.mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + live_seed_skip
     )

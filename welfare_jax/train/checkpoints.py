@@ -1,12 +1,17 @@
 """Checkpoints with Orbax, and a metrics file that agrees with them after a crash."""
 
+import contextlib
+import gc
 import json
 import pathlib
+import sys
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from welfare_jax.errors import InputError
+from welfare_jax import hosts, runtime
+from welfare_jax.errors import InputError, Unfinished
 
 # Settings that may differ between the run that wrote a checkpoint and the one that resumes from it.
 FREE = (
@@ -14,10 +19,13 @@ FREE = (
     "train.checkpoint_every",
     "train.keep",
     "train.micro_batch",
+    "train.rollout_batch",
     "train.remat",
+    "train.remat_keeps",
     "train.eval_every",
     "train.spike",
     "mesh",
+    "parallel",
     "distributed",
     "curve",
     "extract",
@@ -29,42 +37,162 @@ FREE = (
 
 
 class Checkpoints:
-    """Saves and restores a pytree under `workdir/checkpoints/<step>/`."""
+    """Saves and restores a pytree under `workdir/checkpoints/<step>/`; several processes do so together."""
 
     def __init__(self, workdir, keep: int, name: str = "checkpoints"):
-        self.workdir = pathlib.Path(workdir).absolute()
+        self.folder = (pathlib.Path(workdir) / name).resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, enable_async_checkpointing=True)
-        self.manager = ocp.CheckpointManager(self.workdir / name, options=options)
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.failed = False
 
     def save(self, step: int, tree, config: dict, data: dict | None = None):
-        """data: where a data pipeline stands, if there is one."""
+        """Begin to write step `step` beside the ones that exist; data: where a data pipeline stands, if there is one.
+
+        Returns once the tree is copied, so that it may be donated. Raises `InputError` where there is no room.
+        """
         items = {"state": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(config)}
+        items["sums"] = ocp.args.JsonSave(sums(tree))
         items |= {"data": ocp.args.JsonSave(data)} if data else {}
-        self.manager.save(step, args=ocp.args.Composite(**items))
+        with self._room():
+            self.manager.save(step, args=ocp.args.Composite(**items))
+
+    def wait(self):
+        """Until everything begun is on disk."""
+        with self._room():
+            self.manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _room(self):
+        try:
+            yield
+        except Exception as error:  # the file system's complaint comes wrapped by several libraries
+            why = runtime.no_room(error)
+            if why is None:
+                raise
+            self.failed = True
+            left = max((int(p.name) for p in self.folder.iterdir() if p.name.isdigit()), default=None)
+            raise InputError(
+                f"{self.folder}: a checkpoint cannot be written ({why}); "
+                + (f"checkpoint {left} is intact; " if left else "")
+                + "make room and give the same command again"
+            ) from None
 
     def restore(self, like, config: dict):
-        """(step, tree, data) of the newest checkpoint, or (0, like, None). Refuses one made under other settings."""
-        step = self.manager.latest_step()
-        if step is None:
-            return 0, like, None
-        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
-        written = self.manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-        different = differences(written, config)
-        if different:
-            name, was, now = different[0]
+        """(step, tree, data) of the newest checkpoint that can be read, or (0, like, None) where there is none.
+
+        The tree lies where `like` does, whatever the devices that wrote it. Unreadable newer ones are moved to
+        `unreadable/`, out of the way of the steps to come. Raises `InputError` for other settings and where no
+        checkpoint can be read.
+        """
+        bad = []
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            found, why = None, "another process cannot read it"
+            with _quiet_leftovers():
+                try:
+                    found = self._read(step, like, config)
+                except InputError:
+                    raise
+                except Exception as error:  # Orbax, tensorstore and json raise their own kinds
+                    why = " ".join(str(error).split(". See full")[0].split())[:200]
+            if hosts.everywhere(found is not None):
+                for other in bad:
+                    self._set_aside(other)
+                return step, *found
+            bad.append(step)
+            _say(f"{self.folder / str(step)}: cannot be read ({why}); trying the checkpoint before it")
+        if bad:
             raise InputError(
-                f"{self.workdir}: its checkpoint {step} was made with {name}={was!r}, now {now!r}; "
-                f"use another --workdir or the same setting"
+                f"{self.folder}: none of its checkpoints can be read; put one back or use another --workdir"
             )
-        items = {"state": ocp.args.StandardRestore(abstract)}
-        if (self.manager.directory / str(step) / "data").exists():
+        return 0, like, None
+
+    def _read(self, step: int, like, config: dict):
+        """(tree, data), proven to be what was saved."""
+        written = self._items(step, config=ocp.args.JsonRestore())["config"]
+        different, free = differences(written, config), differences(written, config, bound=False)
+        if different:
+            raise InputError(f"{self.folder}: its checkpoint {step} was made with {_list(different)}; "
+                "use another --workdir or the same settings")  # fmt: skip
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
+        items = {"state": ocp.args.StandardRestore(abstract), "sums": ocp.args.JsonRestore()}
+        if (self.folder / str(step) / "data").exists():
             items["data"] = ocp.args.JsonRestore()
-        found = self.manager.restore(step, args=ocp.args.Composite(**items))
-        return step, found["state"], found.get("data")
+        found = self._items(step, **items)
+        wrong = [k for k, total in sums(found["state"]).items() if found["sums"].get(k) != total]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not what was saved")
+        if free:
+            _say(f"continuing from checkpoint {step}, which was made with {_list(free)}")
+        return found["state"], found.get("data")
+
+    def _items(self, step: int, **items):
+        return self.manager.restore(step, args=ocp.args.Composite(**items))
+
+    def _set_aside(self, step: int):
+        """Keep what is left of an unreadable checkpoint, in case it can be mended."""
+        if hosts.first():
+            place = self.folder.parent / "unreadable" / f"{self.folder.name}-{step}"
+            place.parent.mkdir(exist_ok=True)
+            while place.exists():
+                place = place.with_name(place.name + "-again")
+            (self.folder / str(step)).rename(place)
+        hosts.barrier(f"set aside {step}")
+        self.manager.reload()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        """After an error of its own kind a run of several processes does not wait for those that may be gone."""
+        if error is None or jax.process_count() == 1 or isinstance(error, InputError | Unfinished):
+            self.close()
 
     def close(self):
-        self.manager.wait_until_finished()
+        if not self.failed:
+            self.wait()
         self.manager.close()
+
+
+@contextlib.contextmanager
+def _quiet_leftovers():
+    """Coroutines that a failed read leaves behind say so at length when they are collected: here, unheard."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+
+
+def _say(line: str):
+    if hosts.first():
+        print(line, file=sys.stderr)
+
+
+def _list(different, most: int = 5) -> str:
+    """Settings that differ, as field=old (now new)."""
+    said = ", ".join(f"{name}={was!r} (now {now!r})" for name, was, now in different[:most])
+    return said + (f" and {len(different) - most} more" if len(different) > most else "")
+
+
+def sums(tree) -> dict[str, int]:
+    """A number for each leaf that depends on every bit and its place, and not on the devices that hold it."""
+    return {k: int(v) for k, v in hosts.get(_sums(tree)).items()}
+
+
+@jax.jit
+def _sums(tree):
+    def one(leaf):
+        width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
+        # Odd weights: a change in one place is a change of the sum. Distinct primes: places do not share weights.
+        place = [jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, d) * p for d, p in zip(range(leaf.ndim), PRIMES)]
+        return jnp.sum(bits * (2 * sum(place, jnp.uint32(0)) + 1), dtype=jnp.uint32)
+
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): one(a) for p, a in jax.tree.leaves_with_path(tree)}
+
+
+PRIMES = (1_000_003, 998_244_353, 104_729, 7_919, 31, 1)
 
 
 def flatten(config, prefix="") -> dict:
@@ -75,10 +203,11 @@ def flatten(config, prefix="") -> dict:
     return out
 
 
-def differences(old: dict, new: dict) -> list[tuple]:
-    """(field, old value, new value) of the settings that a resumed run must share."""
+def differences(old: dict, new: dict, bound: bool = True) -> list[tuple]:
+    """(field, old value, new value) of the settings that a resumed run must share, or of those it need not."""
     a, b = flatten(old), flatten(json.loads(json.dumps(new)))
-    fields = sorted(k for k in set(a) | set(b) if not any(k == f or k.startswith(f + ".") for f in FREE))
+    free = lambda k: any(k == f or k.startswith(f + ".") for f in FREE)
+    fields = sorted(k for k in set(a) | set(b) if free(k) != bound)
     return [(k, a.get(k), b.get(k)) for k in fields if a.get(k) != b.get(k)]
 
 
@@ -87,11 +216,17 @@ class MetricsLog:
 
     def __init__(self, path, step: int):
         self.path = pathlib.Path(path)
-        kept = [row for row in read_metrics(path) if row["step"] < step]
+        self.before = [row for row in read_metrics(path) if row["step"] < step]
         fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        fresh.write_text("".join(json.dumps(row) + "\n" for row in self.before))
         fresh.replace(self.path)
         self.file = self.path.open("a")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
 
     def write(self, row: dict):
         self.file.write(json.dumps(row) + "\n")

@@ -1,5 +1,6 @@
 """The training stage: build the programs, resume, step, log, save."""
 
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -13,12 +14,12 @@ from tqdm import tqdm
 from welfare_jax import hosts, runtime
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
-from welfare_jax.errors import InputError
-from welfare_jax.models import hf
+from welfare_jax.errors import InputError, Unfinished
+from welfare_jax.models import decoder, hf
 from welfare_jax.rl import objectives
 from welfare_jax.text import pieces as text
 from welfare_jax.text.wording import Wording
-from welfare_jax.train import checkpoints, intervene, organisms, state, step, supervised, watch
+from welfare_jax.train import checkpoints, intervene, organisms, parallel, state, step, supervised, watch
 from welfare_jax.train.algorithms import ALGORITHMS
 
 
@@ -56,6 +57,7 @@ def build(config) -> Setup:
     check(config)
     organisms.configs(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    parallel.devices(config, mesh)
     params = maze.Params(**config.maze.to_dict()).check()
     words = config.text.to_dict()
     template = words.pop("template")
@@ -77,6 +79,7 @@ NAMES = {
     "entropy": ("equalised", "plain"),
     "kl": ("exact", "k3"),
     "kl_in": ("loss", "reward"),
+    "remat_keeps": [name for name in decoder.KEPT if name is not True],
 }
 
 
@@ -124,6 +127,13 @@ def check_batch(config, mesh):
             f"train.micro_batch={cfg.micro_batch}: must divide the {examples} {name} of an optimiser step "
             f"and be a multiple of the {rows} devices that share them"
         )
+    episodes = cfg.groups * cfg.group_size
+    part = min(cfg.rollout_batch, episodes) or episodes
+    if episodes % part or part % rows:
+        raise InputError(
+            f"train.rollout_batch={cfg.rollout_batch}: must divide the {episodes} episodes of a step and be a "
+            f"multiple of the {rows} devices that share them; 0 plays all at once"
+        )
 
 
 def describe(setup: Setup, config) -> str:
@@ -156,6 +166,8 @@ def runs(setup: Setup, config) -> Runs:
     own, cfg = organisms.configs(config), config.train
     if not any(len(values) for values in config.organisms.values()):
         return Runs(own, setup.initial, jax.random.key(config.seed), step.Knobs(cfg.lr, cfg.entropy_coef), None)
+    if config.parallel == "pmap" or jax.process_count() > 1:
+        raise InputError("config.organisms: are trained side by side in one process, with parallel='jit'")
     if ALGORITHMS[cfg.algorithm].planned:
         raise InputError(f"train.algorithm={cfg.algorithm!r}: organisms learn from their own episodes only")
     initial = organisms.stack([start(setup.lm, c)[1] for c in own])
@@ -166,10 +178,12 @@ def runs(setup: Setup, config) -> Runs:
 
 def collector(setup: Setup, config):
     """The compiled rollout with its interventions, for training and for looking at episodes afterwards."""
-    cfg = config.train
-    program = jax.jit(step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh, setup.dtype
-    ))  # fmt: skip
+    cfg, where = config.train, parallel.devices(config, setup.mesh)
+    program = step.make_collect(
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh, setup.dtype,
+        cfg.rollout_batch, where,
+    )  # fmt: skip
+    program = parallel.collect(program, where, setup.mesh)
     iv, _ = intervene.build(cfg.intervene, setup.lm.spec)
 
     def collect(trainable, frozen, seed_key, i, temperature, tiles=None):
@@ -182,8 +196,9 @@ def side_by_side(setup: Setup, config):
     """`collector` for organisms: parameters, keys and tiles have a leading axis."""
     cfg = config.train
     program = step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, False, setup.mesh, setup.dtype
-    )
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, False, setup.mesh, setup.dtype,
+        cfg.rollout_batch,
+    )  # fmt: skip
     program = jax.jit(jax.vmap(program, in_axes=(0, None, 0, None, None, None, 0)))
     iv, _ = intervene.build(cfg.intervene, setup.lm.spec)
 
@@ -198,20 +213,19 @@ def updater(setup: Setup, config, tx, places, several: bool, width: int = 0):
 
     rows: a batch of planned trajectories, played: episodes, each None where the algorithm does without.
     """
-    cfg, turns = config.train, setup.maze.turns
+    cfg, turns, where = config.train, setup.maze.turns, parallel.devices(config, setup.mesh)
     _, iv = intervene.build(cfg.intervene, setup.lm.spec)
     if width:
-        imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg, width, turns, setup.dtype)
+        imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg, width, turns, setup.dtype, where)
         program = lambda now, frozen, initial, rows, played, knobs, iv: imitate(now, frozen, rows, played, knobs, iv)
     else:
-        learn = step.make_update(setup.graphdef, setup.pieces, tx, cfg, turns, setup.dtype)
+        learn = step.make_update(setup.graphdef, setup.pieces, tx, cfg, turns, setup.dtype, where)
         program = lambda now, frozen, initial, rows, played, knobs, iv: learn(
             now, frozen, initial, played, cfg.temperature, knobs, iv
         )
     if several:
         program = jax.vmap(program, in_axes=(0, None, 0, None, 0, 0, None))
-    out = (places, mesh_lib.replicated(setup.mesh))
-    program = jax.jit(program, donate_argnums=(0,), out_shardings=out)
+    program = parallel.update(program, where, setup.mesh, places)
     return lambda *args: program(*args, iv)
 
 
@@ -235,35 +249,52 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
     own, tx = runs(setup, config), state.optimizer(cfg)
     now, places = fresh(own, tx, setup.mesh)
     update = updater(setup, config, tx, places, own.several, supply.width if supply else 0)
-    saved = checkpoints.Checkpoints(workdir, cfg.keep)
-    start, now, at = saved.restore(now, config.to_dict())  # refuses other settings before anything is written
-    if supply and at:
-        supply.batches.set_state(at)
-    runtime.write_json(workdir / "config.json", config.to_dict())
     initial = own.initial if cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart else None
     fold = jax.vmap(jax.random.fold_in, (0, None)) if own.several else jax.random.fold_in
     plays = supply is None or config.sft.policy_samples
-    log = checkpoints.MetricsLog(workdir / "metrics.jsonl", start)
-    before = checkpoints.read_metrics(workdir / "metrics.jsonl")
-    guard, board = watch.Guard(cfg.spike, before), watch.Board(workdir / "tensorboard", start)
-    best = watch.Best(workdir, before) if cfg.eval_every else None
 
     def play(key_number, i):
         """Episodes of the present parameters: training draws from key 1, held-out mazes from key 2."""
         extra = (own.tiles,) if own.several else ()
         return collect(now.trainable, setup.frozen, fold(own.keys, key_number), i, cfg.temperature, *extra)[0]
 
-    bar = tqdm(range(start, cfg.steps), desc="training", initial=start, total=cfg.steps, unit="step")
-    try:
+    with contextlib.ExitStack() as stack:
+        saved = stack.enter_context(checkpoints.Checkpoints(workdir, cfg.keep))
+        start, now, at = saved.restore(now, config.to_dict())  # refuses other settings before anything is written
+        if supply and at:
+            supply.batches.set_state(at)
+        runtime.write_json(workdir / "config.json", config.to_dict())
+        log = stack.enter_context(checkpoints.MetricsLog(workdir / "metrics.jsonl", start))
+        board = stack.enter_context(contextlib.closing(watch.Board(workdir / "tensorboard", start)))
+        best = stack.enter_context(watch.Best(workdir, log.before)) if cfg.eval_every else None
+        guard, notice = watch.Guard(cfg.spike, log.before), stack.enter_context(watch.Notice())
+        shown = {"initial": start, "total": cfg.steps, "unit": "step", "disable": not hosts.first()}
+        bar = stack.enter_context(tqdm(range(start, cfg.steps), "training", **shown))
+
+        def save(done):
+            saved.save(done, now, config.to_dict(), supply.batches.get_state() if supply else None)
+
+        def stop(done):
+            """Save what is done, unless it is saved, and end the run."""
+            if done and done not in saved.manager.all_steps():
+                save(done)
+            saved.wait()
+            kept = f"checkpoint {done} is saved" if done else "nothing was trained yet"
+            raise Unfinished(f"asked to end: {kept}; the same command continues from there")
+
         for i in bar:
+            if notice.reached(i):
+                stop(i)
             begin = time.perf_counter()
             points = (
                 curve_points(curve, now.trainable, setup.frozen) if curve and i % config.curve.every == 0 else None
             )
             curve_seconds = time.perf_counter() - begin
-            rows = spread(next(supply.batches), setup.mesh) if supply else None
-            played = jax.block_until_ready(play(1, i)) if plays else None
+            played = play(1, i) if plays else None
+            if not notice.ready(played):
+                stop(i)
             rollout_seconds = time.perf_counter() - begin - curve_seconds
+            rows = spread(next(supply.batches), setup.mesh) if supply else None
             now, metrics = update(now, setup.frozen, initial, rows, played, own.knobs)
             found = row_of(i, metrics, points, len(own.configs) if own.several else 0)
             seconds = time.perf_counter() - begin
@@ -276,10 +307,9 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
             board.write(found)
             bar.set_postfix({k: f"{found[v]:.{d}f}" for k, (v, d) in SHOWN.items() if found.get(v) is not None})
             if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
-                saved.save(i + 1, now, config.to_dict(), supply.batches.get_state() if supply else None)
-    finally:
-        for sink in (log, board, saved, *([best] if best else [])):
-            sink.close()
+                save(i + 1)
+        if notice.reached(cfg.steps):
+            stop(cfg.steps)
     if own.several:
         organisms.write(workdir, own.configs, now, cfg.steps)
     return now.trainable

@@ -1,7 +1,17 @@
 """What looks on while a run trains: the guard, the best parameters so far, TensorBoard."""
 
+import concurrent.futures
 import math
+import os
+import pathlib
+import signal
 import statistics
+import threading
+import time
+import urllib.request
+
+import jax
+from jax.experimental import multihost_utils
 
 from welfare_jax.errors import InputError
 from welfare_jax.train import checkpoints
@@ -45,22 +55,41 @@ class Best:
             self.reward = reward
             if step not in self.saved.manager.all_steps():  # a killed run may have come this far before
                 self.saved.save(step, trainable, config)
+                self.saved.wait()  # on disk before any checkpoint from which this step would not be taken again
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.saved.__exit__(*error)
 
     def close(self):
         self.saved.close()
 
 
 class Board:
-    """TensorBoard beside `metrics.jsonl`: numbers as they are, a list as one curve a layer and their mean."""
+    """TensorBoard beside `metrics.jsonl`: numbers as they are, a list as one curve a layer and their mean.
+
+    Written by the thread that trains: tensorboardX's own would block it for ever once the disk is full.
+    """
 
     def __init__(self, folder, start: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX import event_file_writer, proto
 
-        self.writer = SummaryWriter(str(folder), purge_step=start)
+        self.proto, folder = proto, pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = event_file_writer.EventsWriter(str(folder / "events"))
+        begun = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+        self._add(start, session_log=begun)  # what a killed run wrote from there on is not shown
+
+    def _add(self, step: int, **what):
+        self.writer.write_event(self.proto.event_pb2.Event(wall_time=time.time(), step=step, **what))
+        self.writer.flush()
 
     def write(self, row: dict):
-        for name, value in scalars(row):
-            self.writer.add_scalar(name, value, row["step"])
+        value = self.proto.summary_pb2.Summary.Value
+        values = [value(tag=name, simple_value=number) for name, number in scalars(row)]
+        self._add(row["step"], summary=self.proto.summary_pb2.Summary(value=values))
 
     def close(self):
         self.writer.close()
@@ -77,3 +106,58 @@ def scalars(row: dict, prefix: str = ""):
         elif isinstance(value, list) and value and isinstance(value[0], int | float):
             yield f"{prefix}{name}/mean", sum(value) / len(value)
             yield from ((f"{prefix}{name}/layer_{i:02d}", x) for i, x in enumerate(value))
+
+
+# Google Cloud answers a request for this with TRUE shortly before it takes a machine away.
+METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/preempted?wait_for_change=true"
+VENDOR = pathlib.Path("/sys/class/dmi/id/product_name")
+
+
+class Notice:
+    """Whether the run was asked to end, by SIGTERM or by the platform's notice that the machine is to be taken away.
+
+    With several processes, JAX agrees on a step that all of them reach. Used as a context, in the main thread.
+    """
+
+    def __init__(self, url: str | None = None):
+        on_google = VENDOR.is_file() and "Google" in VENDOR.read_text()
+        self.url, self.asked, self.old = url or (METADATA if on_google else None), False, None
+        self.pool = concurrent.futures.ThreadPoolExecutor(1)
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+            self.old = signal.signal(signal.SIGTERM, self._ask)
+        if self.url:
+            threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        if self.old is not None:
+            signal.signal(signal.SIGTERM, self.old)
+        self.pool.shutdown(wait=False)
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def _listen(self):
+        while not self.asked:
+            try:
+                request = urllib.request.Request(self.url, headers={"Metadata-Flavor": "Google"})
+                with urllib.request.urlopen(request, timeout=3600) as answer:
+                    if answer.read().strip() == b"TRUE":
+                        return self._ask() if jax.process_count() == 1 else os.kill(os.getpid(), signal.SIGTERM)
+            except OSError:
+                time.sleep(60)
+
+    def reached(self, step: int) -> bool:
+        """Whether `step` is the one to stop before; to be asked once before every step."""
+        return self.asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+
+    def ready(self, tree) -> bool:
+        """Wait for `tree`; False where the run is asked to end first. A run of several processes waits it out."""
+        done = self.pool.submit(jax.block_until_ready, tree)
+        while not self.asked:
+            if concurrent.futures.wait([done], 0.2).done:
+                done.result()
+                return True
+        return False

@@ -1,0 +1,79 @@
+"""Training runs in processes of their own, forked from a server that has imported everything and started nothing."""
+
+import multiprocessing
+import os
+import pathlib
+import socket
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Steps of milliseconds: two episodes of two turns.
+FEW = {
+    "maze.size": 11, "maze.turns": 2, "train.schedule_steps": 200, "train.groups": 2, "train.group_size": 2,
+    "train.micro_batch": 4, "train.lora.rank": 2, "train.lr": 1e-2, "train.z": 1.0, "train.spike": 0.0,
+    "curve.every": 0,
+}  # fmt: skip
+PRELOAD = (
+    "welfare_jax.main", "welfare_jax.train.loop", "welfare_jax.interp.stage", "welfare_jax.report", "transformers",
+    "tensorboardX", "orbax.checkpoint",
+)  # fmt: skip
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(list(PRELOAD))
+_cache = tempfile.TemporaryDirectory(prefix="compiled-")
+
+
+def _train_only(config, workdir):
+    from welfare_jax.train import loop
+
+    setup = loop.build(config)
+    loop.train(setup, config, workdir, loop.collector(setup, config))
+
+
+def _run(args, log, devices, compiled, whole):
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1), os.dup2(out, 2)
+    os.chdir(ROOT)
+    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    import jax
+
+    from welfare_jax import main
+
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if not whole:
+        main.JOBS["rl"] = _train_only
+    sys.argv = ["main", *args]  # where ml_collections looks for settings
+    main.leave(main.main(sys.argv))
+
+
+def start(model, workdir, log, settings=(), *, devices=1, whole=False):
+    """A process that trains (`whole`: does the whole job) in `workdir`, with its output in the file `log`."""
+    flags = [f"--config.{k}={v}" for k, v in (FEW | {"model.path": model} | dict(settings)).items()]
+    args = ["--config=configs/tiny_grpo.py", f"--workdir={workdir}", *flags]
+    process = _server.Process(target=_run, args=(args, str(log), devices, _cache.name, whole))
+    process.start()
+    return process
+
+
+def finish(process, log, status=0):
+    """Waits for the end of a run; returns what it said."""
+    process.join(120)
+    said = pathlib.Path(log).read_text()
+    assert process.exitcode == status, f"{process.exitcode}: {said[-3000:]}"
+    return said
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def joined(count, k, port, timeout=10) -> dict:
+    """The settings of process `k` of `count`."""
+    return {
+        "distributed.coordinator": f"localhost:{port}", "distributed.processes": count, "distributed.process": k,
+        "distributed.timeout": timeout,
+    }  # fmt: skip

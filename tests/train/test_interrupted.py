@@ -1,0 +1,172 @@
+"""Runs that are ended from outside, in processes of their own: killed at any moment, asked to end, out of disk."""
+
+import http.server
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import jax.numpy as jnp
+import pytest
+import runs
+from helpers import hf_model, save
+
+from welfare_jax.train import checkpoints, watch
+
+KILLS, STEPS = 20, 90
+SETTINGS = {"train.steps": STEPS, "train.checkpoint_every": 2}
+MOUNT = ["mount", "-t", "tmpfs", "-o", "size=2m", "none"]
+TIMING = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
+    small = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=1)
+    return save(small, tmp_path_factory.mktemp("model"), tiny_tokenizer_dir)
+
+
+def file(workdir):
+    """Which metrics file it is, and how many steps it has: opening a run writes it anew."""
+    path = workdir / "metrics.jsonl"
+    return (path.stat().st_ino, path.read_bytes().count(b"\n")) if path.is_file() else (0, 0)
+
+
+def untimed(workdir):
+    rows = checkpoints.read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
+
+
+def saved(workdir) -> list[int]:
+    folder = workdir / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def wait_for(condition, process, seconds=100):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.is_alive() and time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """The folder of a run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    runs.finish(runs.start(model, folder, folder / "log", SETTINGS), folder / "log")
+    assert len(untimed(folder)) == STEPS
+    return folder
+
+
+def grown(workdir, before, steps):
+    """Whether the run in `workdir` has come so far since its metrics were in the file `before`."""
+
+    def check():
+        now, count = file(workdir)
+        return now != before and count >= steps
+
+    return check
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_no_number(model, whole, tmp_path):
+    """`kill -9` at random moments of one run: while it starts, trains, and writes a checkpoint every other step."""
+    log, draw, writing = tmp_path / "log", random.Random(0), 0
+    for number in range(KILLS):
+        before, done = file(tmp_path)[0], max(saved(tmp_path), default=0)
+        process = runs.start(model, tmp_path, log, SETTINGS)
+        if number % 5:
+            wait_for(grown(tmp_path, before, done + draw.randint(1, 5)), process)
+        time.sleep(draw.random() * (0.1 if number % 5 else 2.0))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, log.read_text()[-2000:]
+        folder = tmp_path / "checkpoints"
+        writing += folder.is_dir() and any("tmp" in p.name for p in folder.iterdir())
+    assert writing and file(tmp_path)[1] < STEPS
+    runs.finish(runs.start(model, tmp_path, log, SETTINGS), log)
+    assert untimed(tmp_path) == untimed(whole)
+    assert not [p for p in (tmp_path / "checkpoints").iterdir() if "tmp" in p.name]
+
+
+@pytest.mark.slow
+def test_asked_to_end(model, whole, tmp_path):
+    """SIGTERM: a checkpoint of every finished step within the grace period, status 75, and the rerun goes on."""
+    log, settings = tmp_path / "log", SETTINGS | {"train.checkpoint_every": 1000}
+    process = runs.start(model, tmp_path, log, settings)
+    wait_for(lambda: file(tmp_path)[1] >= 3, process)
+    begin = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    said = runs.finish(process, log, 75)
+    assert time.monotonic() - begin < 10
+    (done,) = saved(tmp_path)
+    assert done == file(tmp_path)[1] >= 3 and f"checkpoint {done} is saved" in said and "Traceback" not in said
+    runs.finish(runs.start(model, tmp_path, log, settings), log)
+    assert untimed(tmp_path) == untimed(whole)
+
+
+@pytest.mark.slow
+def test_no_room_for_metrics(model, tmp_path):
+    """A disk that fills up elsewhere than in a checkpoint: one line, and what was saved is intact."""
+    log, disk = tmp_path / "log", tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(MOUNT + [str(disk)], capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        process = runs.start(
+            model, disk / "run", log, SETTINGS | {"train.steps": 100_000, "train.checkpoint_every": 5}
+        )
+        wait_for(lambda: saved(disk / "run"), process)
+        room = os.statvfs(disk)
+        (disk / "other").write_bytes(bytes(max(room.f_bavail * room.f_frsize - 4096, 0)))
+        said = runs.finish(process, log, 2)
+        kept = max(saved(disk / "run"))
+        assert "No space left on device" in said and "Traceback" not in said
+        (disk / "other").unlink()
+        runs.finish(runs.start(model, disk / "run", log, SETTINGS | {"train.steps": kept + 2}), log)
+        assert len(untimed(disk / "run")) == kept + 2
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+class Slow:
+    """A result that takes its time."""
+
+    def block_until_ready(self):
+        time.sleep(3)
+
+
+def test_a_notice_interrupts_the_wait_for_a_rollout():
+    before = signal.getsignal(signal.SIGTERM)
+    with watch.Notice() as notice:
+        assert notice.ready(jnp.ones(3)) and not notice.reached(0)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        begin = time.monotonic()
+        assert not notice.ready(Slow()) and time.monotonic() - begin < 2
+        assert notice.reached(1)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_platform_takes_the_machine_away():
+    """The metadata server's answer is a notice as a signal is; its other answers are none."""
+    answers, seen = [b"FALSE", b"TRUE"], []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["Metadata-Flavor"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers[min(len(seen), 2) - 1])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with watch.Notice(f"http://localhost:{server.server_port}/") as notice:
+            end = time.monotonic() + 10
+            while not notice.reached(0) and time.monotonic() < end:
+                time.sleep(0.01)
+            assert notice.reached(0) and seen == ["Google", "Google"]
+        server.shutdown()
