@@ -34,13 +34,22 @@ RULES = (
 )
 
 
-def make(data: int = 0, fsdp: int = 1, tensor: int = 1):
-    """A mesh over all devices; `data=0` takes what the other axes leave."""
-    devices = jax.device_count()
+def axes(devices: int, data: int = 0, fsdp: int = 1, tensor: int = 1) -> tuple[int, int, int]:
+    """The sizes of a mesh over so many devices; `data=0` takes what the other axes leave."""
     data = data or devices // max(fsdp * tensor, 1)
     if min(data, fsdp, tensor) < 1 or data * fsdp * tensor != devices:
         raise InputError(f"mesh {data} x {fsdp} x {tensor} does not fit {devices} devices; set config.mesh to match")
-    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    return data, fsdp, tensor
+
+
+def make(data: int = 0, fsdp: int = 1, tensor: int = 1):
+    """A mesh over all devices, as `axes` cuts them."""
+    return jax.make_mesh(axes(jax.device_count(), data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def imagined(devices: int, data: int = 0, fsdp: int = 1, tensor: int = 1):
+    """The mesh that `make` would build over so many devices, for shapes only."""
+    return jax.sharding.AbstractMesh(axes(devices, data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def spec_for(path: str) -> P:
@@ -54,8 +63,7 @@ def spec_for(path: str) -> P:
 def sharding(mesh, path: str, shape) -> NamedSharding:
     """As `spec_for`; an axis that the mesh does not divide stays whole."""
     spec = spec_for(path)
-    axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]
-    return NamedSharding(mesh, P(*axes))
+    return NamedSharding(mesh, P(*(a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec))))
 
 
 def replicated(mesh) -> NamedSharding:
@@ -71,14 +79,24 @@ def rows_of_parts(mesh) -> NamedSharding:
     return NamedSharding(mesh, P(None, *ROWS))
 
 
+def keys_values(mesh, heads: int) -> NamedSharding:
+    """Of a cache [L, B, K, S, d]: rows as everywhere, heads beside the weights that make them."""
+    return NamedSharding(mesh, P(None, *ROWS, "tensor" if heads % mesh.shape["tensor"] == 0 else None))
+
+
 class Devices(NamedTuple):
     """What a program must know of the devices that share its batch under `jax.pmap`: the axis and their number.
 
-    Without a name, as under `jax.jit`, one program sees the whole batch and every method changes nothing.
+    Without a name, as under `jax.jit`, one program sees the whole batch; then only `hold` does something.
     """
 
     name: str | None = None
     count: int = 1
+    mesh: object = None  # under `jax.jit`, where there is more than one device
+
+    def hold(self, x):
+        """The same [B, ...], its rows kept on their devices: else XLA may cut it as the weights that it meets."""
+        return x if self.mesh is None else jax.lax.with_sharding_constraint(x, rows(self.mesh))
 
     def mine(self, tree):
         """This device's rows of leaves [B, ...] that every device has whole."""

@@ -203,7 +203,7 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=()):
 
 def backbone(
     model: Decoder, tokens, mask=None, *, cache=None, iv=None, read=None, everywhere=True, residual=True, remat=False,
-    hook="resid_post", slice_last=False,
+    hook="resid_post", slice_last=False, hold=lambda x: x,
 ):  # fmt: skip
     """Token ids to the normed hidden state: the part that the sampler and the trainer share.
 
@@ -214,6 +214,7 @@ def backbone(
     remat, for gradients: which of `KEPT` the backward pass finds of a layer's inside (it computes the rest again), or
     False for all of it. slice_last cuts the last layer off the stack, for gradients without `remat`: a branch would
     save what both of its sides need.
+    hold(x) is called on the stream [B, T, D] before every layer, to say where its rows lie.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
@@ -237,6 +238,7 @@ def backbone(
     wanted = () if take is None or not residual else (hook,) if isinstance(hook, str) else tuple(hook)
 
     def run(x, block, layer, kv, select=None):
+        x = hold(x)
         kv = None if kv is None else (*kv, cache.pos)
         x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select, wanted)
 

@@ -135,7 +135,7 @@ def answer_slots(turns: int, width: int):
     return jnp.arange(turns) * width + width - 1
 
 
-def replay(model, tokens, mask, read, letters, *, iv=None, remat=False):
+def replay(model, tokens, mask, read, letters, *, iv=None, remat=False, hold=lambda x: x):
     """(hidden [B, N, D], the four logits [B, N, 4]) at slots `read` [B, N], by one forward over what was shown."""
     hidden, _, _ = decoder.backbone(
         model,
@@ -147,6 +147,7 @@ def replay(model, tokens, mask, read, letters, *, iv=None, remat=False):
         residual=False,
         remat=remat,
         slice_last=not remat,
+        hold=hold,
     )
     return hidden, decoder.unembed(model, hidden, letters)
 

@@ -15,7 +15,7 @@ def devices(config, mesh) -> mesh_lib.Devices:
     if config.parallel not in WAYS:
         raise InputError(f"config.parallel={config.parallel!r}: choose one of {', '.join(WAYS)}")
     if config.parallel == "jit":
-        return mesh_lib.ONE
+        return mesh_lib.ONE if mesh is None or mesh.size == 1 else mesh_lib.Devices(mesh=mesh)
     if mesh.shape["data"] != mesh.size:
         raise InputError("config.parallel='pmap': devices have whole parameters; set mesh.fsdp and mesh.tensor to 1")
     if jax.process_count() > 1:

@@ -68,6 +68,8 @@ def make_collect(
         grids = states.grid[::group_size]
         table = pieces.table if tiles is None else text.permuted(pieces.table, tiles)
         policy = rollout.from_model(model, table.letters, iv)
+        if spread:
+            policy = policy._replace(grow=lambda cache, slots: _lay(decoder.grow(cache, slots), mesh))
 
         def play(some):
             cache = rollout.first_cache(model, at_once)
@@ -81,6 +83,12 @@ def make_collect(
         return _join(jax.lax.map(play, parts)), grids
 
     return collect
+
+
+def _lay(cache, mesh):
+    """The cache, its rows kept on their devices: else XLA may cut it as the weights that make it."""
+    where = mesh_lib.keys_values(mesh, cache.k.shape[2])
+    return cache._replace(**{k: jax.lax.with_sharding_constraint(getattr(cache, k), where) for k in "kv"})
 
 
 def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_lib.ONE):
@@ -98,7 +106,7 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_li
     def outputs(trainable, frozen, tokens, mask, read, temperature, iv):
         """Log-probabilities [B, N, 4], their logsumexp before [B, N], and what the value head says [B, N]."""
         model = decoder.bind(graphdef, join(trainable, frozen, dtype))
-        hidden, logits = rollout.replay(model, tokens, mask, read, letters, iv=iv, remat=remat)
+        hidden, logits = rollout.replay(model, tokens, mask, read, letters, iv=iv, remat=remat, hold=devices.hold)
         scaled = logits / jnp.maximum(temperature, 1e-6)
         head = [trainable.get(state_lib.VALUE_HEAD + name) for name in ("kernel", "bias")]
         values = None if head[0] is None else jnp.einsum("bnd,d->bn", hidden.astype(jnp.float32), head[0]) + head[1]
