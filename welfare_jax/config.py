@@ -18,6 +18,8 @@ def rl() -> ConfigDict:
     return ConfigDict({
         "job": "rl",
         "seed": 0,
+        "plan": False,  # only print what the run would need
+        "topology": "",  # of which machine: v5e-8, v5p-16, 8xH100, ...; empty: of the common ones
         "model": {"path": "", "dtype": "bfloat16", "attention": "plain"},  # or "xla", "cudnn": see models/hf.py
         "mesh": {"data": 0, "fsdp": 1, "tensor": 1},  # data=0: whatever the others leave
         "parallel": "jit",  # of a step over the mesh; or "pmap": whole parameters and own episodes on every device

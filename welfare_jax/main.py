@@ -37,9 +37,9 @@ def parse(argv):
         raise InputError(_explain(error, argv, named)) from None
     if len(rest) > 1:
         raise InputError(f"argument {rest[1]!r} is not understood: settings are --config.field=value")
-    if not WORKDIR.value:
+    if not WORKDIR.value and not config.get("plan"):
         raise InputError("--workdir is missing: name the folder that this run may fill")
-    return config, pathlib.Path(WORKDIR.value).expanduser()
+    return config, pathlib.Path(WORKDIR.value or ".").expanduser()
 
 
 def _explain(error, argv, named) -> str:
@@ -180,6 +180,15 @@ def evals(config, workdir):
     print(f"report: {report.write(workdir)}")
 
 
+def plan(config):
+    """What the main job would need of every device; loads no weights and writes nothing."""
+    from welfare_jax.train import plan as planner
+
+    if config.job != "rl":
+        raise InputError(f"config.plan: job {config.job!r} cannot be planned, only 'rl'")
+    print(planner.report(config))
+
+
 def reward_model(config, workdir):
     """Reward models under two objectives and both, and the neurons that they rest on."""
     from welfare_jax import report
@@ -201,6 +210,8 @@ def start(config, workdir):
     job = JOBS.get(config.get("job"))
     if job is None:
         raise InputError(f"config.job={config.get('job')!r}: choose one of {', '.join(JOBS)}")
+    if config.get("plan"):
+        return plan(config)
     several = bool(config.get("distributed") and config.distributed.coordinator)
     if several and config.job not in SHARED:
         raise InputError(f"config.job={config.job!r}: runs in one process; leave distributed.coordinator empty")
@@ -241,6 +252,7 @@ def _joined() -> bool:
 def main(argv) -> int:
     runtime.quiet()
     runtime.keep_heap()
+    runtime.claim_gpu()
     logging.set_verbosity(logging.FATAL)  # what Orbax logs at length when a disk is full, it raises too
     try:
         start(*parse(argv))

@@ -41,6 +41,11 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def claim_gpu():
+    """Let JAX have 92 % of a GPU's memory, where its own default is 75 %; the environment's own value goes first."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+
+
 def quiet():
     """Silence C++ and tokenizer chatter that would bury the one line a user needs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

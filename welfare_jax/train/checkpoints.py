@@ -26,6 +26,7 @@ FREE = (
     "train.spike",
     "mesh",
     "parallel",
+    "topology",
     "distributed",
     "curve",
     "extract",

@@ -52,6 +52,14 @@ def start(lm, config):
     return graphdef, trainable, frozen
 
 
+def tables(config, folder) -> text.Pieces:
+    """The piece tables of a folder's tokenizer in the settings' wording."""
+    words = config.text.to_dict()
+    template = words.pop("template")
+    wording = Wording(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in words.items()})
+    return text.build(hf.load_tokenizer(folder), wording, config.maze.size, template)
+
+
 def build(config) -> Setup:
     """Load the model, attach adapters, prove the pieces. Raises `InputError` before anything is written."""
     check(config)
@@ -59,11 +67,8 @@ def build(config) -> Setup:
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     parallel.devices(config, mesh)
     params = maze.Params(**config.maze.to_dict()).check()
-    words = config.text.to_dict()
-    template = words.pop("template")
-    wording = Wording(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in words.items()})
     folder = hf.resolve(config.model.path)
-    pieces = text.build(hf.load_tokenizer(folder), wording, params.size, template)
+    pieces = tables(config, folder)
     lm = hf.load(folder, config.model.dtype, mesh, config.model.attention)
     intervene.build(config.train.intervene, lm.spec)
     graphdef, trainable, frozen = start(lm, config)

@@ -1,0 +1,246 @@
+"""The plan against what a run really allocates, on one device and on eight."""
+
+import json
+import runpy
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import hf_model, save
+
+from welfare_jax import config, devices, main
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.errors import InputError
+from welfare_jax.models import decoder, hf
+from welfare_jax.rl import rollout
+from welfare_jax.train import loop, plan, state
+
+FULL = {"train.lora.rank": 0, "train.trainable": ".*"}
+
+
+def settings(**changes):
+    c = config.rl()
+    c.model.update(path="tiny", dtype="float32")
+    c.maze.update(size=31, turns=5)
+    c.train.update(groups=4, group_size=8, micro_batch=16)
+    c.train.lora.rank = 4
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def paper(name="main", **changes):
+    c = runpy.run_path("configs/paper.py")["get_config"](name)
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def allocated(*trees) -> int:
+    """Bytes of these arrays on the first device, each buffer once."""
+    shards = [s.data for leaf in jax.tree.leaves(trees) for s in leaf.addressable_shards[:1]]
+    return sum({s.unsafe_buffer_pointer(): s.nbytes for s in shards}.values())
+
+
+def only(monkeypatch, axes):
+    """As if there were no more devices than a mesh of this shape needs."""
+    real, count = jax.make_mesh, int(np.prod(axes))
+    monkeypatch.setattr(jax, "device_count", lambda: count)
+    monkeypatch.setattr(jax, "make_mesh", lambda *args, **kw: real(*args, devices=jax.devices()[:count], **kw))
+
+
+needs_devices = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 (virtual) devices")
+
+
+ORGANISMS = {"organisms.seed": [0, 1, 2]}
+WIDE = FULL | {"model.dtype": "bfloat16"}
+
+
+@needs_devices
+@pytest.mark.parametrize(
+    ("axes", "changes"),
+    [
+        ((1, 1, 1), {}), ((1, 1, 1), FULL), ((1, 1, 1), WIDE), ((1, 1, 1), ORGANISMS), ((8, 1, 1), {}),
+        ((2, 2, 2), {}), ((2, 2, 2), WIDE), ((1, 8, 1), WIDE),
+    ],
+)  # fmt: skip
+def test_parameters_and_optimiser_are_what_a_run_allocates(axes, changes, monkeypatch):
+    """Everything that is alive between two steps, to one per cent."""
+    only(monkeypatch, axes)
+    c = settings(**dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), axes)), **changes)
+    setup = loop.build(c)
+    own = loop.runs(setup, c)
+    now, _ = loop.fresh(own, state.optimizer(c.train), setup.mesh)
+    mesh = mesh_lib.imagined(int(np.prod(axes)), *axes)
+    weights, trained, optimiser = plan.resident(setup.lm.spec, c, mesh)
+    assert allocated(setup.lm.params, setup.frozen) == pytest.approx(weights, rel=0.01)
+    assert allocated(now.opt_state) == pytest.approx(optimiser, rel=0.01)
+    assert allocated(setup.lm.params, setup.frozen, own.initial, now) == pytest.approx(
+        weights + trained + optimiser, rel=0.01
+    )
+
+
+@needs_devices
+@pytest.mark.parametrize("axes", [(1, 1, 1), (4, 2, 1)], ids=str)
+def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
+    """The player's own cache after a turn, where the compiler put it."""
+    only(monkeypatch, axes)
+    mesh = mesh_lib.make(*axes)
+    c = settings(**{"mesh.data": axes[0], "mesh.fsdp": axes[1]})
+    lm, known = hf.load("tiny"), plan.source(c)
+    spec, own = plan.local(known.spec, c, mesh)
+    _, planned_cache, _ = plan.rollout(spec, known.pieces, own)
+    rows, width = c.train.groups * c.train.group_size, known.pieces.width
+
+    @jax.jit
+    def turn(params, tokens):
+        policy = rollout.from_model(decoder.bind(lm.graphdef, params), jnp.arange(4))
+        cache = policy.grow(decoder.empty_cache(lm.spec, rows, 0, jnp.float32), c.maze.turns * width)
+        return policy.act(cache, tokens, jnp.ones(tokens.shape, bool), None)[0]
+
+    tokens = jax.device_put(np.ones((rows, width), np.int32), mesh_lib.rows(mesh))
+    cache = turn(jax.device_put(lm.params, mesh_lib.replicated(mesh)), tokens)
+    assert allocated(cache.k, cache.v, cache.pos, cache.count) == pytest.approx(planned_cache, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def main_run():
+    """(settings, source) of the paper's main run, whose costs are found once."""
+    c = paper()
+    return c, plan.source(c)
+
+
+def test_flops_are_those_of_the_closed_form(main_run):
+    """Rollout and update of Qwen3-4B: weights once a token forward; three times where activations are recomputed."""
+    c, known = main_run
+    found = plan.make(c, "1xH200", known)
+    tokens = c.train.groups * c.train.group_size * c.maze.turns * known.pieces.width
+    forward = tokens * known.spec.flops_per_token(0)
+    assert known.note and 1.0 < found.flops[0] / forward < 1.1
+    assert 3.0 < found.flops[1] / forward < 3.2
+    assert found.seconds[0] == pytest.approx(found.flops[0] / 989e12)
+
+
+def test_the_papers_run_does_not_fit_one_h100_as_it_is(main_run):
+    """By the cache of its 512 episodes: 2 x 36 layers x 8 heads x 128 numbers of two bytes a slot."""
+    c, known = main_run
+    whole = plan.make(c, "1xH100", known)
+    assert whole.cache == pytest.approx(2 * 36 * 8 * 128 * 2 * 512 * 930, rel=0.01) and not whole.fits
+    changes, found = plan.fitted(c, "1xH100", known)
+    assert found.fits and set(changes) == {"train.rollout_batch"}
+    assert plan.fitted(c, "1xH200", known)[0] == {}
+
+
+@pytest.fixture(scope="module")
+def small_run():
+    c = settings()
+    return c, plan.source(c)
+
+
+def test_one_device_of_eight_does_an_eighth(small_run):
+    one, eight = (plan.make(small_run[0], name, small_run[1]) for name in ("1xH200", "8xH200"))
+    assert eight.weights == one.weights and eight.axes == (8, 1, 1)
+    assert eight.cache * 8 == pytest.approx(one.cache, rel=0.01)
+    for a, b in zip(one.flops, eight.flops):
+        assert a / b == pytest.approx(8, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "short", "wanted"),
+    [
+        ({"train.micro_batch": 1}, "rollout", {"train.rollout_batch"}),
+        ({"train.micro_batch": 1, "train.merge_lora": True}, "merged", {"train.merge_lora"}),
+        ({"train.remat": False, "train.rollout_batch": 1}, "update", {"train.remat"}),
+        ({"train.rollout_batch": 1}, "update", {"train.micro_batch"}),
+        ({"train.rollout_batch": 8, "train.micro_batch": 8}, "resident", {"mesh.data", "mesh.fsdp"}),
+    ],
+)
+def test_what_to_change(changes, short, wanted, small_run, monkeypatch):
+    """On eight chips, or one, whose memory is just too small for one thing."""
+    c, name = plan.changed(small_run[0], changes), "8xtoy" if short == "resident" else "1xtoy"
+    monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"])
+    found = plan.make(c, name, small_run[1])
+    assert found.fits
+    need = 1.95 * found.resident if short == "resident" else found.most * (0.999 if short == "merged" else 0.95)
+    monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=need / plan.USABLE))
+    changes, better = plan.fitted(c, name, small_run[1])
+    assert better.fits and set(changes) == wanted
+    loop.check_batch(plan.changed(c, changes), mesh_lib.imagined(devices.topology(name)[1], *better.axes))
+
+
+def test_nothing_makes_it_fit(small_run, monkeypatch):
+    monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=1e6))
+    c = plan.changed(small_run[0], {"topology": "1xtoy", "train.rollout_batch": 1, "train.micro_batch": 2})
+    monkeypatch.setattr(plan, "source", lambda c: small_run[1])
+    said = plan.report(c).splitlines()[-1]
+    assert "No setting makes it fit" in said and "more devices" in said
+
+
+def call(monkeypatch, capsys, c):
+    monkeypatch.setattr(main, "parse", lambda argv: (c, None))
+    monkeypatch.setattr(main.runtime, "keep_heap", lambda: None)
+    status = main.main(["main"])
+    return status, capsys.readouterr()
+
+
+def test_the_command(monkeypatch, capsys, main_run, small_run):
+    monkeypatch.setattr(plan, "source", lambda c: main_run[1])
+    status, said = call(monkeypatch, capsys, paper(plan=True, topology="1xH100"))
+    assert status == 0 and not said.err
+    for words in ("4,088,528,384 parameters, 66,060,288 trained", "does not fit", "--config.train.rollout_batch=256"):
+        assert words in said.out
+    monkeypatch.setattr(plan, "source", lambda c: small_run[1])
+    monkeypatch.setattr(devices, "COMMON", ("1xH100", "v5e-8", "v6e-256"))
+    status, said = call(monkeypatch, capsys, settings(plan=True))
+    lines = said.out.splitlines()[2:]
+    assert status == 0 and [line.split()[0] for line in lines] == list(devices.COMMON)
+    assert "fits" in lines[0] and "fits" in lines[1] and "train.micro_batch=16" in lines[2]
+
+
+def test_the_command_needs_no_folder():
+    flags = ["--config=configs/tiny.py", "--config.plan=True", "--config.topology=8xH100"]
+    done = subprocess.run([sys.executable, "-m", "welfare_jax.main", *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "8xH100, mesh 8 x 1 x 1" in done.stdout and ": fits" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"topology": "9xH100x"}, "9xH100x"),
+        ({"model.path": "nobody/nothing"}, "nobody/nothing"),
+        ({"topology": "v6e-64"}, "train.micro_batch=16"),
+        ({"job": "axes"}, "'axes'"),
+        ({"train.steps": 0}, "train.steps=0"),
+    ],
+)
+def test_bad_plans_end_in_one_line(changes, said, monkeypatch, capsys):
+    status, out = call(monkeypatch, capsys, settings(plan=True, **changes))
+    assert status == 2 and said in out.err and len(out.err.splitlines()) == 1 and "Traceback" not in out.err
+
+
+def test_a_folder_of_ones_own_needs_no_weights(tmp_path, tiny_tokenizer_dir, tiny_tokenizer):
+    """config.json and a tokenizer are enough."""
+    model = save(hf_model("gemma3", vocab_size=len(tiny_tokenizer)), tmp_path / "model", tiny_tokenizer_dir)
+    c = settings(**{"model.path": str(model)})
+    want = hf.load_params(model)[2], loop.tables(c, model).width
+    for path in model.glob("*.safetensors"):
+        path.unlink()
+    found = plan.source(c)
+    assert (found.spec, found.pieces.width) == want and not found.note
+    for path in (*model.glob("tokenizer*"), *model.glob("*.jinja")):
+        path.unlink()
+    assert "Qwen3" in plan.source(c).note
+    (model / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(InputError, match="mamba"):
+        plan.source(c)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train.algorithm": "sft"}, {"train.algorithm": "ppo", "train.kl_coef": 0.1}, FULL]
+)
+def test_other_algorithms_can_be_planned(changes, small_run):
+    c = plan.changed(small_run[0], changes | {"sft.batch": 16})
+    found = plan.make(c, "8xH100", small_run[1])
+    assert found.fits and min(found.flops) > 1e6 and found.update > found.trained / 2
