@@ -133,9 +133,7 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_li
             """An optimiser step on the examples `rows`, or on all of them in their order."""
             trainable, opt_state = carry
             part = examples if rows is None else jax.tree.map(lambda a: a[rows], examples)
-            (numerator, (denominator, metrics)), grads = accumulate(
-                loss, trainable, part, config.micro_batch, devices
-            )
+            (numerator, (denominator, metrics)), grads = accumulate(loss, trainable, part, config.micro_batch, devices)
             grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
             updates, opt_state = optimizer.update(grads, opt_state, trainable, lr=rate)
             metrics |= {"loss": (numerator, denominator), "grad_norm": (optax.tree.norm(grads), 1.0)}
