@@ -322,6 +322,8 @@ def variants(name):
         ("tiny_pretrain",),
         ("reward_model",),
         ("reward_model", "paper"),
+        ("imitation",),
+        ("imitation", "full"),
         *variants("paper"),
         *variants("tiny"),
     ],

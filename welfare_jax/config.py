@@ -156,6 +156,26 @@ def reward_model() -> ConfigDict:
     })  # fmt: skip
 
 
+def imitation() -> ConfigDict:
+    """Inverse soft-Q over lambda on planned mazes and arithmetic (arXiv:2409.01369); `train` and `sft` serve both."""
+    config = rl()
+    config.job = "imitation"
+    config.imitation = {
+        "tasks": ("arithmetic", "maze"),
+        "lambdas": (0.0, 0.001, 0.01, 0.1),  # 0 is maximum likelihood
+        "temperatures": (0.4, 0.7, 1.0, 1.3),
+        "prompts": 64,  # held-out problems, or mazes
+        "samples": 16,  # of each: what Self-BLEU compares
+        "batch": 256,  # problems' samples drawn, or looked at, together
+        "arithmetic": {
+            "demonstrations": 20_000,
+            "level": {"steps": 2, "largest": 20, "operations": "+-*"},
+            "max_new_tokens": 0,  # 0: what the longest demonstration needs
+        },
+    }
+    return config
+
+
 def of_run(config) -> ConfigDict:
     """The settings with which the run in folder `config.run` was made; what is read and how comes from `config`."""
     path = pathlib.Path(config.run).expanduser() / "config.json"

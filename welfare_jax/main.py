@@ -200,7 +200,21 @@ def reward_model(config, workdir):
     print(f"report: {report.write(workdir)}")
 
 
-JOBS = {"rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals, "reward_model": reward_model}
+def imitation(config, workdir):
+    """Imitation over lambda: what the task gains, what diversity costs, what the implied rewards are worth."""
+    from welfare_jax import report
+    from welfare_jax.train import imitation as job
+
+    summary = job.run(config, workdir)
+    for name, value in summary["rank_correlation"].items():
+        print(f"{name}: implied rewards, rank correlation " + ("none" if value is None else f"{value:+.2f}"))
+    print(f"report: {report.write(workdir)}")
+
+
+JOBS = {
+    "rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals, "reward_model": reward_model,
+    "imitation": imitation,
+}  # fmt: skip
 AGAIN = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 SHARED = ("rl",)  # those that several processes can run together
 

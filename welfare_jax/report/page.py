@@ -8,6 +8,7 @@ from welfare_jax.report.sections import SECTIONS
 OWN = {
     "evals": "evals",
     "reward_model": "reward_models",
+    "imitation": "imitation",
 }  # jobs whose report is one section of their own
 
 

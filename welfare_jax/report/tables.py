@@ -4,7 +4,7 @@ import csv
 import itertools
 import math
 
-from welfare_jax.report import evals, replay, reward_models
+from welfare_jax.report import evals, imitation, replay, reward_models
 from welfare_jax.report.data import Run, dicts, dig, mean, number, numbers
 
 MODELS = ("untrained", "trained")
@@ -44,6 +44,7 @@ def build(run: Run) -> dict:
         "episodes": _episodes(run),
         **evals.tables(run),
         **reward_models.tables(run),
+        **imitation.tables(run),
     }
     return {name: table for name, table in out.items() if _holds_something(table)}
 
