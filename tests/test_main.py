@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 from welfare_jax import config, main, runtime
 from welfare_jax.interp import vectors
 from welfare_jax.models import hf
-from welfare_jax.sft import pretrain
+from welfare_jax.sft import corpus
 from welfare_jax.text import wording
-from welfare_jax.train import checkpoints, loop, organisms
+from welfare_jax.train import amplify, checkpoints, loop, organisms, pretrain
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/tiny_grpo.py"
@@ -319,13 +319,14 @@ def variants(name):
         ("axes",),
         ("tiny_grpo",),
         ("gemma_grpo",),
-        ("tiny_pretrain",),
         ("reward_model",),
         ("reward_model", "paper"),
         ("imitation",),
         ("imitation", "full"),
         *variants("paper"),
         *variants("tiny"),
+        *variants("pretrain"),
+        *variants("amplification"),
     ],
     ids=":".join,
 )
@@ -337,6 +338,13 @@ def test_configs_change_only_settings_that_exist(config_file):
         assert flat(found) == flat(config.rl())
         loop.check(found)
         organisms.configs(found)
+    if found.job == "pretrain":
+        pretrain.check(found)
+        corpus.phases(found)
+    if found.job == "amplify":
+        amplify.check(found)
+        for own in amplify.cells(found).values():
+            pretrain.check(own.pretrain)
 
 
 def test_the_papers_table():

@@ -79,7 +79,7 @@ def test_file(path):
         ("models/x.py", "from welfare_jax.text import pieces"),
         ("models/x.py", "from welfare_jax import envs"),
         ("envs/x.py", "def f():\n    import welfare_jax.rl.rollout"),
-        ("rl/x.py", "from welfare_jax.sft.pretrain import run"),
+        ("rl/x.py", "from welfare_jax.sft.corpus import pack"),
         ("text/x.py", "import torch"),
         ("train/x.py", "from torch.nn import Linear"),
         ("report/x.py", "from welfare_jax import main"),

@@ -176,6 +176,72 @@ def imitation() -> ConfigDict:
     return config
 
 
+def pretrain() -> ConfigDict:
+    """A small decoder from scratch, by default on arithmetic in three solution formats."""
+    return ConfigDict({
+        "job": "pretrain",
+        "seed": 0,
+        "shape": {
+            "layers": 2, "width": 128, "heads": 4, "kv_heads": 4, "head_dim": 32, "mlp": 384, "theta": 1e4,
+        },
+        "dtype": "float32",  # of the forward pass; what is trained is float32
+        "saved": "float32",  # of the model folder
+        "mesh": {"data": 0, "fsdp": 1, "tensor": 1},
+        # path: a folder with a tokenizer; empty: one made from so many documents, "words" (no merges) or "bpe".
+        "tokenizer": {"path": "", "kind": "words", "vocab_size": 640, "documents": 3000},
+        # What each source is (see sft/corpus.py) and its weight by number of documents.
+        "sources": {
+            name: {"data": f"arithmetic/{name}", "weight": 1.0, "column": "text"}
+            for name in ("words", "function", "script")
+        },
+        # Where not empty: weights of sources up to a step, [{"until": 100, "words": 1.0}, ...].
+        "phases": [],
+        "level": {"steps": 1, "largest": 9, "operations": "+-"},  # of the arithmetic problems
+        "told_weight": 1.0,  # loss weight of what users say in messages
+        "steps": 400,
+        "rows": 32,  # of a step
+        "length": 256,  # tokens of a row
+        "optimizer": "muon",  # or "adamw"
+        "lr": 3e-3,  # of Adam: everything, or beside Muon whatever is not a kernel
+        "muon_lr": 1e-2,
+        "warmup": 20,
+        "weight_decay": 0.1,
+        "probe_every": 50,
+        "train": {"micro_batch": 32, "remat": False, "checkpoint_every": 100, "keep": 1, "spike": 0.0},
+    })  # fmt: skip
+
+
+def amplify() -> ConfigDict:
+    """RL with a verified reward on arithmetic, from a base that is pretrained on a mixture of solution formats."""
+    config = ConfigDict({
+        "job": "amplify",
+        "seed": 0,
+        "model": {"path": "", "dtype": "float32", "attention": "plain"},  # empty: a base is pretrained first
+        "pretrain": pretrain(),  # its seed, shape and weights follow from the three lines below
+        "shape": "tiny",
+        "mixture": "even",
+        "shapes": {"tiny": {}},  # what of `pretrain.shape` each scale changes
+        "mixtures": {"even": {"words": 1.0, "function": 1.0, "script": 1.0}},
+        "mesh": {"data": 0, "fsdp": 1, "tensor": 1},
+        "problems": 4096,  # to learn from
+        "max_new_tokens": 40,
+        "train": rl().train,
+        # Greedy accuracy is over all held-out problems; the rest over so many samples of each, a batch at a time.
+        "measure": {"every": 5, "problems": 64, "samples": 16, "batch": 16, "ks": (1, 4, 16)},
+        # Lists: every combination becomes a cell of its own.
+        "sweep": {"shape": (), "mixture": (), "kl_coef": (), "seed": ()},
+    })  # fmt: skip
+    for name in ("merge_lora", "eval_every", "intervene"):
+        del config.train[name]
+    config.train.update(
+        algorithm="grpo", steps=60, schedule_steps=60, schedule="constant", warmup=2, groups=32, group_size=8,
+        lr=3e-4, trainable=".*", adam_b2=0.95, entropy_coef=0.0, entropy="plain", kl="k3", kl_coef=0.0, remat=False,
+        checkpoint_every=10, keep=1,
+    )  # fmt: skip
+    config.train.lora.rank = 0
+    return config
+
+
 def of_run(config) -> ConfigDict:
     """The settings with which the run in folder `config.run` was made; what is read and how comes from `config`."""
     path = pathlib.Path(config.run).expanduser() / "config.json"

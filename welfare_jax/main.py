@@ -58,10 +58,26 @@ def _explain(error, argv, named) -> str:
 
 
 def pretrain(config, workdir):
-    from welfare_jax.sft import pretrain as job
+    from welfare_jax import report
+    from welfare_jax.train import pretrain as job
 
     summary = job.run(config, workdir)
-    print(f"model: {workdir / 'model'}  sha256 {summary['sha256'][:16]}")
+    print(f"model: {workdir / 'model'}  sha256 {summary['sha256'][:16]}; report: {report.write(workdir)}")
+
+
+def amplify(config, workdir):
+    """Formats of solutions before and after RL with a verified reward."""
+    from welfare_jax import report
+    from welfare_jax.train import amplify as job
+
+    summary = job.run(config, workdir)
+    for name, cell in summary.get("cells", {"": summary}).items():
+        told = []
+        for what in ("share", "accuracy"):
+            before, after = (cell[when][f"{what}_{cell['winner']}"] or 0.0 for when in ("before", "after"))
+            told.append(f"{what} {before:.2f} -> {after:.2f}")
+        print(f"{name + ': ' * bool(name)}{cell['winner']} won: {', '.join(told)}")
+    print(f"report: {report.write(workdir)}")
 
 
 def experiment(config, workdir):
@@ -212,8 +228,8 @@ def imitation(config, workdir):
 
 
 JOBS = {
-    "rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals, "reward_model": reward_model,
-    "imitation": imitation,
+    "rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals, "amplify": amplify,
+    "reward_model": reward_model, "imitation": imitation,
 }  # fmt: skip
 AGAIN = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 SHARED = ("rl",)  # those that several processes can run together

@@ -10,7 +10,7 @@ from welfare_jax.train import stats
 def test_interval():
     x = np.random.default_rng(0).normal(3, 2, 40)
     found = stats.interval(x)
-    low, high = scipy.stats.norm.interval(0.95, x.mean(), scipy.stats.sem(x))
+    low, high = scipy.stats.t.interval(0.95, len(x) - 1, x.mean(), scipy.stats.sem(x))
     assert found == pytest.approx({"mean": x.mean(), "low": low, "high": high, "n": 40}, rel=1e-4)
     assert stats.interval([2.0]) == {"mean": 2.0, "low": None, "high": None, "n": 1}
     assert stats.interval([]) == {"mean": None, "low": None, "high": None, "n": 0}

@@ -9,6 +9,8 @@ OWN = {
     "evals": "evals",
     "reward_model": "reward_models",
     "imitation": "imitation",
+    "pretrain": "pretraining",
+    "amplify": "amplification",
 }  # jobs whose report is one section of their own
 
 

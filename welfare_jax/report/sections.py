@@ -3,7 +3,17 @@
 import itertools
 import json
 
-from welfare_jax.report import axes_figures, evals, figures, headline, imitation, replay, reward_models
+from welfare_jax.report import (
+    amplification,
+    axes_figures,
+    evals,
+    figures,
+    headline,
+    imitation,
+    pretraining,
+    replay,
+    reward_models,
+)
 from welfare_jax.report.data import Run, dicts, dig, finite, number
 from welfare_jax.report.markup import Missing, details, esc, num, share, table, visible
 from welfare_jax.report.tables import MODELS, VECTORS
@@ -388,6 +398,8 @@ SECTIONS = (  # id, heading, function; in the order of the page
     ("evals", "Behaviour under steering", evaluations),
     ("reward_models", "Reward models and their neurons", lambda run, t: reward_models.section(run, t, _figure)),
     ("imitation", "Imitation as inverse RL", lambda run, t: imitation.section(run, t, _figure)),
+    ("pretraining", "Pretraining", lambda run, t: pretraining.section(run, t, _figure)),
+    ("amplification", "What RL amplified", lambda run, t: amplification.section(run, t, _figure)),
     ("replay", "Episodes, replayed", replays),
     ("steps", "Reward table", reward_table),
     ("config", "Configuration", config),

@@ -4,7 +4,7 @@ import csv
 import itertools
 import math
 
-from welfare_jax.report import evals, imitation, replay, reward_models
+from welfare_jax.report import amplification, evals, imitation, pretraining, replay, reward_models
 from welfare_jax.report.data import Run, dicts, dig, mean, number, numbers
 
 MODELS = ("untrained", "trained")
@@ -12,7 +12,7 @@ VECTORS = ("mold", "gold")
 BASELINES = ("rest", "path")
 PAIRS = ("mold-gold", "mold-path", "gold-path")
 INDEX = {"step", "organism", "layer", "model", "vector", "class", "chosen", "episode", "turn", "rank", "side", "axis"}
-INDEX |= {"run", "run_step", "baseline", "layers", "norm", "word", "kind"}
+INDEX |= {"cell", "run", "run_step", "baseline", "layers", "norm", "word", "kind"}
 BOUNDS = ("value", "free", "low", "high", "noise")
 
 
@@ -45,6 +45,8 @@ def build(run: Run) -> dict:
         **evals.tables(run),
         **reward_models.tables(run),
         **imitation.tables(run),
+        **pretraining.tables(run),
+        **amplification.tables(run),
     }
     return {name: table for name, table in out.items() if _holds_something(table)}
 

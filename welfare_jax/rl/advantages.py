@@ -57,10 +57,15 @@ def gae(rewards, values, gamma: float = 1.0, lam: float = 0.95):
     return advantages, advantages + values
 
 
-def whitened(advantages):
-    """Mean zero and standard deviation one over the whole batch; zero where all are equal."""
-    centred = _centred(advantages.reshape(-1), advantages.size)
-    std = jnp.sqrt(jnp.mean(centred**2))
+def whitened(advantages, mask=None):
+    """Mean zero and standard deviation one over the whole batch, or where `mask` counts; zero where all are equal."""
+    if mask is not None:
+        count = jnp.maximum(mask.sum(), 1)
+        centred = jnp.where(mask, advantages - jnp.sum(advantages * mask) / count, 0.0)
+        std = jnp.sqrt(jnp.sum(centred**2) / count)
+    else:
+        centred = _centred(advantages.reshape(-1), advantages.size)
+        std = jnp.sqrt(jnp.mean(centred**2))
     return (centred / jnp.where(std > 0, std, 1.0)).reshape(advantages.shape)
 
 

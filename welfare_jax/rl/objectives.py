@@ -14,12 +14,16 @@ TILES = 3
 
 
 class Batch(NamedTuple):
-    """What an objective sees of the episodes. Nothing but `values` and `soft_values` depends on the parameters."""
+    """What an objective sees of the episodes. Nothing but `values` and `soft_values` depends on the parameters.
+
+    In free text a turn is a token and there are as many actions as the vocabulary has; log-probabilities of the
+    sampling policy and of the reference are then kept for the tokens taken only, [B, N].
+    """
 
     actions: jax.Array  # int32 [B, N]
     old_logps: jax.Array | None  # float32 [B, N, 4], of the sampling policy
     advantages: jax.Array | None  # float32 [B, N]
-    neighbours: jax.Array  # int32 [B, N, 4], tile roles before the move
+    neighbours: jax.Array | None  # int32 [B, N, 4], tile roles before the move; None outside the maze
     ref_logps: jax.Array | None = None  # float32 [B, N, 4], of the reference model where a KL term wants it
     mask: jax.Array | None = None  # bool [B, N], the turns that count; None: all
     weights: jax.Array | None = None  # float32 [B, N], of a turn's log-likelihood in supervised objectives; None: 1
@@ -71,7 +75,8 @@ def equalised_entropy(logps, neighbours):
 
 
 def chosen(logps, actions):
-    return jnp.take_along_axis(logps, actions[..., None], -1)[..., 0]
+    """Those of the actions [B, N], of logps [B, N, A]; [B, N] are of the actions already."""
+    return logps if logps.ndim == actions.ndim else jnp.take_along_axis(logps, actions[..., None], -1)[..., 0]
 
 
 def clipped_surrogate(ratio, advantages, clip, dual_clip):
@@ -105,16 +110,20 @@ def _surrogate(batch: Batch, new_logps, config: Surrogate):
     difference = chosen(new_logps, batch.actions) - chosen(batch.old_logps, batch.actions)
     ratio = jnp.exp(jnp.clip(difference, -20.0, 20.0))
     loss = clipped_surrogate(ratio, batch.advantages, config.clip, config.dual_clip)
-    spread, equalised = entropy(new_logps), equalised_entropy(new_logps, batch.neighbours)
-    loss = loss - config.entropy_coef * (equalised if config.entropy == "equalised" else spread)
+    bonus = spread = entropy(new_logps)
+    if batch.neighbours is not None:
+        equalised = equalised_entropy(new_logps, batch.neighbours)
+        bonus = equalised if config.entropy == "equalised" else spread
+    loss = loss - config.entropy_coef * bonus
     count = mask.sum()
     metrics = {
         "ratio": (jnp.sum(ratio * mask), count),
         "clip_frac": (jnp.sum((jnp.abs(ratio - 1) > config.clip) * mask), count),
         "entropy": (jnp.sum(spread * mask), count),
-        "equalised_entropy": (jnp.sum(equalised * mask), count),
         "ratio_error_max": jnp.max(jnp.abs(ratio - 1) * mask),
     }
+    if batch.neighbours is not None:
+        metrics["equalised_entropy"] = (jnp.sum(equalised * mask), count)
     if batch.ref_logps is not None:
         kl = kl_divergence(config.kl, new_logps, batch.ref_logps, batch.actions)
         loss = loss + config.kl_coef * kl

@@ -1,6 +1,6 @@
-"""A tokenizer for `tiny_world` text: whole words, numbers and tiles as single tokens, any other text as bytes.
+"""Tokenizers made from text: whole words, numbers and tiles as single tokens and anything else as bytes; or BPE.
 
-It is a Hugging Face byte-level BPE without merges: a piece that is in the vocabulary is one token
+The first is a Hugging Face byte-level BPE without merges: a piece that is in the vocabulary is one token
 (`ignore_merges`), every other piece falls apart into bytes. Learnt merges would spend a third of so small a
 vocabulary on fragments of words.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from welfare_jax.text.wording import LETTERS, Wording
 
@@ -68,6 +68,25 @@ def train(texts: Iterable[str], vocab_size: int = 768, phrases: Iterable[str] = 
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return tokenizer
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE with learnt merges and the same special tokens, for text of any kind; digits stand alone."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(SPECIAL) + len(alphabet):
+        raise ValueError(
+            f"vocab_size={vocab_size}: special tokens and bytes alone need {len(SPECIAL) + len(alphabet)}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

@@ -156,7 +156,7 @@ def _goal(rng: np.random.Generator, wording: Wording) -> tuple[str, int, int]:
     return line.format(g=", ".join(wanted)), reach, avoid
 
 
-def _options(neighbours: Sequence[int], reach: int, avoid: int) -> list[int]:
+def options(neighbours: Sequence[int], reach: int, avoid: int) -> list[int]:
     """The directions that serve the goal: onto `reach`, else not onto `avoid`, else any."""
     return (
         [d for d in range(4) if neighbours[d] == reach]
@@ -184,7 +184,7 @@ def conversation(rng: np.random.Generator, wording: Wording, goal: bool, turns: 
             if place not in grid:
                 grid[place] = min(int(share.searchsorted(rng.random())), 2)
         neighbours = [grid[place] for place in around]
-        move = _pick(rng, _options(neighbours, reach, avoid))
+        move = _pick(rng, options(neighbours, reach, avoid))
         seen.append((x, y, neighbours, wind, move))
         wind = int(rng.random() * 4) if rng.random() < WIND else -1
         for d in (move, wind) if wind >= 0 else (move,):
@@ -238,8 +238,8 @@ def surroundings(rng: np.random.Generator, wording: Wording, choose: bool) -> Do
         return Document("questions", _chat(pairs), "", dict(neighbours=near))
     # The clearest of a few goals: the fewer the moves that serve it, the more its answer teaches.
     draws = [[_goal(rng, wording) for _ in range(3)] for _ in range(number)]
-    goals = [min(few, key=lambda goal: len(_options(near, *goal[1:]))) for few in draws]
-    moves = [_pick(rng, _options(near, *goal[1:])) for goal in goals]
+    goals = [min(few, key=lambda goal: len(options(near, *goal[1:]))) for few in draws]
+    moves = [_pick(rng, options(near, *goal[1:])) for goal in goals]
     pairs = [(goal[0] + wording.closing, LETTERS[move]) for goal, move in zip(goals, moves, strict=True)]
     pairs[0] = (goals[0][0] + seen, LETTERS[moves[0]])
     facts = dict(neighbours=near, reach=[g[1] for g in goals], avoid=[g[2] for g in goals], move=moves)
@@ -303,9 +303,11 @@ def documents(seed: int, mixture: Mixture, wording: Wording, kinds: Sequence[str
     rng, share = np.random.default_rng(seed), weights.cumsum() / weights.sum()
     while True:
         kind = kinds[min(int(share.searchsorted(rng.random(), side="right")), len(kinds) - 1)]
-        if kind in ("questions", "choices"):
-            yield surroundings(rng, wording, choose=kind == "choices")
-        elif kind == "stories":
-            yield stories(rng, wording)
-        else:
-            yield conversation(rng, wording, goal=kind == "goals")
+        yield draw(rng, wording, kind)
+
+
+def draw(rng: np.random.Generator, wording: Wording, kind: str) -> Document:
+    """One document of a kind."""
+    if kind in ("questions", "choices"):
+        return surroundings(rng, wording, choose=kind == "choices")
+    return stories(rng, wording) if kind == "stories" else conversation(rng, wording, goal=kind == "goals")

@@ -1,7 +1,8 @@
 """The algorithms as data: what an action was worth, what is minimised, and where the examples come from.
 
 A new one is a function of `rl.objectives` or `sft.imitation` and a line here. An advantage maps (rewards [B, N],
-values of the value head [B, N] or None, config) to (advantages [B, N], targets of the value head or None).
+values of the value head [B, N] or None, config, bool [B, N] of what counts or None for all) to (advantages [B, N],
+targets of the value head or None).
 """
 
 from collections.abc import Callable
@@ -19,15 +20,15 @@ class Algorithm(NamedTuple):
     planned: bool = False  # learns from the planner's trajectories
 
 
-def _gae(rewards, values, config):
+def _gae(rewards, values, config, mask=None):
     gained, returns = advantages.gae(rewards, values, config.gamma, config.gae_lambda)
-    return advantages.whitened(gained), returns
+    return advantages.whitened(gained, mask), returns
 
 
 ALGORITHMS = {
-    "dr_grpo": Algorithm(objectives.dr_grpo, lambda r, v, c: (advantages.group_advantage(r, c.group_size), None)),
-    "grpo": Algorithm(objectives.grpo, lambda r, v, c: (advantages.group_normalised(r, c.group_size), None)),
-    "reinforce": Algorithm(objectives.dr_grpo, lambda r, v, c: (advantages.turn_advantage(r, c.group_size), None)),
+    "dr_grpo": Algorithm(objectives.dr_grpo, lambda r, v, c, m: (advantages.group_advantage(r, c.group_size), None)),
+    "grpo": Algorithm(objectives.grpo, lambda r, v, c, m: (advantages.group_normalised(r, c.group_size), None)),
+    "reinforce": Algorithm(objectives.dr_grpo, lambda r, v, c, m: (advantages.turn_advantage(r, c.group_size), None)),
     "ppo": Algorithm(objectives.ppo, _gae, value_head=True),
     "expert_iteration": Algorithm(imitation.maximum_likelihood, restart=True),
     "sft": Algorithm(imitation.maximum_likelihood, planned=True),

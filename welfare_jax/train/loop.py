@@ -344,8 +344,8 @@ SHOWN = {  # on the progress bar: metric, digits
 
 
 def spread(rows, mesh):
-    """A batch over the devices, where they divide it."""
-    even = len(rows.x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    """A batch over the devices, where they divide it: leaves [B, ...]."""
+    even = len(jax.tree.leaves(rows)[0]) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
     return hosts.put(rows, mesh_lib.rows(mesh) if even else mesh_lib.replicated(mesh))
 
 

@@ -7,12 +7,12 @@ import scipy.stats
 
 
 def interval(values) -> dict:
-    """{"mean", "low", "high", "n"}: mean of independent numbers and its normal 95 % interval."""
+    """{"mean", "low", "high", "n"}: mean of independent numbers and its 95 % interval by Student's t."""
     values = np.asarray(values, float)
     mean, count = float(values.mean()) if len(values) else None, len(values)
     if count < 2:
         return {"mean": mean, "low": None, "high": None, "n": count}
-    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(count)
+    half = float(scipy.stats.t.ppf(0.975, count - 1) * values.std(ddof=1)) / math.sqrt(count)
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
 
 

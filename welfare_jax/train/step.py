@@ -75,12 +75,12 @@ def make_collect(
             cache = rollout.first_cache(model, at_once)
             return rollout.play(policy, cache, table, pieces.size, pieces.width, params, *some, temperature)
 
-        parts = _cut(devices.mine((states, keys)), at_once)
+        parts = cut(devices.mine((states, keys)), at_once)
         if spread:
             parts = jax.lax.with_sharding_constraint(parts, mesh_lib.rows_of_parts(mesh))
         if at_once * devices.count == episodes:
             return play(jax.tree.map(lambda a: a[0], parts)), grids
-        return _join(jax.lax.map(play, parts)), grids
+        return uncut(jax.lax.map(play, parts)), grids
 
     return collect
 
@@ -153,20 +153,20 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_li
     return learn, outputs
 
 
-def _cut(rows, size):
+def cut(rows, size):
     """Leaves [B, ...] as parts [B / size, size, ...], dealt so that each device has rows of every part."""
     return jax.tree.map(lambda a: a.reshape(min(size, len(a)), -1, *a.shape[1:]).swapaxes(0, 1), rows)
 
 
-def _join(parts):
-    """The rows that `_cut` dealt, in their order again."""
+def uncut(parts):
+    """The rows that `cut` dealt, in their order again."""
     return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), parts)
 
 
 def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
     """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples and devices."""
     grad = jax.value_and_grad(loss, has_aux=True)
-    parts = _cut(devices.mine(examples), size // devices.count)
+    parts = cut(devices.mine(examples), size // devices.count)
 
     def body(total, part):
         return jax.tree_util.tree_map_with_path(_gather, total, grad(trainable, part)), None
@@ -189,8 +189,8 @@ def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dt
     def each(trainable, frozen, examples, temperature, iv):
         """`outputs` of all examples, a micro-batch at a time."""
         run = lambda part: outputs(trainable, frozen, *part, temperature, iv)
-        parts = _cut(devices.mine(examples[:3]), config.micro_batch // devices.count)
-        return devices.whole(_join(jax.lax.map(run, parts)))
+        parts = cut(devices.mine(examples[:3]), config.micro_batch // devices.count)
+        return devices.whole(uncut(jax.lax.map(run, parts)))
 
     def prepare(state, frozen, initial, played, temperature, iv):
         """Examples with everything that does not change while they are learnt from."""
@@ -206,7 +206,7 @@ def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dt
         rewards = config.reward_scale * played.rewards
         if config.kl_coef and config.kl_in == "reward":
             rewards = rewards - config.kl_coef * objectives.kl_divergence(config.kl, old, ref, played.actions)
-        gained, returns = algorithm.advantage(rewards, values, config)
+        gained, returns = algorithm.advantage(rewards, values, config, None)
         batch = batch._replace(old_logps=old, ref_logps=ref, advantages=gained, returns=returns, old_values=values)
         return examples._replace(batch=batch)
 
