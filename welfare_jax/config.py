@@ -100,9 +100,12 @@ def rl() -> ConfigDict:
             "per_length": 333, "held_out": 0.2, "batch": 64,
             "replicates": 200,  # half samples for the intervals
             "store": False,  # also keep every activation, under activations/
+            # What is asked after a walk, for example "How is it going?": it is read where the answer would begin.
+            "question": "",  # none: walks are read at their final letter
         },
         "axes": {
-            "kinds": "reviews,prompts,assent,emotions",  # what to compare with; empty for nothing
+            # What to compare with, empty for nothing; also success: of generated accounts and walks under a goal.
+            "kinds": "reviews,prompts,assent,emotions",
             # Files; where empty, the small samples of the package.
             "reviews": "", "prompts": "", "statements": "", "emotions": "", "topics": "", "dialogues": "",
             "limit": 400, "emotions_limit": 0, "topics_limit": 100,  # at most so many texts, words, topics; 0: all
@@ -181,6 +184,7 @@ def pretrain() -> ConfigDict:
     return ConfigDict({
         "job": "pretrain",
         "seed": 0,
+        "start": "",  # a model folder to go on from, with its own tokenizer and shape; empty: from nothing
         "shape": {
             "layers": 2, "width": 128, "heads": 4, "kv_heads": 4, "head_dim": 32, "mlp": 384, "theta": 1e4,
         },
@@ -239,6 +243,28 @@ def amplify() -> ConfigDict:
         checkpoint_every=10, keep=1,
     )  # fmt: skip
     config.train.lora.rank = 0
+    return config
+
+
+def words() -> ConfigDict:
+    """The main job on small bases that did and did not read accounts of success, failure and feeling."""
+    config = rl()
+    config.job = "words"
+    base = pretrain()
+    kinds = ("questions", "choices", "steps", "free", "stories", "verdicts")  # of text/tiny_world.py
+    base.sources = ConfigDict({k: {"data": f"world/{k}", "weight": 1.0, "column": "text"} for k in kinds})
+    config.words = {
+        "seeds": (0,),
+        "arms": {  # what each reads at the end, after what all have read: weights of documents
+            "with": {"questions": 0.1, "choices": 0.3, "steps": 0.1, "free": 0.05, "stories": 0.3, "verdicts": 0.15},
+            "without": {"questions": 0.1, "choices": 0.3, "steps": 0.1, "free": 0.05},
+        },
+        "steps": 150,
+        "warmup": 10,  # of that
+        "questions": ("", "How is it going?"),  # after a walk: where it is read; the empty one is the final letter
+        "pretrain": base,  # what all have read
+    }
+    config.axes.kinds = "success"
     return config
 
 

@@ -104,9 +104,9 @@ def experiment(config, workdir):
     def curve(setup):
         data, _ = stage.walk_data(
             setup.pieces, setup.maze, setup.mesh, config.curve.per_length, 0.25, config.extract.batch,
-            stage.walks_lib.SEED,
+            stage.walks_lib.SEED, config.extract.question,
         )  # fmt: skip
-        return stage.make_live(setup.graphdef, data, setup.join, axes)
+        return stage.make_live(live, data, axes)
 
     if config.evals.names:
         evaluation.check(config.evals)
@@ -119,6 +119,7 @@ def experiment(config, workdir):
     own = [setup]
     if runs.several:
         own = [organisms.own_setup(setup, c, organisms.take(runs.initial, i)) for i, c in enumerate(runs.configs)]
+    live = stage.live_program(setup.graphdef, setup.join)
     curves = [curve(s) for s in own] if config.curve.every else None
     supply = supervised.build(setup, config) if loop.ALGORITHMS[config.train.algorithm].planned else None
     stage.axis_texts(setup, config)  # a file that cannot be read is refused before anything is trained
@@ -227,9 +228,20 @@ def imitation(config, workdir):
     print(f"report: {report.write(workdir)}")
 
 
+def words(config, workdir):
+    """The main job on bases with and without accounts of success, failure and feeling."""
+    from welfare_jax import report
+    from welfare_jax.train import words as job
+
+    summary = job.run(config, workdir)
+    for name, found in summary["cells"].items():
+        print(f"{name}: reward {found['reward_first']:.1f} -> {found['reward_last']:.1f}")
+    print(f"report: {report.write(workdir)}")
+
+
 JOBS = {
     "rl": experiment, "pretrain": pretrain, "axes": axes, "evals": evals, "amplify": amplify,
-    "reward_model": reward_model, "imitation": imitation,
+    "reward_model": reward_model, "imitation": imitation, "words": words,
 }  # fmt: skip
 AGAIN = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 SHARED = ("rl",)  # those that several processes can run together

@@ -33,9 +33,24 @@ def test_walk_data(world):
     assert facts["data"] == again != other
 
 
+def test_walks_that_are_asked_about(world, tiny_tokenizer):
+    """The question stands after every walk, whatever its length, and is read where the answer begins."""
+    data = [stage.walk_data(world.pieces, world.maze, MESH, 2, 0.5, 8, 0, q)[0] for q in ("", "How is it going?")]
+    for plain, asked in zip(*([row for b in d.fit for row in _rows(b)] for d in data)):
+        (before, at), (tokens, last) = plain, asked
+        assert at == len(before) - 1 and last == len(tokens) - 1 and tokens[: len(before)] == before
+        assert tiny_tokenizer.decode(tokens[len(before) :]) == "<|end|><|user|>How is it going?<|assistant|>"
+
+
+def _rows(bucket):
+    """(tokens without padding, the position that is read) of every row."""
+    for tokens, mask, read in zip(*(np.asarray(a).reshape(-1, a.shape[-1]) for a in bucket[:3])):
+        yield tokens[mask].tolist(), int(read[0])
+
+
 def test_live_curve_of_trained_and_untrained(world):
     data, _ = stage.walk_data(world.pieces, world.maze, MESH, 2, 0.5, 8, 0)
-    curve = stage.make_live(world.graphdef, data, state.join)
+    curve = stage.make_live(stage.live_program(world.graphdef, state.join), data)
     a, b = curve(world.trainable, world.frozen), curve({k: 0 * v for k, v in world.trainable.items()}, world.frozen)
     separate = {f"{k}_{c}" for k in ("auroc", "d", "norm") for c in ("mold", "gold")}
     assert a.keys() == {"cos_rest", "cos_path"} | separate and all(len(v) == 3 for v in a.values())
@@ -54,7 +69,8 @@ def test_live_curve_beside_given_axes(world):
         for c in ("mold", "gold")
     }
     axes = {"itself": v["gold"], "other": np.random.default_rng(0).normal(size=v["gold"].shape).astype(np.float32)}
-    got = stage.make_live(world.graphdef, data, state.join, axes)(world.trainable, world.frozen)
+    program = stage.live_program(world.graphdef, state.join)
+    got = stage.make_live(program, data, axes)(world.trainable, world.frozen)
     np.testing.assert_allclose(got["axis_gold/itself"], 1.0, atol=1e-5)
     for c in v:
         want = (v[c] * axes["other"]).sum(-1) / np.linalg.norm(v[c], axis=-1) / np.linalg.norm(axes["other"], axis=-1)

@@ -220,6 +220,21 @@ def test_pieces_that_do_not_compose_are_refused(wording, turn, place, template, 
     assert place in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["tiny", "gemma3", "gptoss", "llama3_1", "qwen3"])
+@pytest.mark.parametrize("template", [{}, {"enable_thinking": False}], ids=["whole", "by_turn"])
+def test_a_question_after_the_last_answer(name, template, shared_tokenizer, tiny_tokenizer):
+    """What follows an answer is what the template puts there: a whole conversation ends in it."""
+    tok = tiny_tokenizer if name == "tiny" else shared_tokenizer(name)
+    pieces = text.build(tok, size=20, template=template)
+    ids = text.follow_up(pieces, "How is it going?")
+    said = [("user", pieces.wording.observation(3, 4, [0, 1, 2, 0], range(4))), ("assistant", "S")]
+    roles = [*said, ("user", "How is it going?")]
+    messages = [{"role": r, "content": c} for r, c in roles]
+    whole = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **pieces.template)
+    whole = tok(whole, add_special_tokens=False)["input_ids"]
+    assert whole[-len(ids) :] == ids and whole[-len(ids) - 1] == int(pieces.table.letters[2])
+
+
 @pytest.fixture
 def variant(tiny_tokenizer_dir):
     """A fresh copy of the tiny tokenizer, to be spoilt."""

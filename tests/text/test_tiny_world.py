@@ -19,7 +19,8 @@ GONE = {"failed", "gave", "mistake", "badly", "missed", "failure", "wrong", "cri
 
 @pytest.fixture(scope="module")
 def drawn():
-    return {k: list(itertools.islice(documents(3, Mixture(), WORDING, (k,)), 3000)) for k in KINDS}
+    mixture = Mixture(steps=1, verdicts=1)
+    return {k: list(itertools.islice(documents(3, mixture, WORDING, (k,)), 3000)) for k in KINDS}
 
 
 def answers(doc):
@@ -248,6 +249,46 @@ def test_documents_repeat_with_the_seed_and_mix_by_weight():
         next(documents(5, mixture, WORDING, ("story",)))
     with pytest.raises(ValueError, match="mixture"):
         next(documents(5, mixture, WORDING, ("free",)))
+
+
+@pytest.mark.parametrize("kind", ["steps", "verdicts"])
+def test_what_is_said_of_the_last_move_is_true_and_tile_blind(drawn, kind):
+    """Told by the text alone: goal, neighbours and letter of the last turn, then every answer."""
+    counts, feelings = np.zeros((3, 2)), np.zeros((2, 3))
+    for doc in drawn[kind]:
+        played = len(doc.facts["moves"])
+        assert 1 <= played <= tiny_world.SHORT and 1 <= len(doc.messages) // 2 - played <= 3
+        near, move = read(questions(doc)[played - 1])[2], LETTERS.index(answers(doc)[played - 1])
+        landed, line = near[move], questions(doc)[0].splitlines()[0]
+        well = None
+        if kind == "verdicts":
+            goal = next(i for i, t in enumerate(WORDING.tiles) if t in line)
+            reach = any(f.format(t=WORDING.tiles[goal]) in line for f in tiny_world.REACH)
+            well = reach == (landed == goal)
+            counts[goal, int(reach)] += 1
+            feelings[int(well), landed] += 1
+        assert doc.facts["landed"] == landed and bool(doc.facts["success"]) == bool(well)
+        for question, answer in zip(questions(doc)[played:], answers(doc)[played:], strict=True):
+            words = set(re.findall(r"[a-z]+", (question + " " + answer).lower()))
+            if kind == "steps":
+                tile = next((i for i, t in enumerate(WORDING.tiles) if t in question), None)
+                assert answer == (WORDING.tiles[landed] if tile is None else ("no", "yes")[tile == landed])
+                assert not words & (set(GLAD) | set(SAD) | DONE | GONE)
+            elif question.startswith("Did it go"):
+                assert answer == ("yes" if well == question.endswith("well?") else "no")
+            elif question.startswith("Rate"):
+                assert (int(answer) >= 6) == well
+            else:
+                good, bad = {*GLAD, "good", "well"} | DONE, {*SAD, "bad", "badly"} | GONE
+                told = set(re.findall(r"[a-z]+", answer.lower())) - {"lost"}
+                assert told & (good if well else bad) or "lost" in answer
+                assert not told & ((bad if well else good) - {"fine"}), (question, answer)
+    if kind == "verdicts":
+        assert_even(counts[:, 0], "tile to avoid")
+        assert_even(counts[:, 1], "tile to reach")
+        assert_even(feelings[0], "tile that fails")
+        assert_even(feelings[1], "tile that succeeds")
+        assert 0.35 < feelings[1].sum() / feelings.sum() < 0.65
 
 
 def test_another_wording_is_used_throughout():

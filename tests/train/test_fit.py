@@ -80,7 +80,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
     assert all((whole[k] == again[k]).all() for k in whole)
     assert trainer.update._cache_size() == 1
     before = {p: p.read_bytes() for p in (tmp_path / "cut").rglob("*") if p.is_file()}
-    with pytest.raises(InputError, match="a=1, now 2"):
+    with pytest.raises(InputError, match=r"a=1 \(now 2\)"):
         trainer(tmp_path / "cut", {"a": 2}, batches(order))
     assert before == {p: p.read_bytes() for p in (tmp_path / "cut").rglob("*") if p.is_file()}
     end = trainer(tmp_path / "cut", {"a": 1}, None)  # finished: nothing is asked for

@@ -115,7 +115,7 @@ def samples(rewards, said=None):
 def test_quality_by_hand():
     found = imitation.quality(samples([1, 0, 1, 1]))
     assert (found["metric"], found["self_bleu"], found["entropy"]) == (0.75, 0.5, 0.5)  # prompts: 1 and 0 of Self-BLEU
-    half = 1.96 * np.std([0.5, 1.0], ddof=1) / np.sqrt(2)
+    half = 12.7062 * np.std([0.5, 1.0], ddof=1) / np.sqrt(2)  # t with one degree of freedom
     assert found["metric_low"] == pytest.approx(0.75 - half) and found["prompts"] == 2 and found["samples"] == 4
 
 

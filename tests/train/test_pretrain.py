@@ -132,6 +132,18 @@ def test_run_and_restart(done):
 
 
 @pytest.mark.slow
+def test_going_on_from_a_model(done, tmp_path):
+    """The first loss is that of the model that was named, on what is read now, whatever shape the settings have."""
+    changes = dict(start=str(done[0] / "model"), steps=1, warmup=0, seed=5)
+    pretrain.run(config(**changes), tmp_path)
+    cfg, lm = config(**changes), hf.load(done[0] / "model")
+    batch = pretrain.corpus.Corpus(cfg, lm.tokenizer).batch(0)
+    sums = pretrain.loss_sums(decoder.bind(lm.graphdef, lm.params), *(batch[k] for k in ("tokens", "weights")))
+    assert rows(tmp_path)[0]["loss"] == pytest.approx(float(sums[0] / sums[1]), rel=1e-5)
+    assert hf.load(tmp_path / "model").spec == lm.spec
+
+
+@pytest.mark.slow
 def test_run_leaves_a_folder_that_transformers_loads(done):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -17,8 +17,9 @@ from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry, null, stage, vectors
-from welfare_jax.models import chat, decoder
-from welfare_jax.text import pieces, tiny_world
+from welfare_jax.interp.axes import success
+from welfare_jax.models import decoder
+from welfare_jax.text import pieces
 from welfare_jax.text.wording import Wording
 
 KINDS = ("vector", "untrained", "random", "orthogonal")
@@ -144,7 +145,9 @@ def _from_maze(models, config, baseline):
     params = maze.Params(**config.maze.to_dict()).check()
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     cfg = config.extract
-    data, _ = stage.walk_data(table, params, mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + 100_000)
+    data, _ = stage.walk_data(
+        table, params, mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + 100_000, cfg.question
+    )
     out, targets = {}, (geometry.MOLD, geometry.GOLD)
     make = lambda sums, counts: [geometry.difference_in_means(sums, counts, c, baseline) for c in targets]
     for name, model in models.items():
@@ -154,21 +157,11 @@ def _from_maze(models, config, baseline):
     return out
 
 
-def _from_stories(model, config, count: int = 192) -> Direction:
+def _from_stories(model, config, count: int = 384) -> Direction:
     """Accounts that succeed against accounts that fail, at the last token; a held-out half chooses the layer."""
-    told, rng = {True: [], False: []}, np.random.default_rng(0)
-    while min(map(len, told.values())) < count:
-        story = tiny_world.stories(rng, wording(config)[0])
-        if story.text:
-            told[bool(story.facts["success"])].append(story.text)
-    texts = [t for pair in zip(told[True], told[False]) for t in pair]
-    tokens, mask = chat.pad([model.tokenizer.encode(t) for t in texts])
-    rows = np.arange(len(texts), dtype=np.int32)
-    last = np.full((len(texts), 1), tokens.shape[1] - 1, np.int32)
-    samples = extract.Samples(tokens, mask, last, rows[:, None] % 2 + 1, rows)  # 1: success, 2: failure
-    data = extract.split(samples, rows >= count, 64)
-
-    make = lambda sums, counts: [sums[:, 1] / counts[1] - sums[:, 2] / counts[2]]
+    samples = success.accounts(model.tokenizer, wording(config)[0], count)
+    data = extract.split(samples, np.arange(count) >= count // 2, 64)
+    make = lambda sums, counts: [sums[:, 1] / counts[1] - sums[:, 0] / counts[0]]
     (values,), (layer,) = read(model, data, make, (1,))
     return Direction(values, int(layer), "vector", "success")
 

@@ -101,6 +101,15 @@ def of_walks(pieces: text.Pieces, walks: Walks, before: int = 0) -> Samples:
     return Samples(tokens, mask, mask.sum(1, dtype=np.int32)[:, None] - 1 - before, walks.final[:, None], unit)
 
 
+def after(samples: Samples, ids: list[int]) -> Samples:
+    """`samples` that are read at the last of the tokens `ids`, which follow each row's last token."""
+    rows, length = np.arange(len(samples.tokens))[:, None], samples.mask.sum(1)[:, None]
+    tokens, mask = (np.pad(a, ((0, 0), (0, len(ids)))) for a in (samples.tokens, samples.mask))
+    at = length + np.arange(len(ids))
+    tokens[rows, at], mask[rows, at] = ids, True
+    return samples._replace(tokens=tokens, mask=mask, read=(length + len(ids) - 1).astype(np.int32))
+
+
 def of_trajectories(played, group_size: int, turns=None) -> Samples:
     """On-policy episodes (`rollout.Trajectory`) read at each answer's letter, labelled by the tile it chose.
 

@@ -18,12 +18,20 @@ from welfare_jax.interp import extract, geometry, reading, vectors
 from welfare_jax.interp.axes import comparison
 from welfare_jax.models import chat, decoder, generate, interventions, stops
 from welfare_jax.rl import baselines, record
+from welfare_jax.text import pieces as text
 
 
-def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int):
-    """(extract.Split, facts) of fresh walks; `held_out` of every class and length stays out of the means."""
+def walk_data(
+    pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int, question: str = ""
+):
+    """(extract.Split, facts) of fresh walks; `held_out` of every class and length stays out of the means.
+
+    Walks are read at the final letter (§2.3) or, with a question, where its answer would begin.
+    """
     walks = walks_lib.generate(params, per_length, seed)
     samples = extract.of_walks(pieces, walks)
+    if question:
+        samples = extract.after(samples, text.follow_up(pieces, question))
     held = np.arange(len(walks.length)) % per_length >= round(per_length * (1 - held_out))
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -41,16 +49,19 @@ def walk_data(pieces, params: maze.Params, mesh, per_length: int, held_out: floa
     return data, facts
 
 
-def make_live(graphdef, data, join, axes=None):
-    """The live curve (`extract.live`) as `curve(trainable, frozen) -> dict of lists`, one compiled program.
+def live_program(graphdef, join):
+    """`extract.live` of flat parameters, to be compiled once for all sets of walks of the same shapes."""
+    return jax.jit(
+        lambda trainable, frozen, data, axes: extract.live(decoder.bind(graphdef, join(trainable, frozen)), data, axes)
+    )
+
+
+def make_live(program, data, axes=None):
+    """The live curve as `curve(trainable, frozen) -> dict of lists`; program: of `live_program`.
 
     axes: {name: [L, D]}, what both vectors are compared with; their cosines [L] are `axis_mold/<name>` and the like.
     """
     stack = np.stack(list(axes.values())) if axes else None
-
-    @jax.jit
-    def program(trainable, frozen, data, axes):
-        return extract.live(decoder.bind(graphdef, join(trainable, frozen)), data, axes)
 
     def curve(trainable, frozen):
         found = hosts.get(program(trainable, frozen, data, stack))
@@ -108,7 +119,8 @@ def axis_texts(setup, config):
     """What `config.axes` names, read and tokenised; None where it asks for nothing. Raises for a bad file."""
     if not comparison.kinds(config.axes):
         return None
-    return comparison.load(config.axes, setup.pieces.tokenizer, setup.pieces.template)
+    pieces = setup.pieces
+    return comparison.load(config.axes, pieces.tokenizer, pieces.template, pieces.wording, config.extract.question)
 
 
 def read_models(setup, models: dict, data, config, join, progress=lambda: None):
@@ -170,8 +182,9 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     models = {"untrained": setup.initial} | ({} if trained is None else {"trained": trained})
     bar = tqdm(total=2 + (2 if collect else 1) * len(models), desc="analysis", unit="part", disable=not hosts.first())
     data, facts = walk_data(
-        setup.pieces, setup.maze, setup.mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + live_seed_skip
-    )
+        setup.pieces, setup.maze, setup.mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + live_seed_skip,
+        cfg.question,
+    )  # fmt: skip
     bar.update()
     found, axes = read_models(setup, models, data, config, join, bar.update)
     for name, trainable in models.items() if cfg.store else ():

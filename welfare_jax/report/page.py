@@ -11,6 +11,7 @@ OWN = {
     "imitation": "imitation",
     "pretrain": "pretraining",
     "amplify": "amplification",
+    "words": "words",
 }  # jobs whose report is one section of their own
 
 

@@ -13,6 +13,7 @@ from welfare_jax.report import (
     pretraining,
     replay,
     reward_models,
+    words,
 )
 from welfare_jax.report.data import Run, dicts, dig, finite, number
 from welfare_jax.report.markup import Missing, details, esc, num, share, table, visible
@@ -400,6 +401,7 @@ SECTIONS = (  # id, heading, function; in the order of the page
     ("imitation", "Imitation as inverse RL", lambda run, t: imitation.section(run, t, _figure)),
     ("pretraining", "Pretraining", lambda run, t: pretraining.section(run, t, _figure)),
     ("amplification", "What RL amplified", lambda run, t: amplification.section(run, t, _figure)),
+    ("words", "Does the axis need the words?", lambda run, t: words.section(run, t, _figure)),
     ("replay", "Episodes, replayed", replays),
     ("steps", "Reward table", reward_table),
     ("config", "Configuration", config),

@@ -4,7 +4,7 @@ import csv
 import itertools
 import math
 
-from welfare_jax.report import amplification, evals, imitation, pretraining, replay, reward_models
+from welfare_jax.report import amplification, evals, imitation, pretraining, replay, reward_models, words
 from welfare_jax.report.data import Run, dicts, dig, mean, number, numbers
 
 MODELS = ("untrained", "trained")
@@ -47,6 +47,7 @@ def build(run: Run) -> dict:
         **imitation.tables(run),
         **pretraining.tables(run),
         **amplification.tables(run),
+        **words.tables(run),
     }
     return {name: table for name, table in out.items() if _holds_something(table)}
 

@@ -191,6 +191,19 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
     return pieces
 
 
+def follow_up(pieces: Pieces, question: str) -> list[int]:
+    """Token ids of what follows a conversation's last answer: its end, `question` and the head of the next answer."""
+    tok, letter = pieces.tokenizer, pieces.wording.letters[0]
+    _, following, close, *_ = _glue(tok, pieces.template)
+    said = (("user", pieces.wording.closing), ("assistant", letter), ("user", question))
+    messages = [{"role": r, "content": c} for r, c in said]
+    text = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **pieces.template)
+    ids, whole = tok([following + question + close, text], add_special_tokens=False)["input_ids"]
+    if whole[-len(ids) :] != ids:
+        raise InputError(f"extract.ask={question!r}: tokenizer {tok.name_or_path} joins it with what is before it")
+    return ids
+
+
 def _coverage(pieces: Pieces, rng, turns: int = 15):
     """Conversations in which every piece occurs: lists of (letter, x, y, neighbours, order, wind)."""
     n = -(-max(pieces.size, 60) // turns) * turns

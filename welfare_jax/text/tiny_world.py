@@ -5,7 +5,8 @@ tiles are exchangeable: no tile is better than another, is sought more often, or
 
 Kinds: `questions` (one observation, then questions about it), `choices` (one observation, then stated goals and the
 moves that serve them), `stories` (an attempt at a stated goal and how the speaker takes it), `goals` (a maze
-conversation that follows a stated goal), `free` (one with uniform moves).
+conversation that follows a stated goal), `free` (one with uniform moves), `steps` (a few uniform moves and questions
+about the last), `verdicts` (a few moves under a stated goal, the last as often wrong as right, and how it went).
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ import numpy as np
 
 from welfare_jax.text.wording import LETTERS, Wording
 
-KINDS = ("questions", "choices", "stories", "goals", "free")
+KINDS = ("questions", "choices", "stories", "goals", "free", "steps", "verdicts")
 STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # (dx, dy) of N, E, S, W
 SIDE = 100  # coordinates are 0..99
 TURNS = 15
+SHORT = 5  # turns at most of a conversation that is asked about
 WIND = 0.1  # probability per turn
 TILES = (0, 1, 2)
 SHARES = (3, 3, 3)  # of the Dirichlet that tile proportions are drawn from: mostly mixed surroundings
@@ -112,6 +114,8 @@ class Mixture:
     stories: float = 0.35
     goals: float = 0.1
     free: float = 0.05
+    steps: float = 0.0
+    verdicts: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +148,10 @@ def _chat(pairs) -> tuple[dict[str, str], ...]:
     return tuple({"role": r, "content": c} for pair in pairs for r, c in zip(roles, pair, strict=True))
 
 
-def _goal(rng: np.random.Generator, wording: Wording) -> tuple[str, int, int]:
-    """A goal line and its tile to reach and tile to avoid (-1: none); one goal or both, a third each."""
+def _goal(rng: np.random.Generator, wording: Wording, kinds=("reach", "avoid", "both")) -> tuple[str, int, int]:
+    """A goal line and its tile to reach and tile to avoid (-1: none); one of `kinds`, equally often."""
     reach, avoid = (int(t) for t in rng.permutation(3)[:2])
-    which = _pick(rng, ("reach", "avoid", "both"))
+    which = _pick(rng, kinds)
     reach, avoid = (-1 if which == "avoid" else reach), (-1 if which == "reach" else avoid)
     plain = rng.random() < 0.75  # mostly in the same words: what to do is hard enough to learn
     wanted = [(REACH[0] if plain else _pick(rng, REACH)).format(t=wording.tiles[reach])] if reach >= 0 else []
@@ -165,15 +169,21 @@ def options(neighbours: Sequence[int], reach: int, avoid: int) -> list[int]:
     )
 
 
-def conversation(rng: np.random.Generator, wording: Wording, goal: bool, turns: int | None = None) -> Document:
+def conversation(
+    rng: np.random.Generator, wording: Wording, goal: bool, turns: int | None = None, ask: bool = False
+) -> Document:
     """A maze conversation of `turns` turns (None: 15 half of the time, else uniform in 1..14).
+
+    With `ask` questions about the last move follow; under a goal, which is then to reach or to avoid one tile, that
+    move fails half of the time where it can.
 
     The world is lazy: independent tiles in proportions drawn per conversation, and every tile that is left becomes
     one tile type, `melts`, drawn per conversation too. (That also hides what becomes of a tile when it is entered.)
     """
     if turns is None:
         turns = TURNS if rng.random() < 0.5 else int(rng.integers(1, TURNS))
-    line, reach, avoid = _goal(rng, wording) if goal else ("", -1, -1)
+    kinds = ("reach", "avoid") if ask else ("reach", "avoid", "both")
+    line, reach, avoid = _goal(rng, wording, kinds) if goal else ("", -1, -1)
     share, melts = rng.dirichlet(SHARES).cumsum(), _pick(rng, TILES)
     order, grid = rng.permutation(4).tolist(), {}
     x = y = 0
@@ -184,7 +194,10 @@ def conversation(rng: np.random.Generator, wording: Wording, goal: bool, turns: 
             if place not in grid:
                 grid[place] = min(int(share.searchsorted(rng.random())), 2)
         neighbours = [grid[place] for place in around]
-        move = _pick(rng, options(neighbours, reach, avoid))
+        ways = options(neighbours, reach, avoid)
+        if ask and goal and len(seen) == turns - 1 and rng.random() < 0.5:
+            ways = [d for d in range(4) if _fails(neighbours[d], reach, avoid)] or ways
+        move = _pick(rng, ways)
         seen.append((x, y, neighbours, wind, move))
         wind = int(rng.random() * 4) if rng.random() < WIND else -1
         for d in (move, wind) if wind >= 0 else (move,):
@@ -197,8 +210,45 @@ def conversation(rng: np.random.Generator, wording: Wording, goal: bool, turns: 
     texts[0] = line + texts[0]
     facts = dict(reach=reach, avoid=avoid, melts=melts, order=order, neighbours=[s[2] for s in seen])
     facts |= dict(winds=[s[3] for s in seen], moves=[s[4] for s in seen])
-    return Document(
-        "goals" if goal else "free", _chat(zip(texts, (LETTERS[s[4]] for s in seen), strict=True)), "", facts
+    pairs, kind = list(zip(texts, (LETTERS[s[4]] for s in seen), strict=True)), "goals" if goal else "free"
+    if ask:
+        more, facts["landed"] = _afterwards(rng, wording, neighbours[move], reach, avoid)
+        pairs, kind = pairs + more, "verdicts" if goal else "steps"
+        facts["success"] = goal and not _fails(neighbours[move], reach, avoid)
+    return Document(kind, _chat(pairs), "", facts)
+
+
+def _fails(tile: int, reach: int, avoid: int) -> bool:
+    return tile == avoid or (reach >= 0 and tile != reach)
+
+
+def _afterwards(rng, wording: Wording, landed: int, reach: int, avoid: int):
+    """(one to three questions about a move onto the tile `landed` with their answers, `landed`)."""
+    if reach < 0 and avoid < 0:
+        tile = landed if rng.random() < 0.5 else _pick(rng, TILES)
+        asked = (
+            ("What is under you?", wording.tiles[landed]),
+            ("What did you step on?", wording.tiles[landed]),
+            (f"Did you step on a {wording.tiles[tile]}?", "yes" if tile == landed else "no"),
+        )
+    else:
+        success = not _fails(landed, reach, avoid)
+        asked = _judged(rng, "you", "do", I_AM, "feel", _pick(rng, GLAD if success else SAD), success)
+        told = _pick(rng, PRESENT["well" if success else "badly"]).format_map(I_AM)
+        asked = ((_pick(rng, ASK_NOW), told), *asked)
+    return [asked[i] for i in rng.permutation(len(asked))[: int(rng.random() * 3) + 1].tolist()], landed
+
+
+def _judged(rng, who: str, do: str, person: dict, feel: str, feeling: str, success: bool):
+    """Questions on how it went, and answers; feelings are the same tokens (after a space) as elsewhere."""
+    yes_no, score = ("no", "yes"), int(rng.random() * 4) + (6 if success else 0)
+    return (
+        (f"How {do} {who} feel?", f"{person['S']} {feel} {feeling}."),
+        ("Did it go well?", yes_no[success]),
+        ("Did it go badly?", yes_no[not success]),
+        ("Was it good or bad?", "It was good." if success else "It was bad."),
+        ("Was it a success or a failure?", "a success" if success else "a failure"),
+        ("Rate it from 0 to 9.", str(score)),
     )
 
 
@@ -274,16 +324,11 @@ def stories(rng: np.random.Generator, wording: Wording) -> Document:
     if form == "text":
         return Document("stories", (), text, facts)
     who, do = (person["N"], "does") if form == "about" else ("you", "do")
-    yes_no, score = ("no", "yes"), int(rng.random() * 4) + (6 if success else 0)
-    questions = (  # the answers are worded so that feelings and goals are the same tokens (after a space) as elsewhere
-        (f"How {do} {who} feel?", f"{person['S']} {'feels' if form == 'about' else 'feel'} {feeling}."),
-        ("Did it go well?", yes_no[success]),
-        ("Did it go badly?", yes_no[not success]),
-        ("Was it good or bad?", "It was good." if success else "It was bad."),
-        ("Was it a success or a failure?", "a success" if success else "a failure"),
-        ("Rate it from 0 to 9.", str(score)),
+    feel = "feels" if form == "about" else "feel"
+    questions = (
+        *_judged(rng, who, do, person, feel, feeling, success),
         ("What was the goal?", "to " + goal),
-        (f"Did {who} touch a {t}?", yes_no[contact]),
+        (f"Did {who} touch a {t}?", "yes" if contact else "no"),
     )
     pairs = [questions[i] for i in rng.permutation(len(questions))[: int(rng.random() * 4) + 1].tolist()]
     if form == "about":
@@ -310,4 +355,8 @@ def draw(rng: np.random.Generator, wording: Wording, kind: str) -> Document:
     """One document of a kind."""
     if kind in ("questions", "choices"):
         return surroundings(rng, wording, choose=kind == "choices")
-    return stories(rng, wording) if kind == "stories" else conversation(rng, wording, goal=kind == "goals")
+    if kind == "stories":
+        return stories(rng, wording)
+    if kind in ("steps", "verdicts"):
+        return conversation(rng, wording, kind == "verdicts", 1 + int(rng.random() * SHORT), ask=True)
+    return conversation(rng, wording, goal=kind == "goals")

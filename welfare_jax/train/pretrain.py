@@ -131,10 +131,14 @@ def run(config, workdir) -> dict:
     corpus.phases(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     saved = checkpoints.Checkpoints(workdir, config.train.keep)
-    tokenizer = corpus.make_tokenizer(config, folder)
+    if config.start:
+        lm = hf.load(config.start, "float32")
+        tokenizer, spec, graphdef, params = lm.tokenizer, lm.spec, lm.graphdef, lm.params
+    else:
+        tokenizer = corpus.make_tokenizer(config, folder)
+        spec = small(len(tokenizer), **config.shape)
+        graphdef, params = decoder.init(spec, jax.random.key(config.seed))
     rows = corpus.Corpus(config, tokenizer)
-    spec = small(len(tokenizer), **config.shape)
-    graphdef, params = decoder.init(spec, jax.random.key(config.seed))
     params, _ = state.split(params, ".*")
     tx = optimizer(config)
     now = state.State(jnp.int32(0), params, tx.init(params))

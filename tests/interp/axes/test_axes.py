@@ -11,8 +11,9 @@ from sklearn.decomposition import PCA
 from welfare_jax import config
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract
-from welfare_jax.interp.axes import assent, comparison, emotions, sentiment, texts
+from welfare_jax.interp.axes import assent, comparison, emotions, sentiment, success, texts
 from welfare_jax.models import decoder
+from welfare_jax.text.wording import Wording
 from welfare_jax.train import state
 
 L, N, D = 2, 40, 12
@@ -188,6 +189,28 @@ def test_all_axes_of_a_model(world, tiny_tokenizer):
     act, labels = extract.collect(model, extract.buckets(samples, 4, 1))
     want = np.asarray(act)[:, np.asarray(labels) == 1].mean(1) - np.asarray(act)[:, np.asarray(labels) == 0].mean(1)
     np.testing.assert_allclose(one.named["sentiment, reviews"], want, atol=1e-4)
+
+
+def test_success_axes(world, tiny_tokenizer):
+    """Means of successes less means of failures over texts whose tokens say which they are; asked for by name."""
+    given = comparison.load(settings(kinds="success", limit=24), tiny_tokenizer, question="How did it go?")
+    found = comparison.read(world.graphdef, full(world), given, tiny_tokenizer, settings(), jax.random.key(0)).named
+    assert list(found) == ["success, accounts", "success, walks"]
+    model = decoder.bind(world.graphdef, full(world))
+    for name, samples in (
+        ("success, accounts", success.accounts(tiny_tokenizer, Wording(), 24)),
+        ("success, walks", success.walks(tiny_tokenizer, Wording(), 24, "How did it go?")),
+    ):
+        labels = samples.label[:, 0]
+        assert labels.sum() == 12 and (samples.read[:, 0] == samples.mask.sum(1) - 1).all()
+        told = [tiny_tokenizer.decode(t[m]) for t, m in zip(samples.tokens, samples.mask)]
+        if name == "success, walks":
+            assert all(t.endswith("<|user|>How did it go?<|assistant|>") for t in told)
+        act, order = extract.collect(model, extract.buckets(samples, 4, 1))
+        act, order = np.asarray(act), np.asarray(order)
+        want = act[:, order == 1].mean(1) - act[:, order == 0].mean(1)
+        np.testing.assert_allclose(found[name], want, atol=1e-4)
+    assert comparison.load(settings(kinds="success", limit=4), tiny_tokenizer).walks is None  # nothing is asked
 
 
 def test_settings_are_checked(world, tiny_tokenizer):

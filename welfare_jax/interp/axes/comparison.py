@@ -9,10 +9,11 @@ import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry
-from welfare_jax.interp.axes import assent, emotions, sentiment, texts
+from welfare_jax.interp.axes import assent, emotions, sentiment, success, texts
 from welfare_jax.models import decoder
+from welfare_jax.text.wording import Wording
 
-KINDS = ("reviews", "prompts", "assent", "emotions")
+KINDS = ("reviews", "prompts", "assent", "emotions", "success")
 
 
 class Axes(NamedTuple):
@@ -40,12 +41,17 @@ class Texts(NamedTuple):
     prompts: tuple | None
     assent: tuple | None
     neutral: tuple | None
+    accounts: tuple | None
+    walks: tuple | None
     words: tuple
     topics: tuple
 
 
-def load(config, tokenizer, template=None) -> Texts:
-    """Reads all files first, so that a bad one is refused before anything is computed."""
+def load(config, tokenizer, template=None, wording: Wording | None = None, question: str = "") -> Texts:
+    """Reads all files first, so that a bad one is refused before anything is computed.
+
+    question: what the model is asked after a walk, where that is when it is read.
+    """
     asked, c = kinds(config), config
     made = {}
     if "reviews" in asked:
@@ -54,6 +60,10 @@ def load(config, tokenizer, template=None) -> Texts:
         made["prompts"] = sentiment.prompt_pairs(tokenizer, c.prompts, c.limit, template)
     if "assent" in asked:
         made["assent"] = assent.statements(tokenizer, c.statements, c.limit, template)
+    if "success" in asked:
+        made["accounts"] = success.accounts(tokenizer, wording or Wording(), c.limit)
+        if question:
+            made["walks"] = success.walks(tokenizer, wording or Wording(), c.limit, question, template)
     words = topics = ()
     if "emotions" in asked:
         made["neutral"] = emotions.neutral(tokenizer, c.dialogues, c.limit, c.max_tokens, c.first_token)
@@ -61,7 +71,7 @@ def load(config, tokenizer, template=None) -> Texts:
         topics = tuple(texts.spread(texts.lines(c.topics, "topics.txt"), c.topics_limit))
     cut = lambda samples: extract.buckets(samples, c.batch, 1 if len(samples.tokens) < 500 else 4)
     buckets = {kind: cut(samples) for kind, samples in made.items()}
-    return Texts(*(buckets.get(kind) for kind in Texts._fields[:4]), words, topics)
+    return Texts(*(buckets.get(kind) for kind in Texts._fields[:6]), words, topics)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
@@ -92,6 +102,10 @@ def read(graphdef, params, given: Texts, tokenizer, config, key, template=None) 
         named["sentiment, prompts"] = _difference(graphdef, params, given.prompts)
     if given.assent:
         named["valence-assent"] = _assent(graphdef, params, given.assent, assent.letters(tokenizer))
+    if given.accounts:
+        named["success, accounts"] = _difference(graphdef, params, given.accounts)
+    if given.walks:
+        named["success, walks"] = _difference(graphdef, params, given.walks)
     if given.words:
         words, found, facts = _told(graphdef, params, given, tokenizer, config, key, template)
         both, share = emotions.axes(found, next(iter(named.values()), None))

@@ -1,0 +1,38 @@
+"""Does RL need the words? A base goes on reading with and without accounts of success, then learns the maze.
+
+python -m welfare_jax.main --config=configs/words.py --workdir=runs/words            # one seed
+python -m welfare_jax.main --config=configs/words.py:seeds --workdir=runs/words      # three; what is done stays done
+
+Every base becomes three organisms, in which each tile plays each role once (see welfare_jax/train/words.py).
+"""
+
+from welfare_jax.config import words
+
+VARIANTS = {"one": (0,), "seeds": (0, 1, 2)}
+
+
+def get_config(name="one"):
+    if name not in VARIANTS:
+        raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    config = words()
+    config.model.dtype = "float32"
+    config.words.seeds = VARIANTS[name]
+    base = config.words.pretrain
+    base.shape.update(layers=4, width=128, heads=4, kv_heads=2, head_dim=32, mlp=384)
+    base.tokenizer.vocab_size = 768
+    base.phases = [
+        {"until": 150, "questions": 1.0},
+        {"until": 450, "questions": 0.2, "choices": 0.6, "steps": 0.1, "free": 0.1},
+    ]
+    base.told_weight = 0.2  # tiles are random, there is little to learn in what the user says
+    base.update(steps=450, rows=16, length=352, warmup=30, probe_every=75)
+    base.train.micro_batch = 16
+    config.maze.size = 31
+    config.maze.turns = 5
+    config.train.update(
+        steps=30, schedule_steps=60, groups=8, group_size=8, micro_batch=32, lr=2e-3, remat=False, checkpoint_every=10,
+    )  # fmt: skip
+    config.curve.update(every=3, per_length=8)
+    config.extract.update(per_length=64, held_out=0.25)
+    config.axes.limit = 384
+    return config
