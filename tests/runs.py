@@ -30,7 +30,7 @@ def _train_only(config, workdir):
     loop.train(setup, config, workdir, loop.collector(setup, config))
 
 
-def _run(args, log, devices, compiled, whole):
+def _run(args, log, devices, compiled):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1), os.dup2(out, 2)
     os.chdir(ROOT)
@@ -42,17 +42,16 @@ def _run(args, log, devices, compiled, whole):
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_default_matmul_precision", "highest")
-    if not whole:
-        main.JOBS["rl"] = _train_only
+    main.JOBS["rl"] = _train_only
     sys.argv = ["main", *args]  # where ml_collections looks for settings
     main.leave(main.main(sys.argv))
 
 
-def start(model, workdir, log, settings=(), *, devices=1, whole=False):
-    """A process that trains (`whole`: does the whole job) in `workdir`, with its output in the file `log`."""
+def start(model, workdir, log, settings=(), *, devices=1):
+    """A process that trains in `workdir`, with its output in the file `log`."""
     flags = [f"--config.{k}={v}" for k, v in (FEW | {"model.path": model} | dict(settings)).items()]
     args = ["--config=configs/tiny_grpo.py", f"--workdir={workdir}", *flags]
-    process = _server.Process(target=_run, args=(args, str(log), devices, _cache.name, whole))
+    process = _server.Process(target=_run, args=(args, str(log), devices, _cache.name))
     process.start()
     return process
 

@@ -14,7 +14,6 @@ from welfare_jax.text.wording import Wording
 
 
 def rl() -> ConfigDict:
-    words = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(Wording()).items()}
     return ConfigDict({
         "job": "rl",
         "seed": 0,
@@ -29,7 +28,7 @@ def rl() -> ConfigDict:
             "processes": 1, "process": 0,  # with HOST:PORT: how many there are, and which this one is
             "timeout": 100,  # seconds after which a silent process counts as dead
         },
-        "text": {**words, "template": {}},
+        "text": {**dataclasses.asdict(Wording()), "template": {}},
         "maze": {
             "size": 100, "turns": 15, "order": "maze", "wind": 0.1, "wind_mode": "push", "melt": True, "whole": False,
             "gold_ratio": 0.2, "turn_reward": -0.1, "gold_reward": 20.0, "mold_reward": -10.0,
@@ -87,8 +86,8 @@ def rl() -> ConfigDict:
                 "vectors": "", "vector": "gold/rest", "op": "ablate", "layer": -1, "scale": 1.0, "when": "both",
             },
         },
-        # Lists of N make N organisms that are trained side by side; tiles are orders such as [0, 2, 1].
-        "organisms": {"seed": [], "tiles": [], "lr": [], "entropy_coef": []},
+        # N values make N organisms that are trained side by side; tiles are orders such as (0, 2, 1).
+        "organisms": {"seed": (), "tiles": (), "lr": (), "entropy_coef": ()},
         # Planned trajectories, for algorithms that learn from them. size 0: that of the maze.
         "sft": {
             "trajectories": 50_000, "held_out": 512, "size": 31, "beams": 64, "batch": 16, "policy_samples": False,
@@ -114,8 +113,8 @@ def rl() -> ConfigDict:
             "max_tokens": 512, "batch": 32,
         },
         "steer": {
-            "prompts": ["How is it going?", "Tell me about your walk.", "How do you feel?", "What happened?"],
-            "alphas": [-4.0, -2.0, 0.0, 2.0, 4.0],
+            "prompts": ("How is it going?", "Tell me about your walk.", "How do you feel?", "What happened?"),
+            "alphas": (-4.0, -2.0, 0.0, 2.0, 4.0),
             "max_new_tokens": 40,
             "temperature": 0.7,
         },

@@ -33,7 +33,7 @@ def configs(config) -> list[ConfigDict]:
     out = []
     for i in range(next(iter(sizes.values()))):
         own = ConfigDict(config.to_dict())
-        own.organisms = {name: [] for name in FIELDS}
+        own.organisms = {name: () for name in FIELDS}
         own.seed = given["seed"][i] if "seed" in given else config.seed
         if "tiles" in given:
             order = tuple(given["tiles"][i])
