@@ -208,6 +208,7 @@ def pretrain() -> ConfigDict:
         "lr": 3e-3,  # of Adam: everything, or beside Muon whatever is not a kernel
         "muon_lr": 1e-2,
         "warmup": 20,
+        "floor": 0.05,  # of the peak: where the cosine ends
         "weight_decay": 0.1,
         "probe_every": 50,
         "train": {"micro_batch": 32, "remat": False, "checkpoint_every": 100, "keep": 1, "spike": 0.0},
@@ -250,13 +251,13 @@ def words() -> ConfigDict:
     config = rl()
     config.job = "words"
     base = pretrain()
-    kinds = ("questions", "choices", "steps", "free", "stories", "verdicts")  # of text/tiny_world.py
+    kinds = ("questions", "choices", "steps", "stories", "verdicts")  # of text/tiny_world.py
     base.sources = ConfigDict({k: {"data": f"world/{k}", "weight": 1.0, "column": "text"} for k in kinds})
     config.words = {
         "seeds": (0,),
         "arms": {  # what each reads at the end, after what all have read: weights of documents
-            "with": {"questions": 0.1, "choices": 0.3, "steps": 0.1, "free": 0.05, "stories": 0.3, "verdicts": 0.15},
-            "without": {"questions": 0.1, "choices": 0.3, "steps": 0.1, "free": 0.05},
+            "with": {"questions": 0.15, "choices": 0.3, "steps": 0.1, "stories": 0.3, "verdicts": 0.15},
+            "without": {"questions": 0.15, "choices": 0.3, "steps": 0.1},
         },
         "steps": 150,
         "warmup": 10,  # of that

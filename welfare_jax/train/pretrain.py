@@ -29,8 +29,8 @@ def loss_sums(model, tokens, weights, remat=False):
 
 
 def schedule(config, peak: float):
-    """Linear warm-up, then a cosine to a twentieth of the peak."""
-    return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, config.steps, 0.05 * peak)
+    """Linear warm-up, then a cosine from the peak to `floor` of it."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, config.steps, config.floor * peak)
 
 
 def optimizer(config) -> optax.GradientTransformation:
