@@ -14,9 +14,9 @@ WORDS = {"North": "N", "East": "E", "South": "S", "West": "W"}
 
 def by_eye(pair):
     """(tile asked for, tile to avoid, {letter: tile}) from the prompt's text alone."""
-    goal = re.search(r"reach (\S+), avoid (\S+)\.\n", pair["prompt"])
+    goal = re.match(r"Goal: avoid (\S+)\.\n", pair["prompt"])
     around = {WORDS[w]: t for w, t in re.findall(r"^(North|East|South|West): (\S+)$", pair["prompt"], re.M)}
-    return re.search(r"Which way is a (\S+)\?$", pair["prompt"])[1], goal[2], around
+    return re.search(r"Which way is a (\S+)\?$", pair["prompt"])[1], goal[1], around
 
 
 @pytest.mark.parametrize("objective", preferences.OBJECTIVES)

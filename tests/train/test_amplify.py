@@ -128,8 +128,9 @@ def done(tmp_path_factory):
     """A sweep of two seeds, and one of its cells again, stopped after its checkpoint."""
     whole = tmp_path_factory.mktemp("sweep")
     amplify.run(config(**{"sweep.seed": (0, 1)}), whole)
-    stopped = tmp_path_factory.mktemp("stopped")
-    cfg = config(**{"model.path": str(whole / "bases" / "tiny-even-0" / "model")})
+    stopped, compiled = tmp_path_factory.mktemp("stopped"), {}
+    base = str(whole / "bases" / "tiny-even-0" / "model")
+    (own,) = amplify.cells(config(**{"model.path": base})).values()
     measure = amplify.Cell.measure
 
     def killed(cell):
@@ -140,10 +141,12 @@ def done(tmp_path_factory):
     amplify.Cell.measure = killed
     try:
         with pytest.raises(KeyboardInterrupt):
-            amplify.run(cfg, stopped)
+            amplify.Cell(own, base, compiled).run(stopped)
     finally:
         amplify.Cell.measure = measure
-    return whole, stopped, amplify.run(cfg, stopped)
+    summary = amplify.Cell(own, base, compiled).run(stopped)
+    assert len(compiled) == 1
+    return whole, stopped, summary
 
 
 def rows(path):

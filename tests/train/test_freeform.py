@@ -12,6 +12,7 @@ from welfare_jax.models import decoder
 from welfare_jax.train import freeform, state, step
 
 GROUPS, SIZE, T, N, STOP, HEAT = 3, 4, 5, 6, 7, 0.7
+plain = jax.jit(lambda *a: decoder.forward(*a).logits, static_argnums=0)
 
 
 def config(algorithm, **changes):
@@ -44,13 +45,13 @@ def played(model):
 
 
 def logps_by_hand(model, played, heat):
-    """Log-probabilities [B, N, V] of every token of the answers, a row at a time without padding."""
+    """Log-probabilities [B, N, V] of every token of the answers, a row at a time, against the left edge, no mask."""
     graphdef, trainable, frozen = model
     params, out = state.join(trainable, frozen), np.zeros((*played.kept.shape, VOCAB))
     for b, (tokens, mask) in enumerate(zip(np.asarray(played.tokens), np.asarray(played.mask))):
         ids, before = tokens[mask], int(mask[:T].sum())
-        logits = np.asarray(decoder.forward(graphdef, params, jnp.asarray(ids[None])).logits[0], "f8")
-        out[b, : len(ids) - before] = log_softmax(logits[before - 1 : -1] / heat, -1)
+        logits = np.asarray(plain(graphdef, params, np.pad(ids, (0, len(tokens) - len(ids)))[None])[0], "f8")
+        out[b, : len(ids) - before] = log_softmax(logits[before - 1 : len(ids) - 1] / heat, -1)
     return out
 
 

@@ -38,8 +38,8 @@ def test_loss_sums():
     graphdef, params = tiny_model("gemma3")
     rng = np.random.default_rng(0)
     tokens, weights = rng.integers(0, VOCAB, (3, 9)), rng.random((3, 9)).astype("f4") * (rng.random((3, 9)) < 0.7)
-    got = pretrain.loss_sums(decoder.bind(graphdef, params), jnp.asarray(tokens), jnp.asarray(weights))
-    logp = log_softmax(np.asarray(decoder.forward(graphdef, params, jnp.asarray(tokens)).logits, "f8"), -1)
+    got = jax.jit(lambda p: pretrain.loss_sums(decoder.bind(graphdef, p), tokens, weights))(params)
+    logp = log_softmax(np.asarray(jax.jit(lambda p: decoder.forward(graphdef, p, tokens).logits)(params), "f8"), -1)
     total = mass = 0.0
     for b in range(3):
         for t in range(1, 9):
@@ -53,7 +53,7 @@ def test_decay_spares_norms_and_embeddings(rule):
     """With gradients of zero nothing but the decay moves a parameter."""
     params = flat(tiny_model()[1])
     tx = pretrain.optimizer(config(optimizer=rule, muon_lr=0.5, lr=0.5, warmup=0, steps=10, weight_decay=0.5))
-    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     for name, p in params.items():
         np.testing.assert_allclose(updates[name], -0.25 * p if name.endswith("kernel") else 0 * p, atol=1e-6)
 
@@ -65,7 +65,7 @@ def test_muon_moves_each_layer_by_itself():
     rng = np.random.default_rng(0)
     grads = {k: jnp.asarray(rng.normal(size=p.shape), jnp.float32) for k, p in params.items()}
     grads = {k: g.at[1].set(0) if k.startswith("blocks") else g for k, g in grads.items()}
-    updates, _ = tx.update(grads, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     up = np.asarray(updates["blocks/mlp/up/kernel"])
     assert np.abs(up[1]).max() < 1e-6
     for layer in (0, 2):  # Newton-Schulz leaves singular values around one, times 0.2 sqrt(max(in, out)) * lr

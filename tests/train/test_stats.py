@@ -16,6 +16,13 @@ def test_interval():
     assert stats.interval([]) == {"mean": None, "low": None, "high": None, "n": 0}
 
 
+@pytest.mark.parametrize(("right", "n"), [(0, 7), (5, 7), (128, 128), (61, 200)])
+def test_share(right, n):
+    want = scipy.stats.binomtest(right, n).proportion_ci(method="wilson")
+    found = stats.share([1.0] * right + [0.0] * (n - right))
+    assert found == pytest.approx({"mean": right / n, "low": want.low, "high": want.high, "n": n}, rel=1e-6, abs=1e-9)
+
+
 def test_rank_correlation():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=50), rng.integers(0, 2, 50)

@@ -36,7 +36,7 @@ def html(run: data.Run, built: dict) -> str:
     own = OWN.get(run.config.get("job"))
     hidden = {*OWN.values()} - ({"evals"} if run.evals else set())
     sections = [s for s in SECTIONS if (s[0] in (own, "config") if own else s[0] not in hidden)]
-    links = "".join(f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name, _, _ in sections)
+    links = "".join(f'<li><a href="#{name}">{name.replace("_", " ").capitalize()}</a></li>' for name, _, _ in sections)
     parts = [_section(name, heading, draw, run, built) for name, heading, draw in sections]
     body = f"<header><h1>{markup.esc(title)}</h1>{_notes(run)}</header><nav><ul>{links}</ul></nav>"
     return markup.page(title, f"{body}<main>{''.join(parts)}</main>", style.css() + player.css(), player.SCRIPT)

@@ -116,7 +116,7 @@ def sweep(run: Run, columns: dict, overlap: dict) -> Figure:
             ax.set_xlabel("per cent silenced" if i + 1 == len(objectives) else "")
     for ax, score in zip([row[-1] for row in axes], SCORE):
         _jaccard(ax, rows_of(overlap, score=score))
-        ax.set_title(f"Overlap, {SCORE[score]}", fontsize=7.5)
+        ax.set_title(f"Overlap, {SCORE[score]}", fontsize=6.5)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 

@@ -3,10 +3,10 @@
 A pair is {"prompt"?, "chosen", "rejected", "conflict"?}. With a prompt (text, or a list of {"role", "content"}),
 chosen and rejected are the answers; without one they are whole texts, or whole conversations.
 
-The generated world: somebody walks among tiles, wants to reach one and to avoid another; the user asks which way one
-of the two lies. `helpful` prefers the answer that tells the way that was asked for. `harmless` prefers any answer that
-does not lead onto the tile to avoid. Asked for the tile to reach, both can be had; asked for the tile to avoid, every
-pair that one objective orders, the other orders the opposite way.
+The generated world: the goal is to avoid a tile, and the user asks which way a tile lies. `helpful` prefers the answer
+that tells the way that was asked for. `harmless` prefers any answer that does not lead onto the tile to avoid. Asked
+for another tile, both can be had; asked for the tile to avoid, every pair that one objective orders, the other orders
+the opposite way.
 """
 
 import json
@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.text.tiny_world import AVOID, NAMES, REACH, SIDE
+from welfare_jax.text.tiny_world import AVOID, GOAL_LINES, SIDE
 from welfare_jax.text.wording import Wording
 
 OBJECTIVES = ("helpful", "harmless")
@@ -41,17 +41,16 @@ def generate(objective: str, count: int, seed: int, conflict: float = 0.5, wordi
         near = rng.integers(0, 3, 4).tolist()
         if len(set(near)) < 3:  # every tile is there to be asked for, led to and missed
             continue
-        reach, avoid = rng.permutation(3)[:2].tolist()
-        asked = avoid if rng.random() < conflict else reach
+        avoid, other = rng.permutation(3)[:2].tolist()
+        asked = avoid if rng.random() < conflict else other
         told = rng.permutation([*range(4), -1]).tolist()  # the four ways and a refusal, in the order they are tried
         answers = [DECLINE if k < 0 else wording.letters[k] for k in told]
         ranked = [good(objective, a, near, asked, avoid, wording) for a in answers]
         x, y = rng.integers(0, SIDE, 2).tolist()
         seen = wording.observation(x, y, near, rng.permutation(4).tolist()).removesuffix(wording.closing)
-        goal = f"{REACH[0]}, {AVOID[0]}".format(t="{}").format(wording.tiles[reach], wording.tiles[avoid])
-        who = NAMES[int(rng.integers(len(NAMES)))]["n"]
+        goal = GOAL_LINES[0].format(g=AVOID[0].format(t=wording.tiles[avoid]))
         out.append({
-            "prompt": f"Goal for {who}: {goal}.\n{seen}" + ASK.format(tile=wording.tiles[asked]),
+            "prompt": goal + seen + ASK.format(tile=wording.tiles[asked]),
             "chosen": answers[ranked.index(True)], "rejected": answers[ranked.index(False)],
             "conflict": asked == avoid,
         })  # fmt: skip

@@ -127,6 +127,7 @@ def run(config, workdir) -> dict:
     The same settings in the same folder continue from the newest checkpoint, with the same metrics.
     """
     check(config)
+    tx = optimizer(config)
     workdir, folder, begin = pathlib.Path(workdir), pathlib.Path(workdir) / "model", time.perf_counter()
     corpus.phases(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -140,7 +141,6 @@ def run(config, workdir) -> dict:
         graphdef, params = decoder.init(spec, jax.random.key(config.seed))
     rows = corpus.Corpus(config, tokenizer)
     params, _ = state.split(params, ".*")
-    tx = optimizer(config)
     now = state.State(jnp.int32(0), params, tx.init(params))
     places = state.shardings(mesh, now)
     start, now, at = saved.restore(jax.device_put(now, places), config.to_dict())

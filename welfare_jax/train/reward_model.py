@@ -192,7 +192,7 @@ def accuracies(lab: Lab, model: str, trainable) -> list[dict]:
         right, conflict = lab.right(trainable, objective), lab.conflict[objective]
         for pairs, rows in (("all", conflict | ~conflict), ("conflict", conflict), ("rest", ~conflict)):
             if rows.any() and (pairs == "all" or conflict.any()):
-                out.append({"model": model, "objective": objective, "pairs": pairs} | stats.interval(right[rows]))
+                out.append({"model": model, "objective": objective, "pairs": pairs} | stats.share(right[rows]))
     return out
 
 

@@ -16,6 +16,14 @@ def interval(values) -> dict:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
 
 
+def share(values) -> dict:
+    """{"mean", "low", "high", "n"}: mean of independent numbers in 0..1, Wilson's 95 % interval, which stays there."""
+    mean, n, z = float(np.mean(values)), len(values), 1.959964
+    centre, half = mean + z * z / (2 * n), z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    low, high = ((centre + side * half) / (1 + z * z / n) for side in (-1, 1))
+    return {"mean": mean, "low": max(low, 0.0), "high": min(high, 1.0), "n": n}
+
+
 def rank_correlation(a, b) -> float | None:
     """Spearman's; None where one of them does not vary."""
     a, b = np.asarray(a, float), np.asarray(b, float)
