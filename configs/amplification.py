@@ -20,7 +20,7 @@ VARIANTS = {
         "keep_best": 4, "epochs": 2, "minibatches": 4, "warmup": 0,
     },
     "seeds": {},
-    "sweep": {"steps": 40},
+    "sweep": {},
     "published": {
         "algorithm": "ppo", "kl_in": "reward", "kl_coef": 1e-3, "groups": 64, "group_size": 8, "lr": 1e-6,
         "value_lr": 7e-6, "value_clip": 0.2, "gae_lambda": 0.95, "steps": 1000, "schedule_steps": 1000,

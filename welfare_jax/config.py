@@ -231,14 +231,15 @@ def amplify() -> ConfigDict:
         "max_new_tokens": 40,
         "train": rl().train,
         # Greedy accuracy is over all held-out problems; the rest over so many samples of each, a batch at a time.
-        "measure": {"every": 5, "problems": 64, "samples": 16, "batch": 16, "ks": (1, 4, 16)},
+        "measure": {"every": 10, "problems": 64, "samples": 16, "batch": 16, "ks": (1, 4, 16)},
         # Lists: every combination becomes a cell of its own.
         "sweep": {"shape": (), "mixture": (), "kl_coef": (), "seed": ()},
     })  # fmt: skip
+    config.pretrain.steps = 240  # the base is to know all formats, and none of them perfectly
     for name in ("merge_lora", "eval_every", "intervene"):
         del config.train[name]
     config.train.update(
-        algorithm="grpo", steps=60, schedule_steps=60, schedule="constant", warmup=2, groups=32, group_size=8,
+        algorithm="grpo", steps=40, schedule_steps=40, schedule="constant", warmup=2, groups=32, group_size=8,
         lr=3e-4, trainable=".*", adam_b2=0.95, entropy_coef=0.0, entropy="plain", kl="k3", kl_coef=0.0, remat=False,
         checkpoint_every=10, keep=1,
     )  # fmt: skip
