@@ -235,7 +235,9 @@ def amplify() -> ConfigDict:
         # Lists: every combination becomes a cell of its own.
         "sweep": {"shape": (), "mixture": (), "kl_coef": (), "seed": ()},
     })  # fmt: skip
-    config.pretrain.steps = 240  # the base is to know all formats, and none of them perfectly
+    # The base is to know all formats, and none of them perfectly.
+    config.pretrain.steps = 160
+    config.pretrain.level.update(steps=2, largest=20, operations="+-*")
     for name in ("merge_lora", "eval_every", "intervene"):
         del config.train[name]
     config.train.update(
