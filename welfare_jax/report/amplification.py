@@ -57,6 +57,10 @@ def _flat(value):
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
+def named(cell: str) -> str:
+    return cell.replace("-", ", ").replace("_", " ")
+
+
 def _of(columns, cell):
     keep = [i for i, name in enumerate(columns["cell"]) if name == cell]
     return {k: [v[i] for i in keep] for k, v in columns.items()}
@@ -75,7 +79,7 @@ def shares(columns: dict) -> Figure:
             ax.plot(own["step"], own[f"share_{label}"], color=colour, label=label)
         look = {"color": style.TRAINED, "linestyle": ":", "linewidth": 1.2}
         ax.plot(own["step"], own["reward"], **look, label="right, all formats")
-        ax.set(ylim=(-0.02, 1.02), xlabel="step", title=name.replace("-", ", ") or "share of the answers")
+        ax.set(ylim=(-0.02, 1.02), xlabel="step", title=named(name) or "share of the answers")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
@@ -118,7 +122,7 @@ def compared(columns: dict) -> Figure:
         for i, cell in enumerate(dict.fromkeys(columns["cell"])):
             own = _of(columns, cell)
             look = {"color": f"C{i % 10}", "linestyle": ("-", "--")[i // 10 % 2], "linewidth": 1.2}
-            ax.plot(own["step"], own[name], **look, label=cell.replace("-", ", "))
+            ax.plot(own["step"], own[name], **look, label=named(cell))
         ax.set(title=title, xlabel="step")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
@@ -141,7 +145,7 @@ def section(run: Run, built: dict, figure) -> str:
     for i, name in enumerate(ends["cell"]):
         won = ends["winner"][i]
         pair = lambda k, i=i, show=share: f"{show(ends[f'{k}_before'][i])} \u2192 {show(ends[f'{k}_after'][i])}"
-        about = name.replace("-", ", ") or ends["algorithm"][i]
+        about = named(name) or ends["algorithm"][i]
         entropy, kl = pair("entropy", show=num), num(ends["kl_after"][i], 3)
         rows.append((
             esc(about), esc(won), pair(f"share_{won}"), pair(f"accuracy_{won}"), pair("accuracy"), pair("greedy"),
