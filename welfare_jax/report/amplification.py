@@ -164,16 +164,14 @@ def _seeds(run: Run) -> str:
     for row in run.summary.get("over_seeds") or []:
         if row.get("seeds", 1) > 1:
             about = ", ".join(f"{k.removesuffix('_coef')} {row[k]}" for k in ("shape", "mixture", "kl_coef"))
-            names = ("winner_share", "winner_accuracy", "accuracy", "greedy")
-            rows.append((
-                esc(about), esc(", ".join(row["winners"])),
-                *(_interval(row[f"{k}_{when}"]) for k in names for when in ("before", "after")),
-            ))  # fmt: skip
+            won = ", ".join(row["winners"])
+            for name in ("winner_share", "winner_accuracy", "accuracy", "greedy"):
+                pair = (_interval(row[f"{name}_{when}"]) for when in ("before", "after"))
+                rows.append((esc(about), esc(won), name.replace("_", "'s "), *pair))
     if not rows:
         return ""
-    heads = ("over seeds", "winners", *(f"{k}, {w}" for k in ("its share", "its accuracy", "accuracy", "greedy")
-                                        for w in ("before", "after")))  # fmt: skip
-    return table(heads, rows, numeric=range(2, 10)) + '<p class="sub">Mean and 95 % t interval over seeds.</p>'
+    heads = ("over seeds", "winners", "", "before", "after")
+    return table(heads, rows, numeric=(3, 4)) + '<p class="sub">Mean and 95 % t interval over seeds.</p>'
 
 
 def _interval(found) -> str:
