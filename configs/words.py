@@ -21,12 +21,12 @@ def get_config(name="one"):
     base.shape.update(layers=4, width=128, heads=4, kv_heads=2, head_dim=32, mlp=384)
     base.tokenizer.vocab_size = 768
     base.phases = [
-        {"until": 200, "questions": 1.0},
-        {"until": 450, "questions": 0.25, "choices": 0.6, "steps": 0.15},
+        {"until": 250, "questions": 1.0},
+        {"until": 700, "questions": 0.25, "choices": 0.55, "steps": 0.2},
     ]
     base.told_weight = 0.2  # tiles are random, there is little to learn in what the user says
-    base.update(steps=450, rows=24, length=176, warmup=50, floor=0.6, probe_every=75)
-    base.train.micro_batch = 24
+    base.update(steps=700, rows=16, length=352, warmup=50, probe_every=50)
+    base.train.micro_batch = 16
     config.maze.size = 31
     config.maze.turns = 5
     config.train.update(

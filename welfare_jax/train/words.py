@@ -54,7 +54,7 @@ def base(config, arm: str, folder) -> pathlib.Path:
     corpus.make_tokenizer(every, folder / "tokenizer")  # that knows the words of all arms
     common.tokenizer.path = str(folder / "tokenizer")
     own.start = str(_pretrained(common, folder / f"common-{config.seed}"))
-    own.update(phases=[], **{name: config.words[name] for name in ("steps", "warmup", "floor")})
+    own.update(phases=[], **{name: config.words[name] for name in ("steps", "warmup")})
     for name, source in own.sources.items():
         source.weight = float(config.words.arms[arm].get(name, 0.0))
     return _pretrained(own, folder / f"{arm}-{config.seed}")
