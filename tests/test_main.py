@@ -368,7 +368,7 @@ def test_the_papers_table():
         assert (t.algorithm, c.model.path.split("/")[1], t.lr, t.entropy_coef, t.steps) == row, name
         full, batch = name.endswith("fft"), (32, 32) if name == "rl_fft" else (8, 64)
         assert (t.lora.rank, t.trainable == ".*", (t.groups, t.group_size)) == (0 if full else 32, full, batch)
-    assert load_config("paper", "swapped").text.tiles == [path, mold, gold]
+    assert load_config("paper", "swapped").text.tiles == (path, mold, gold)
     permuted = load_config("paper", "base_permuted").text.tiles
     assert all(a != b for a, b in zip(permuted, (path, gold, mold))) and sorted(permuted) == sorted((path, gold, mold))
     oss = load_config("paper", "gpt_oss")

@@ -21,7 +21,11 @@ LEVEL = arithmetic.Level()
 
 
 def documents(kinds=tiny_world.KINDS, n=40, seed=0):
-    return list(itertools.islice(tiny_world.documents(seed, tiny_world.Mixture(1, 1, 1, 1, 1), Wording(), kinds), n))
+    return list(
+        itertools.islice(
+            tiny_world.documents(seed, tiny_world.Mixture(*[1] * len(tiny_world.KINDS)), Wording(), kinds), n
+        )
+    )
 
 
 def by_hand(tokenizer, document):

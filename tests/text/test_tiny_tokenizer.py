@@ -11,7 +11,7 @@ from welfare_jax.text.tiny_world import KINDS, Mixture, documents, render
 from welfare_jax.text.wording import LETTERS, Wording
 
 WORDING = Wording()
-EVEN = Mixture(1, 1, 1, 1)
+EVEN = Mixture(1, 1, 1, 1, steps=1, verdicts=1)
 
 
 @pytest.fixture(scope="module")

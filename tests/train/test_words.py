@@ -22,12 +22,12 @@ def config():
     base.tokenizer.update(documents=100, vocab_size=640)
     base.train.micro_batch = 4
     cfg.maze.update(size=15, turns=2)
-    cfg.train.update(steps=2, groups=2, group_size=2, micro_batch=4, lr=1e-3, remat=False, checkpoint_every=1)
+    cfg.train.update(steps=2, groups=2, group_size=4, micro_batch=8, lr=1e-3, remat=False, checkpoint_every=1)
     cfg.train.lora.rank = 2
     cfg.curve.update(every=1, per_length=4)
     cfg.extract.update(per_length=4, held_out=0.5, batch=8)
     cfg.axes.limit = 8
-    return cfg
+    return cfg.lock()  # as the command has it
 
 
 def planted(rng, layers=2, width=512, success=0.0, tile=3.0, noise=0.0):

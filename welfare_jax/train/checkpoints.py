@@ -206,7 +206,7 @@ def flatten(config, prefix="") -> dict:
 
 def differences(old: dict, new: dict, bound: bool = True) -> list[tuple]:
     """(field, old value, new value) of the settings that a resumed run must share, or of those it need not."""
-    a, b = flatten(old), flatten(json.loads(json.dumps(new)))
+    a, b = (flatten(json.loads(json.dumps(settings))) for settings in (old, new))
     free = lambda k: any(k == f or k.startswith(f + ".") for f in FREE)
     fields = sorted(k for k in set(a) | set(b) if free(k) != bound)
     return [(k, a.get(k), b.get(k)) for k in fields if a.get(k) != b.get(k)]

@@ -149,7 +149,8 @@ def cell(config, arm: str, folder) -> dict:
     own = config.copy_and_resolve_references()
     own.model.path = str(base(config, arm, folder / "bases"))
     questions = config.words.questions
-    del own.words
+    with own.unlocked():
+        del own.words
     place = folder / "cells" / f"{arm}-{config.seed}"
     done = place / "summary.json"
     stamp = json.loads(json.dumps(own.to_dict() | {"questions": list(questions)}))
