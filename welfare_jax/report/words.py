@@ -146,7 +146,8 @@ def section(run: Run, built: dict, figure) -> str:
     seeds = len({c["seed"] for c in run.summary["cells"].values()})
     out = (
         f'<p class="sub">{seeds} seed{"s" * (seeds > 1)} an arm, three organisms each, in which every tile plays '
-        "every role once. In the mean over them tiles cancel; what is left of Gold - Mold is what reward put there. "
+        "every role once. In the mean over them tiles cancel; what is left of Gold - Mold lies in the mazes "
+        "themselves or was put there by reward: compare before and after. "
         "Success is an axis of the untrained base.</p>"
     )
     caption = (
