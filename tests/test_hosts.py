@@ -47,7 +47,8 @@ def alone(model, tmp_path_factory):
 def check_same(got, want):
     assert len(got) == len(want)
     for a, b in zip(got, want):
-        assert worlds.same(a, b, TIMING), (a, b)
+        assert worlds.same(a, b, TIMING | {"grad_norm"}), (a, b)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)  # Adam makes steps of what rounding left
 
 
 @pytest.mark.slow
