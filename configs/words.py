@@ -33,6 +33,6 @@ def get_config(name="one"):
         steps=30, schedule_steps=60, groups=8, group_size=8, micro_batch=32, lr=2e-3, remat=False, checkpoint_every=10,
     )  # fmt: skip
     config.curve.update(every=3, per_length=8)
-    config.extract.update(per_length=64, held_out=0.25)
+    config.extract.update(per_length=256, held_out=0.25)
     config.axes.limit = 384
     return config

@@ -63,6 +63,15 @@ def tiny_tokenizer_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def one_layer_dir(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
+    """The folder of a model of one layer with random weights."""
+    from helpers import hf_model, save
+
+    small = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=1)
+    return save(small, tmp_path_factory.mktemp("one-layer"), tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_tokenizer_dir):
     from transformers import AutoTokenizer
 

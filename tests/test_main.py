@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import runs
 from helpers import hf_model, save
 from safetensors.numpy import load_file
 
@@ -30,7 +31,6 @@ FEW = {
     "curve.per_length": 1, "extract.per_length": 4, "extract.store": True, "steer.max_new_tokens": 4,
     "axes.kinds": "prompts",
 }  # fmt: skip
-TIMING = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s"}
 
 
 def command(*args):
@@ -154,7 +154,7 @@ def rows(workdir):
 
 
 def untimed(workdir):
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows(workdir)]
+    return [{k: v for k, v in row.items() if k not in runs.TIMING} for row in rows(workdir)]
 
 
 def summary(workdir):
@@ -186,6 +186,7 @@ def check_files(folder, layers, steps):
         arrays, metadata = vectors.load(folder / "vectors" / f"{name}.safetensors")
         assert arrays.keys() >= {f"{c}/{b}" for c in ("mold", "gold") for b in ("rest", "path")}
         assert all(len(a) == layers for a in arrays.values()) and metadata["hook"] == "resid_post"
+        assert metadata["position"] == "the final letter"
         got = [
             (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
             for a, b in zip(arrays["mold/rest"], arrays["gold/rest"])
@@ -204,7 +205,7 @@ def test_what_a_run_leaves(finished):
     assert found["reward_last"] == pytest.approx(np.mean([r["reward"] for r in rows(finished)[-5:]]))
     assert {p.name for p in (finished / "checkpoints").iterdir() if p.name.isdigit()} == {"8", "10", "12"}
     for i, row in enumerate(rows(finished)):
-        assert row["ratio_error_max"] < 1e-4 and row.keys() >= TIMING
+        assert row["ratio_error_max"] < 1e-4 and row.keys() >= runs.TIMING
         assert ("cos_rest" in row) == ("cos_path" in row) == (i % 3 == 0)
     assert found["cos_trained"] != found["cos_untrained"]
 

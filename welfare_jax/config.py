@@ -208,7 +208,6 @@ def pretrain() -> ConfigDict:
         "lr": 3e-3,  # of Adam: everything, or beside Muon whatever is not a kernel
         "muon_lr": 1e-2,
         "warmup": 20,
-        "floor": 0.05,  # of the peak: where the cosine ends
         "weight_decay": 0.1,
         "probe_every": 50,
         "train": {"micro_batch": 32, "remat": False, "checkpoint_every": 100, "keep": 1, "spike": 0.0},

@@ -35,7 +35,9 @@ def test_walk_data(world):
 
 def test_walks_that_are_asked_about(world, tiny_tokenizer):
     """The question stands after every walk, whatever its length, and is read where the answer begins."""
-    data = [stage.walk_data(world.pieces, world.maze, MESH, 2, 0.5, 8, 0, q)[0] for q in ("", "How is it going?")]
+    questions = ("", "How is it going?")
+    data, facts = zip(*(stage.walk_data(world.pieces, world.maze, MESH, 2, 0.5, 8, 0, q) for q in questions))
+    assert [f["position"] for f in facts] == ["the final letter", "where the answer to 'How is it going?' begins"]
     for plain, asked in zip(*([row for b in d.fit for row in _rows(b)] for d in data)):
         (before, at), (tokens, last) = plain, asked
         assert at == len(before) - 1 and last == len(tokens) - 1 and tokens[: len(before)] == before

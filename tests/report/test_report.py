@@ -138,7 +138,7 @@ def test_no_hole_in_the_data_breaks_the_page(tmp_path, monkeypatch):
             drawn[key] = draw(*tables)
         return ""
 
-    monkeypatch.setattr("welfare_jax.report.figures.svg", svg)
+    monkeypatch.setattr("welfare_jax.report.svg.svg", svg)
     for path in every_hole(analysis):
         for hole in ("absent", None, "text", [], {}, math.nan):
             broken = copy.deepcopy(analysis)

@@ -11,20 +11,12 @@ import time
 import jax.numpy as jnp
 import pytest
 import runs
-from helpers import hf_model, save
 
 from welfare_jax.train import checkpoints, watch
 
 KILLS, STEPS = 20, 90
 SETTINGS = {"train.steps": STEPS, "train.checkpoint_every": 2}
 MOUNT = ["mount", "-t", "tmpfs", "-o", "size=2m", "none"]
-TIMING = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s"}
-
-
-@pytest.fixture(scope="module")
-def model(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
-    small = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=1)
-    return save(small, tmp_path_factory.mktemp("model"), tiny_tokenizer_dir)
 
 
 def file(workdir):
@@ -35,7 +27,7 @@ def file(workdir):
 
 def untimed(workdir):
     rows = checkpoints.read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
+    return [{k: v for k, v in row.items() if k not in runs.TIMING} for row in rows]
 
 
 def saved(workdir) -> list[int]:
@@ -57,10 +49,10 @@ def wait_for(condition, process, seconds=100):
 
 
 @pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
+def whole(one_layer_dir, tmp_path_factory):
     """The folder of a run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("whole")
-    runs.finish(runs.start(model, folder, folder / "log", SETTINGS), folder / "log")
+    runs.finish(runs.start(one_layer_dir, folder, folder / "log", SETTINGS), folder / "log")
     assert len(untimed(folder)) == STEPS
     return folder
 
@@ -76,12 +68,12 @@ def grown(workdir, before, steps):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_no_number(model, whole, tmp_path):
+def test_twenty_kills_change_no_number(one_layer_dir, whole, tmp_path):
     """`kill -9` at random moments of one run: while it starts, trains, and (some on purpose) writes a checkpoint."""
     log, draw, writing = tmp_path / "log", random.Random(0), 0
     for number in range(KILLS):
         before, done = file(tmp_path)[0], max(saved(tmp_path), default=0)
-        process = runs.start(model, tmp_path, log, SETTINGS)
+        process = runs.start(one_layer_dir, tmp_path, log, SETTINGS)
         if number % 5:
             wait_for(grown(tmp_path, before, done + draw.randint(1, 3)), process)
         if number % 5 == 1:
@@ -93,16 +85,16 @@ def test_twenty_kills_change_no_number(model, whole, tmp_path):
         assert process.exitcode == -signal.SIGKILL, log.read_text()[-2000:]
         writing += unfinished(tmp_path)
     assert writing and file(tmp_path)[1] < STEPS
-    runs.finish(runs.start(model, tmp_path, log, SETTINGS), log)
+    runs.finish(runs.start(one_layer_dir, tmp_path, log, SETTINGS), log)
     assert untimed(tmp_path) == untimed(whole)
     assert not unfinished(tmp_path)
 
 
 @pytest.mark.slow
-def test_asked_to_end(model, whole, tmp_path):
+def test_asked_to_end(one_layer_dir, whole, tmp_path):
     """SIGTERM: a checkpoint of every finished step within the grace period, status 75, and the rerun goes on."""
     log, settings = tmp_path / "log", SETTINGS | {"train.checkpoint_every": 1000}
-    process = runs.start(model, tmp_path, log, settings)
+    process = runs.start(one_layer_dir, tmp_path, log, settings)
     wait_for(lambda: file(tmp_path)[1] >= 3, process)
     begin = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
@@ -110,12 +102,12 @@ def test_asked_to_end(model, whole, tmp_path):
     assert time.monotonic() - begin < 10
     (done,) = saved(tmp_path)
     assert done == file(tmp_path)[1] >= 3 and f"checkpoint {done} is saved" in said and "Traceback" not in said
-    runs.finish(runs.start(model, tmp_path, log, settings), log)
+    runs.finish(runs.start(one_layer_dir, tmp_path, log, settings), log)
     assert untimed(tmp_path) == untimed(whole)
 
 
 @pytest.mark.slow
-def test_no_room_for_metrics(model, tmp_path):
+def test_no_room_for_metrics(one_layer_dir, tmp_path):
     """A disk that fills up elsewhere than in a checkpoint: one line, and what was saved is intact."""
     log, disk = tmp_path / "log", tmp_path / "disk"
     disk.mkdir()
@@ -123,7 +115,7 @@ def test_no_room_for_metrics(model, tmp_path):
         pytest.skip("may not mount a file system")
     try:
         process = runs.start(
-            model, disk / "run", log, SETTINGS | {"train.steps": 100_000, "train.checkpoint_every": 5}
+            one_layer_dir, disk / "run", log, SETTINGS | {"train.steps": 100_000, "train.checkpoint_every": 5}
         )
         wait_for(lambda: saved(disk / "run"), process)
         room = os.statvfs(disk)
@@ -132,7 +124,7 @@ def test_no_room_for_metrics(model, tmp_path):
         kept = max(saved(disk / "run"))
         assert "No space left on device" in said and "Traceback" not in said
         (disk / "other").unlink()
-        runs.finish(runs.start(model, disk / "run", log, SETTINGS | {"train.steps": kept + 2}), log)
+        runs.finish(runs.start(one_layer_dir, disk / "run", log, SETTINGS | {"train.steps": kept + 2}), log)
         assert len(untimed(disk / "run")) == kept + 2
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

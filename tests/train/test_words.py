@@ -51,14 +51,14 @@ def test_tiles_cancel_and_reward_stays():
     """Planted: tiles alone leave nothing in the mean over organisms; success beside them is found, alone and whole."""
     rng = np.random.default_rng(0)
     only = words.numbers(planted(rng, noise=0.1))
-    assert max(only["reward_share"]) < 0.05 and max(map(abs, only["along/s"])) < 0.2
+    assert max(only["averaged_share"]) < 0.05 and max(map(abs, only["along/s"])) < 0.2
     np.testing.assert_allclose(only["cos_path"], 0.5, atol=0.06)  # three vectors that have nothing in common
     np.testing.assert_allclose(only["cos_rest"], -0.5, atol=0.06)
     both = words.numbers(planted(rng, success=1.0, noise=0.1))
     np.testing.assert_allclose(both["along/s"], 1.0, atol=0.02)
     np.testing.assert_allclose(both["averaged_path"], -1.0, atol=0.02)
     want = 2.0 / np.sqrt(2.0**2 + 2 * 3.0**2)  # 2 s beside the difference of two tiles, all of unit size
-    np.testing.assert_allclose(both["reward_share"], want, atol=0.03)
+    np.testing.assert_allclose(both["averaged_share"], want, atol=0.03)
     assert both["auroc_gold"] == [0.7, 0.7] and both["d/s"] == [0.5, 0.5]
 
 

@@ -19,8 +19,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry, null, stage, vectors
 from welfare_jax.interp.axes import success
 from welfare_jax.models import decoder
-from welfare_jax.text import pieces
-from welfare_jax.text.wording import Wording
+from welfare_jax.text import pieces, wording
 
 KINDS = ("vector", "untrained", "random", "orthogonal")
 
@@ -67,13 +66,6 @@ def build(sources, models, config, baseline: str, random: int, orthogonal: int, 
                 f"of width {spec.width}"
             )
     return Bank(with_controls(found, random, orthogonal, seed), hooks.pop())
-
-
-def wording(config):
-    """(the `Wording` of a config, keyword arguments of its chat template)."""
-    words = config.text.to_dict()
-    template = words.pop("template")
-    return Wording(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in words.items()}), template
 
 
 def with_controls(found: dict[str, Direction], random: int, orthogonal: int, seed: int) -> dict[str, Direction]:
@@ -140,7 +132,7 @@ def _layers(metadata) -> dict:
 def _from_maze(models, config, baseline):
     """v and u from walks through the maze, as the main job extracts them."""
     lm = models["untrained"]
-    words, template = wording(config)
+    words, template = wording.of(config.text)
     table = pieces.build(lm.tokenizer, words, config.maze.size, template)
     params = maze.Params(**config.maze.to_dict()).check()
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -159,7 +151,7 @@ def _from_maze(models, config, baseline):
 
 def _from_stories(model, config, count: int = 384) -> Direction:
     """Accounts that succeed against accounts that fail, at the last token; a held-out half chooses the layer."""
-    samples = success.accounts(model.tokenizer, wording(config)[0], count)
+    samples = success.accounts(model.tokenizer, wording.of(config.text)[0], count)
     data = extract.split(samples, np.arange(count) >= count // 2, 64)
     make = lambda sums, counts: [sums[:, 1] / counts[1] - sums[:, 0] / counts[0]]
     (values,), (layer,) = read(model, data, make, (1,))

@@ -30,6 +30,7 @@ from welfare_jax.evals import (
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
 from welfare_jax.models import hf
+from welfare_jax.text import wording
 
 EVALUATIONS = {
     "sentiment": sentiment.sentiment,
@@ -51,7 +52,7 @@ def run(config, workdir) -> dict:
     cfg, workdir = config.evals, pathlib.Path(workdir)
     check(cfg)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    words, template = directions.wording(config)
+    words, template = wording.of(config.text)
     trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")
     sources = list(cfg.vectors) or [str(workdir) if (workdir / "vectors").is_dir() else "maze"]
     loaded = models.load(config.model.path, trained, config.model.dtype, mesh)

@@ -45,6 +45,7 @@ def walk_data(
         "counts": {name: int(counts[c]) for c, name in geometry.NAMES.items()},
         "directions": walks_lib.last_moves(walks),
         "data": vectors.data_hash(samples.tokens, samples.mask),
+        "position": f"where the answer to {question!r} begins" if question else "the final letter",
     }
     return data, facts
 
@@ -161,8 +162,9 @@ def describe(out, axes, tokenizer) -> dict:
     return result
 
 
-def save_vectors(folder, name: str, out, axes, chosen: dict, about: dict):
-    """`<name>.safetensors` with the class vectors and what is left of them beside the axes, and the axes' own file."""
+def save_vectors(folder, name: str, out, axes, chosen: dict, position: str, about: dict):
+    """`<name>.safetensors` with the class vectors, read at `position`, and what is left of them beside the axes; and
+    the axes' own file."""
     named = dict(out["vectors"])
     if axes and axes.named:
         stack = np.stack(list(axes.named.values()))
@@ -170,7 +172,7 @@ def save_vectors(folder, name: str, out, axes, chosen: dict, about: dict):
             f"{v}/residual": np.asarray(geometry.residualise(named[f"{v}/rest"], stack)) for v in ("mold", "gold")
         }
         vectors.save(folder / f"axes_{name}.safetensors", axes.named, layers={}, operation="comparison axis", **about)
-    vectors.save(folder / f"{name}.safetensors", named, layers=chosen, **about)
+    vectors.save(folder / f"{name}.safetensors", named, layers=chosen, position=position, **about)
 
 
 def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 100_000) -> dict:
@@ -195,7 +197,7 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
         result[name] = describe(found[name], axes[name], tokenizer)
         chosen = {v: result[name]["selection"][v]["layer"] for v in ("mold", "gold")}
         about = {"model": f"{config.model.path or 'tiny'} ({name})", "hook": "resid_post", "data": facts["data"]}
-        save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, about)
+        save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, facts["position"], about)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])
     directions = {v: found[last]["vectors"][f"{v}/rest"] for v in ("mold", "gold")}

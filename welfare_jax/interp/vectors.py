@@ -20,10 +20,12 @@ def data_hash(*arrays) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(path, vectors: dict, *, model: str, hook: str, data: str, layers: dict, operation="difference in means"):
+def save(
+    path, vectors: dict, *, model: str, hook: str, data: str, layers: dict, operation="difference in means", **more
+):
     """Write vectors {"mold/rest": [L, D], ...}; `layers` maps a class to its chosen steering layer.
 
-    Metadata: model, hook point, classes, baselines, operation, norms per layer, chosen layers, data hash.
+    Metadata: model, hook point, classes, baselines, operation, norms per layer, chosen layers, data hash, and `more`.
     """
     if hook not in HOOKS:
         raise InputError(f"{path}: hook point {hook!r} is unknown: use one of {', '.join(HOOKS)}")
@@ -34,7 +36,7 @@ def save(path, vectors: dict, *, model: str, hook: str, data: str, layers: dict,
         "layers": json.dumps(layers),
         "norms": json.dumps({k: np.linalg.norm(v, axis=-1).round(6).tolist() for k, v in arrays.items()}),
         "convention": "row l acts at block l, zero-based",
-    }  # fmt: skip
+    } | more  # fmt: skip
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, path, metadata)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dig, number
 from welfare_jax.report.markup import Missing, esc, num, share, table
+from welfare_jax.report.svg import embed
 
 COLOUR = {"words": style.REST, "function": "#56b4e9", "script": "#cc79a7", "other": style.UNTRAINED}
 FORMATS = ("words", "function", "script")
@@ -128,7 +129,7 @@ def compared(columns: dict) -> Figure:
     return figure
 
 
-def section(run: Run, built: dict, figure) -> str:
+def section(run: Run, built: dict) -> str:
     if "amplification_training" not in built or "amplification_cells" not in built:
         raise Missing("metrics.jsonl or summary.json has no finished cell")
     training, ends = built["amplification_training"], built["amplification_cells"]
@@ -136,11 +137,11 @@ def section(run: Run, built: dict, figure) -> str:
         "What the model writes while it learns, at the temperature of training. The dotted line is the share of right "
         "answers, which is the reward."
     )
-    out = figure((shares, training), caption, "amplification_training")
+    out = embed((shares, training), caption, "amplification_training")
     held = built["amplification_held_out"]
     several = len(ends["cell"]) > 1
     drawing = (compared if several else held_out, held)
-    out += figure(drawing, "On problems whose questions were never trained on.", "amplification_held_out")
+    out += embed(drawing, "On problems whose questions were never trained on.", "amplification_held_out")
     rows = []
     for i, name in enumerate(ends["cell"]):
         won = ends["winner"][i]

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
 from welfare_jax.report.markup import Missing, details, esc, num, table
+from welfare_jax.report.svg import embed
 
 TITLES = {
     "sentiment": "Sentiment, -5 to +5", "backtracking": "Share that backtracks", "confidence": "Confidence, P(True)",
@@ -163,13 +164,12 @@ def sweep(columns: dict) -> Figure:
     return figure
 
 
-def section(run: Run, built: dict, figure) -> str:
-    """HTML of the section; `figure(drawing, caption, csv)` is the page's own."""
+def section(run: Run, built: dict) -> str:
     if "evals_cells" not in built and "evals_tracking" not in built:
         raise Missing("evals.json is not there: run configs/evals.py in this folder")
     out = [_judged(run)]
     if "evals_cells" in built:
-        out.append(figure(
+        out.append(embed(
             (crossing, built["evals_cells"]),
             "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X "
             "at strength zero and leave the grey band of norm-matched random directions. Dashed: the same from the "
@@ -179,7 +179,7 @@ def section(run: Run, built: dict, figure) -> str:
         ))  # fmt: skip
         out.append(_slopes(built["evals_slopes"]))
         if "evals_sweep" in built:
-            out.append(figure(
+            out.append(embed(
                 (sweep, built["evals_slopes"]),
                 "Slope of every metric on the strength, layer by layer; colours are scaled within each evaluation.",
                 "evals_slopes",

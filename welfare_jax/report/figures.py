@@ -1,9 +1,5 @@
-"""The figures: each draws the columns of one table (see `tables`), 9 inches wide; `svg` makes them inline SVG."""
+"""The figures: each draws the columns of one table (see `tables`), 9 inches wide."""
 
-import io
-import re
-
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -11,19 +7,6 @@ from matplotlib.ticker import MaxNLocator
 from welfare_jax.report import style
 from welfare_jax.report.tables import BASELINES, MODELS, PAIRS, VECTORS
 
-LOOK = {
-    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font
-    "font.family": "sans-serif",
-    "font.size": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e8ebee",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-}
 COLOUR = {"gold": style.GOLD, "mold": style.MOLD, "rest": style.REST, "path": style.PATH_BASELINE}
 LINE = {
     "trained": {"color": style.TRAINED, "linestyle": "-"},
@@ -31,13 +14,6 @@ LINE = {
 }
 BASELINE_NAME = {"rest": "one against rest", "path": "against Path"}
 TITLE = {"mold": "Mold", "gold": "Gold", "path": "Path"}
-
-
-def svg(draw, *tables) -> str:
-    """One of the functions below as inline SVG."""
-    # The salt keeps the ids of two figures of one page apart, and the same from run to run.
-    with matplotlib.rc_context(LOOK | {"svg.hashsalt": draw.__name__}):
-        return _svg(draw(*tables))
 
 
 def reward(table) -> Figure:
@@ -260,18 +236,6 @@ def _axes(figure, rows, columns, sharex=False, sharey=False, **grid) -> list:
     return list(
         figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False, gridspec_kw=grid or None).flat
     )
-
-
-def _svg(figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # "axes_1" of every figure would collide on one page
-    head, tail = text.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head).group()
-    return f"<svg {box}>{tail}"
 
 
 def _array(values) -> np.ndarray:

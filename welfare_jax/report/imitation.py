@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from welfare_jax.report.data import Run, dicts, number
 from welfare_jax.report.evals import rows_of
 from welfare_jax.report.markup import Missing, esc, num, table
+from welfare_jax.report.svg import embed
 
 QUALITY = ("task", "lambda", "temperature", "metric", "metric_low", "metric_high", "self_bleu", "self_bleu_low",
            "self_bleu_high", "entropy", "entropy_low", "entropy_high", "prompts", "samples")  # fmt: skip
@@ -75,12 +76,12 @@ def _ranks(ax, rows, lambdas):
     ax.set_title("implied rewards and the task's", fontsize=8.5)
 
 
-def section(run: Run, built: dict, figure) -> str:
+def section(run: Run, built: dict) -> str:
     """The figure and the tables of an imitation sweep."""
     if "imitation_quality" not in built:
         raise Missing("analysis.json has no samples over lambda and temperature")
     quality, ranks = built["imitation_quality"], built.get("imitation_ranks", {})
-    out = figure(
+    out = embed(
         (lambda q, r: trade_off(run, q, r), quality, ranks),
         "Each line is a model, each point a sampling temperature (its number beside it) with 95 % intervals over "
         "prompts. Lower Self-BLEU and higher entropy mean more diverse samples: a line further to the upper left of "

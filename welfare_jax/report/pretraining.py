@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, number
 from welfare_jax.report.markup import Missing, esc, num, table
+from welfare_jax.report.svg import embed
 
 COLOURS = (style.REST, "#56b4e9", "#cc79a7", style.GOLD, style.MOLD, style.PATH_BASELINE)
 
@@ -33,7 +34,7 @@ def losses(columns: dict) -> Figure:
     return figure
 
 
-def section(run: Run, built: dict, figure) -> str:
+def section(run: Run, built: dict) -> str:
     if "pretraining" not in built:
         raise Missing("metrics.jsonl has no steps")
     columns, summary = built["pretraining"], run.summary
@@ -44,6 +45,6 @@ def section(run: Run, built: dict, figure) -> str:
     rows = [(esc(n.replace("_", " ")), num(v[0], 3), num(v[-1], 3)) for n, v in ends if v]
     return (
         f'<p class="sub">{esc(facts)}</p>'
-        + figure((losses, columns), caption, "pretraining")
+        + embed((losses, columns), caption, "pretraining")
         + table(("", "first", "last"), rows, numeric=(1, 2))
     )

@@ -8,6 +8,7 @@ from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
 from welfare_jax.report.evals import rows_of
 from welfare_jax.report.markup import Missing, esc, num, share, table
+from welfare_jax.report.svg import embed
 
 ACCURACY = ("model", "objective", "pairs", "mean", "low", "high", "n")
 ABLATION = ("model", "score", "percent", "set", "draw", "neurons", "objective", "accuracy", "change", "low", "high")
@@ -132,13 +133,13 @@ def _jaccard(ax, rows):
     ax.legend(fontsize=6.5)
 
 
-def section(run: Run, built: dict, figure) -> str:
+def section(run: Run, built: dict) -> str:
     """Accuracy, ablations, sweep and overlap of a run of reward models."""
     if "reward_accuracy" not in built:
         raise Missing("analysis.json has no accuracy of reward models")
     out = _accuracy(built["reward_accuracy"])
     if "reward_ablation" in built:
-        out += figure(
+        out += embed(
             (lambda t: ablation(run, t), built["reward_ablation"]),
             f"The top {num(run.analysis.get('percent'), 0)} per cent of the neurons of each single model, what they "
             "have alone and together, and random sets of the same sizes, silenced in each model. Bars: 95 % intervals "
@@ -146,7 +147,7 @@ def section(run: Run, built: dict, figure) -> str:
             "reward_ablation",
         )
     if {"reward_ablation", "reward_overlap"} <= built.keys():
-        out += figure(
+        out += embed(
             (lambda t, o: sweep(run, t, o), built["reward_ablation"], built["reward_overlap"]),
             "Each model's own top neurons, silenced, against as many random ones. At the right, the Jaccard overlap "
             "of two models' sets and what two random sets would share.",

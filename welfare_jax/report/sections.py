@@ -17,6 +17,7 @@ from welfare_jax.report import (
 )
 from welfare_jax.report.data import Run, dicts, dig, finite, number
 from welfare_jax.report.markup import Missing, details, esc, num, share, table, visible
+from welfare_jax.report.svg import embed
 from welfare_jax.report.tables import MODELS, VECTORS
 
 
@@ -63,7 +64,7 @@ def _duration(seconds: float) -> str:
 def reward(run: Run, tables: dict) -> str:
     """The reward curve, and one of each organism where several were trained side by side."""
     columns = _need(tables, "reward", "metrics.jsonl has no reward")
-    main = _baselines(run) + _figure(
+    main = _baselines(run) + embed(
         (figures.reward, columns),
         "Up is better for the reward. Below it, the tiles the player entered per episode, on average: learning shows "
         "as more Gold and less Mold.",
@@ -84,7 +85,7 @@ def _organisms(run: Run, columns: dict) -> str:
         rows.append((str(i), esc(told), *(num(v, 1) for v in ends), num(columns["mold_avoided"][mine[-1]], 2), where))
     head = ("organism", "its own settings", "first reward", "last reward", "Mold avoided", "")
     caption = "All were trained in one program over one frozen base; everything else on this page is their mean."
-    return _figure((figures.organisms, columns), caption, "organisms") + table(head, rows, numeric=(0, 2, 3, 4))
+    return embed((figures.organisms, columns), caption, "organisms") + table(head, rows, numeric=(0, 2, 3, 4))
 
 
 def _baselines(run) -> str:
@@ -107,7 +108,7 @@ def _baselines(run) -> str:
 def behaviour(run: Run, tables: dict) -> str:
     """What the policy does with its chances; the optimiser's signals folded away."""
     columns = _need(tables, "behaviour", "metrics.jsonl has no gold_taken, mold_avoided or entropy")
-    main = _figure(
+    main = embed(
         (figures.behaviour, columns),
         "The shares depend less than the reward on how much Gold and Mold a maze happens to offer. Entropy that "
         "falls to zero means that the policy no longer tries other moves.",
@@ -117,18 +118,19 @@ def behaviour(run: Run, tables: dict) -> str:
         return main
     return main + details(
         "Optimiser and speed",
-        _figure((figures.optimiser, tables["optimiser"]), "Signals per training step.", "optimiser"),
+        embed((figures.optimiser, tables["optimiser"]), "Signals per training step.", "optimiser"),
     )
 
 
 def cosine(run: Run, tables: dict) -> str:
     """cos(v_mold, v_gold) per layer, two baselines, trained against untrained."""
     columns = _need(tables, "cosine_by_layer", "no cosines in analysis.json or summary.json")
-    return _figure(
+    return embed(
         (figures.cosine_by_layer, columns, tables.get("cosine_intervals")),
         "\u22121 means exactly opposed, 0 unrelated. Compare the solid line (trained) with the dashed one (untrained) "
         "in the same panel; the right panel is their difference, where below zero means that training opposed the two "
-        f"vectors. Hook point: {run.analysis.get('hook', 'not recorded')}. Means are over layers. Bands: 95 % "
+        f"vectors. Hook point: {run.analysis.get('hook', 'not recorded')}, at "
+        f"{run.analysis.get('position', 'the final letter')}. Means are over layers. Bands: 95 % "
         "intervals over trajectories of the cosine without the noise's own part (a line may leave its band for that "
         "reason; a band from \u22121 to 1 means that these trajectories cannot tell). Dotted: what noise alone "
         "reads. The bands' numbers are in tables/cosine_intervals.csv.",
@@ -139,7 +141,7 @@ def cosine(run: Run, tables: dict) -> str:
 def recruitment(run: Run, tables: dict) -> str:
     """The live cosine over training."""
     columns = _need(tables, "cosine_over_training", "metrics.jsonl has no live cosines (cos_rest, cos_path)")
-    return _figure(
+    return embed(
         (figures.cosine_over_training, columns, tables["cosine_mean_over_training"]),
         "Measured while training. Red cells are layers where the two vectors are opposed, blue where they agree. The "
         "panel at the upper right shows whether the cosine moves with the reward.",
@@ -151,7 +153,7 @@ def _separation(tables) -> str:
     columns = tables.get("separation_over_training")
     if not columns:
         return ""
-    return _figure(
+    return embed(
         (figures.separation_over_training, columns),
         "How well each vector, as it was at that step, tells its class from the others on trajectories that it was "
         "not made from. 0.5 is chance.",
@@ -162,7 +164,7 @@ def _separation(tables) -> str:
 def geometry(run: Run, tables: dict) -> str:
     """Class means: pairwise cosines, norms, and what the classes were made of."""
     columns = _need(tables, "geometry", "analysis.json has no centred cosines and no norms")
-    main = _figure(
+    main = embed(
         (figures.geometry, columns, tables.get("cosine_intervals")),
         "Class means with their common mean removed: three equally different classes would all stand at \u22120.5. "
         "The dotted line marks layer \u230a2L/3\u230b, where the paper (arXiv:2605.30232) reports these cosines. "
@@ -181,7 +183,7 @@ def geometry(run: Run, tables: dict) -> str:
 def selection(run: Run, tables: dict) -> str:
     """How the steering layers were chosen."""
     columns = _need(tables, "selection", "analysis.json has no layer selection")
-    return _figure(
+    return embed(
         (figures.selection, columns),
         "How well a vector tells its own class from the others on held-out samples. The steering layer (dotted) is "
         "the mean, rounded down, of the layers with the highest AUROC, the largest |Cohen's d| and the smallest "
@@ -194,7 +196,7 @@ def selection(run: Run, tables: dict) -> str:
 def tracking(run: Run, tables: dict) -> str:
     """Densities of the projections of held-out trajectories, by final tile."""
     columns = _need(tables, "densities", "analysis.json has no densities")
-    return _figure(
+    return embed(
         (axes_figures.densities, columns),
         "Held-out trajectories projected on each vector at its chosen layer. The further apart the two heaps, the "
         "better the model's activations tell reaching Gold from reaching Mold; d is Cohen's d of Mold against Gold "
@@ -210,7 +212,7 @@ def axes(run: Run, tables: dict) -> str:
         c for c in (dig(run.analysis, "trained", "selection", v, "layer") for v in VECTORS) if isinstance(c, int)
     ]
     layer = sum(layers) // len(layers) if layers and sum(layers) // len(layers) in columns["layer"] else 0
-    return _figure(
+    return embed(
         (axes_figures.axes, columns, layer),
         "Bars: cosines; black: 95 % intervals over trajectories (the axes count as exact); grey: the middle 95 % of "
         "100 random directions of the same norm. A claim needs the interval outside the grey, and the two vectors on "
@@ -218,14 +220,14 @@ def axes(run: Run, tables: dict) -> str:
         "axes",
     ) + details(
         "At every layer",
-        _figure((axes_figures.axes_by_layer, columns), "Grey: random directions, the middle 95 %.", "axes"),
+        embed((axes_figures.axes_by_layer, columns), "Grey: random directions, the middle 95 %.", "axes"),
     )
 
 
 def emotions(run: Run, tables: dict) -> str:
     """The emotion scatter, and what the emotion vectors' components carry."""
     columns = _need(tables, "emotions", "no emotion vectors were computed (config.axes.kinds)")
-    out = _figure(
+    out = embed(
         (axes_figures.emotions, columns),
         "Each point is an emotion. A line that falls, with pleasant words at one end and unpleasant ones at the "
         "other, means that the two vectors lie along one emotional axis in opposite directions; a round cloud means "
@@ -236,7 +238,7 @@ def emotions(run: Run, tables: dict) -> str:
     parts = tables.get("emotion_components")
     if not parts:
         return out
-    return out + _figure(
+    return out + embed(
         (axes_figures.emotion_components, parts), "How far two axes sum the emotion vectors up.", "emotion_components"
     )
 
@@ -322,11 +324,6 @@ def _samples_table(rows, alphas) -> str:
     return f'<div class="scroll samples"><table>{inner}</table></div>'
 
 
-def evaluations(run: Run, tables: dict) -> str:
-    """Behaviour under steering."""
-    return evals.section(run, tables, _figure)
-
-
 def replays(run: Run, tables: dict) -> str:
     """The recorded episodes."""
     episodes = dicts(run.analysis.get("episodes"))
@@ -377,12 +374,6 @@ def _need(tables, name, otherwise) -> dict:
     return tables[name]
 
 
-def _figure(drawing, caption, csv) -> str:
-    svg = figures.svg(*drawing)
-    where = f"Numbers: <code>tables/{csv}.csv</code>."
-    return f'<figure><div class="scroll figure">{svg}</div><figcaption>{esc(caption)} {where}</figcaption></figure>'
-
-
 SECTIONS = (  # id, heading, function; in the order of the page
     ("overview", "What this run shows", overview),
     ("reward", "Reward", reward),
@@ -396,12 +387,12 @@ SECTIONS = (  # id, heading, function; in the order of the page
     ("emotions", "Emotion vectors", emotions),
     ("lens", "Logit lens", lens),
     ("samples", "Steered samples", samples),
-    ("evals", "Behaviour under steering", evaluations),
-    ("reward_models", "Reward models and their neurons", lambda run, t: reward_models.section(run, t, _figure)),
-    ("imitation", "Imitation as inverse RL", lambda run, t: imitation.section(run, t, _figure)),
-    ("pretraining", "Pretraining", lambda run, t: pretraining.section(run, t, _figure)),
-    ("amplification", "What RL amplified", lambda run, t: amplification.section(run, t, _figure)),
-    ("words", "Does the axis need the words?", lambda run, t: words.section(run, t, _figure)),
+    ("evals", "Behaviour under steering", evals.section),
+    ("reward_models", "Reward models and their neurons", reward_models.section),
+    ("imitation", "Imitation as inverse RL", imitation.section),
+    ("pretraining", "Pretraining", pretraining.section),
+    ("amplification", "What RL amplified", amplification.section),
+    ("words", "Does the axis need the words?", words.section),
     ("replay", "Episodes, replayed", replays),
     ("steps", "Reward table", reward_table),
     ("config", "Configuration", config),

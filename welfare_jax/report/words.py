@@ -5,13 +5,14 @@ from matplotlib.figure import Figure
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dig, finite, mean, number
 from welfare_jax.report.markup import Missing, esc, num, table
+from welfare_jax.report.svg import embed
 
 COLOURS = (style.REST, style.PATH_BASELINE, style.MOLD, style.GOLD)
 FINAL = "the final letter"
 MEANING = {
     "cos_rest": "cos(v_mold, v_gold)", "cos_path": "the same, Path baseline",
     "averaged_path": "with tiles averaged out",
-    "reward_share": "share of Gold - Mold that is not tiles",
+    "averaged_share": "share of Gold - Mold left with tiles averaged out",
     "auroc_mold": "AUROC of Mold", "auroc_gold": "of Gold",
 }  # fmt: skip
 
@@ -134,7 +135,7 @@ def _told(entry) -> str:
     return num(m, sign=True) + (f" [{num(low, sign=True)}, {num(high, sign=True)}]" if low == low else "")
 
 
-def section(run: Run, built: dict, figure) -> str:
+def section(run: Run, built: dict) -> str:
     if "words" not in built:
         raise Missing("summary.json has no finished cell")
     over = run.summary["over_seeds"]
@@ -153,13 +154,13 @@ def section(run: Run, built: dict, figure) -> str:
     caption = (
         f"Layer {layer}. Reward, then the turn of v_gold towards success and of v_mold away from it; a line a seed."
     )
-    out += figure((recruitment, built["words_curve"], layer, common, questions), caption, "words_curve")
-    shown = ["reward_share", *(f"{k}/{a}" for a in common for k in ("along", "d"))]
+    out += embed((recruitment, built["words_curve"], layer, common, questions), caption, "words_curve")
+    shown = ["averaged_share", *(f"{k}/{a}" for a in common for k in ("along", "d"))]
     caption = (
         "Gold - Mold in the mean over organisms: its share that is not tiles, its cosine with success (along), and "
         "how far Gold-final walks lie above Mold-final ones on that axis (Cohen's d)."
     )
-    out += figure((alignment, built["words_seeds"], shown, questions), caption, "words_seeds")
+    out += embed((alignment, built["words_seeds"], shown, questions), caption, "words_seeds")
     for question in questions:
         names = [k for k in (*MEANING, *(f"{k}/{a}" for a in axes for k in ("along", "d"))) if k in first[question]]
         rows = [

@@ -212,8 +212,9 @@ def conversation(
     facts |= dict(winds=[s[3] for s in seen], moves=[s[4] for s in seen])
     pairs, kind = list(zip(texts, (LETTERS[s[4]] for s in seen), strict=True)), "goals" if goal else "free"
     if ask:
-        more, facts["landed"] = _afterwards(rng, wording, neighbours[move], reach, avoid)
-        pairs, kind = pairs + more, "verdicts" if goal else "steps"
+        facts["landed"] = neighbours[move]
+        pairs = pairs + _afterwards(rng, wording, neighbours[move], reach, avoid)
+        kind = "verdicts" if goal else "steps"
         facts["success"] = goal and not _fails(neighbours[move], reach, avoid)
     return Document(kind, _chat(pairs), "", facts)
 
@@ -223,7 +224,7 @@ def _fails(tile: int, reach: int, avoid: int) -> bool:
 
 
 def _afterwards(rng, wording: Wording, landed: int, reach: int, avoid: int):
-    """(one to three questions about a move onto the tile `landed` with their answers, `landed`)."""
+    """One to three questions about a move onto the tile `landed`, with their answers."""
     if reach < 0 and avoid < 0:
         tile = landed if rng.random() < 0.5 else _pick(rng, TILES)
         asked = (
@@ -236,7 +237,7 @@ def _afterwards(rng, wording: Wording, landed: int, reach: int, avoid: int):
         asked = _judged(rng, "you", "do", I_AM, "feel", _pick(rng, GLAD if success else SAD), success)
         told = _pick(rng, PRESENT["well" if success else "badly"]).format_map(I_AM)
         asked = ((_pick(rng, ASK_NOW), told), *asked)
-    return [asked[i] for i in rng.permutation(len(asked))[: int(rng.random() * 3) + 1].tolist()], landed
+    return [asked[i] for i in rng.permutation(len(asked))[: int(rng.random() * 3) + 1].tolist()]
 
 
 def _judged(rng, who: str, do: str, person: dict, feel: str, feeling: str, success: bool):

@@ -78,3 +78,10 @@ class Wording:
         lines.append(self.place.format(x=x, y=y))
         lines += [self.neighbour_line(d, int(neighbours[d])) for d in order]
         return "".join(lines) + self.closing
+
+
+def of(settings) -> tuple[Wording, dict]:
+    """The wording that a config's `text` asks for, and its keyword arguments of the chat template."""
+    words = settings.to_dict()
+    template = words.pop("template")
+    return Wording(**{k: tuple(v) if isinstance(v, list) else v for k, v in words.items()}), template

@@ -121,7 +121,7 @@ class Cell:
 
     def write(self, which: Pool, rows, key, temperature, trainable):
         """(episodes, what was written) for problems `rows` [B] of a pool, in one program; read on the host."""
-        prompts, mask = loop.spread((which.tokens[rows], which.mask[rows]), self.mesh)
+        prompts, mask = state.spread((which.tokens[rows], which.mask[rows]), self.mesh)
         new, kept = self.programs.sample(
             trainable, self.frozen, prompts, mask, jax.random.split(key, len(rows)), temperature
         )
@@ -129,7 +129,7 @@ class Cell:
             [ids[on] for ids, on in zip(*jax.device_get((new, kept)))], skip_special_tokens=True
         )
         found = [Written.read(text, which.problems[i]) for text, i in zip(texts, rows)]
-        rewards = loop.spread(np.array([f.right for f in found], np.float32), self.mesh)
+        rewards = state.spread(np.array([f.right for f in found], np.float32), self.mesh)
         return freeform.episodes(prompts, mask, new, kept, rewards), found
 
     def play(self, i: int):
@@ -271,10 +271,7 @@ def base(config, workdir) -> str:
     if config.model.path:
         return config.model.path
     folder = pathlib.Path(workdir) / "bases" / f"{config.shape}-{config.mixture}-{config.seed}"
-    finished = folder / "summary.json"
-    if not (finished.is_file() and json.loads((folder / "config.json").read_text()) == config.pretrain.to_dict()):
-        pretrain.run(config.pretrain, folder)
-    return str(folder / "model")
+    return str(pretrain.finished(config.pretrain, folder))
 
 
 def run(config, workdir) -> dict:

@@ -18,7 +18,7 @@ from welfare_jax.errors import InputError, Unfinished
 from welfare_jax.models import decoder, hf
 from welfare_jax.rl import objectives
 from welfare_jax.text import pieces as text
-from welfare_jax.text.wording import Wording
+from welfare_jax.text import wording
 from welfare_jax.train import checkpoints, intervene, organisms, parallel, state, step, supervised, watch
 from welfare_jax.train.algorithms import ALGORITHMS
 
@@ -54,10 +54,8 @@ def start(lm, config):
 
 def tables(config, folder) -> text.Pieces:
     """The piece tables of a folder's tokenizer in the settings' wording."""
-    words = config.text.to_dict()
-    template = words.pop("template")
-    wording = Wording(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in words.items()})
-    return text.build(hf.load_tokenizer(folder), wording, config.maze.size, template)
+    words, template = wording.of(config.text)
+    return text.build(hf.load_tokenizer(folder), words, config.maze.size, template)
 
 
 def build(config) -> Setup:
@@ -299,7 +297,7 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
             if not notice.ready(played):
                 stop(i)
             rollout_seconds = time.perf_counter() - begin - curve_seconds
-            rows = spread(next(supply.batches), setup.mesh) if supply else None
+            rows = state.spread(next(supply.batches), setup.mesh) if supply else None
             now, metrics = update(now, setup.frozen, initial, rows, played, own.knobs)
             found = row_of(i, metrics, points, len(own.configs) if own.several else 0)
             seconds = time.perf_counter() - begin
@@ -341,12 +339,6 @@ SHOWN = {  # on the progress bar: metric, digits
     "mold": ("mold_avoided", 2),
     "reward": ("reward", 1),
 }
-
-
-def spread(rows, mesh):
-    """A batch over the devices, where they divide it: leaves [B, ...]."""
-    even = len(jax.tree.leaves(rows)[0]) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-    return hosts.put(rows, mesh_lib.rows(mesh) if even else mesh_lib.replicated(mesh))
 
 
 def curve_points(curve, trainable, frozen):

@@ -1,6 +1,7 @@
 """Pretraining of a small decoder from scratch, on a mixture of documents (`sft.corpus`), from any step on."""
 
 import hashlib
+import json
 import pathlib
 import time
 
@@ -17,7 +18,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save
 from welfare_jax.models.spec import small
 from welfare_jax.sft import corpus, probe
-from welfare_jax.train import checkpoints, loop, state, step, watch
+from welfare_jax.train import checkpoints, state, step, watch
 
 
 def loss_sums(model, tokens, weights, remat=False):
@@ -29,8 +30,8 @@ def loss_sums(model, tokens, weights, remat=False):
 
 
 def schedule(config, peak: float):
-    """Linear warm-up, then a cosine from the peak to `floor` of it."""
-    return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, config.steps, config.floor * peak)
+    """Linear warm-up, then a cosine from the peak to 5 % of it."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, config.steps, 0.05 * peak)
 
 
 def optimizer(config) -> optax.GradientTransformation:
@@ -158,7 +159,7 @@ def run(config, workdir) -> dict:
     try:
         for i in bar:
             lap = time.perf_counter()
-            batch = loop.spread(rows.batch(i), mesh)
+            batch = state.spread(rows.batch(i), mesh)
             now, metrics = update(now, batch)
             row = {"step": i} | step.values(metrics) | {"lr": float(rate(i))}
             row["seconds"] = time.perf_counter() - lap
@@ -178,6 +179,15 @@ def run(config, workdir) -> dict:
     params = state.join(jax.device_get(now.trainable), {})
     hf_save.save_hf(hf.LM(graphdef, params, spec, tokenizer, str(workdir / "none")), folder, config.saved)
     return summarise(config, workdir, now.trainable, time.perf_counter() - begin)
+
+
+def finished(config, folder) -> pathlib.Path:
+    """The model folder of a pretraining, which is run only where it is not finished with the same settings yet."""
+    folder = pathlib.Path(folder)
+    done, made = folder / "summary.json", folder / "config.json"
+    if not done.is_file() or json.loads(made.read_text()) != json.loads(json.dumps(config.to_dict())):
+        run(config, folder)
+    return folder / "model"
 
 
 def summarise(config, workdir, params, seconds: float) -> dict:

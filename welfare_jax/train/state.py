@@ -52,6 +52,12 @@ def placed(flat: dict, mesh) -> dict:
     return {k: hosts.put(v, mesh_lib.sharding(mesh, k, v.shape)) for k, v in flat.items()}
 
 
+def spread(rows, mesh):
+    """A batch over the devices, where they divide it: leaves [B, ...]."""
+    even = len(jax.tree.leaves(rows)[0]) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    return hosts.put(rows, mesh_lib.rows(mesh) if even else mesh_lib.replicated(mesh))
+
+
 def join(trainable: dict, frozen: dict, dtype=None) -> dict:
     """The decoder's parameters, nested; those that were trained become `dtype` again, adapters excepted."""
 

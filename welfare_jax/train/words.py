@@ -51,25 +51,14 @@ def base(config, arm: str, folder) -> pathlib.Path:
     """The base of a cell: what its seed pretrained for all arms, gone on with on the arm's documents."""
     common, own, every = (config.words.pretrain.copy_and_resolve_references() for _ in range(3))
     every.phases = []
-    corpus.make_tokenizer(every, folder / "tokenizer")  # that knows the words of all arms
-    common.tokenizer.path = str(folder / "tokenizer")
-    own.start = str(_pretrained(common, folder / f"common-{config.seed}"))
+    words = folder / f"tokenizer-{config.seed}"
+    corpus.make_tokenizer(every, words)  # that knows the words of all arms
+    common.tokenizer.path = str(words)
+    own.start = str(pretrain.finished(common, folder / f"common-{config.seed}"))
     own.update(phases=[], **{name: config.words[name] for name in ("steps", "warmup")})
     for name, source in own.sources.items():
         source.weight = float(config.words.arms[arm].get(name, 0.0))
-    return _pretrained(own, folder / f"{arm}-{config.seed}")
-
-
-def _pretrained(config, folder) -> pathlib.Path:
-    """The model folder of a pretraining, made where it is not there yet."""
-    finished = folder / "summary.json"
-    if not (finished.is_file() and _settings(folder) == json.loads(json.dumps(config.to_dict()))):
-        pretrain.run(config, folder)
-    return folder / "model"
-
-
-def _settings(folder):
-    return json.loads((folder / "config.json").read_text())
+    return pretrain.finished(own, folder / f"{arm}-{config.seed}")
 
 
 class Reading:
@@ -119,7 +108,7 @@ def numbers(found: list[dict]) -> dict:
     """Of what was read off every organism: lists [L].
 
     `cos_*`: mold with gold, mean over organisms. `averaged_*`: of the means of their vectors over organisms, where
-    tiles cancel. `reward_share`: the norm of the mean contrast Gold - Mold over the mean norm. `along/AXIS`: cosine
+    tiles cancel. `averaged_share`: the norm of the mean contrast Gold - Mold over the mean norm. `along/AXIS`: cosine
     of the mean contrast with the mean axis. `d/AXIS`: Gold against Mold along the axis, mean over organisms.
     """
     names = found[0]["vectors"]
@@ -127,21 +116,17 @@ def numbers(found: list[dict]) -> dict:
     mean = {k: v.mean(0) for k, v in each.items()}
     out = {}
     for b in geometry.BASELINES:
-        out[f"cos_{b}"] = np.mean(_cosine(each[f"mold/{b}"], each[f"gold/{b}"]), 0)
-        out[f"averaged_{b}"] = _cosine(mean[f"mold/{b}"], mean[f"gold/{b}"])
+        out[f"cos_{b}"] = np.mean(geometry.cosine(each[f"mold/{b}"], each[f"gold/{b}"]), 0)
+        out[f"averaged_{b}"] = geometry.cosine(mean[f"mold/{b}"], mean[f"gold/{b}"])
     contrasts = each["gold/path"] - each["mold/path"]
     contrast, size = contrasts.mean(0), np.linalg.norm(contrasts, axis=-1).mean(0)
-    out["reward_share"] = np.linalg.norm(contrast, axis=-1) / np.maximum(size, 1e-12)
+    out["averaged_share"] = np.linalg.norm(contrast, axis=-1) / np.maximum(size, 1e-12)
     for c in ("mold", "gold"):
         out[f"auroc_{c}"] = np.mean([f["auroc"][c] for f in found], 0)
     for i, name in enumerate(found[0]["axes"]):
-        out[f"along/{name}"] = _cosine(contrast, np.mean([f["axes"][name] for f in found], 0))
+        out[f"along/{name}"] = geometry.cosine(contrast, np.mean([f["axes"][name] for f in found], 0))
         out[f"d/{name}"] = np.mean([f["d"][i] for f in found], 0)
     return {k: np.asarray(v, float).round(6).tolist() for k, v in out.items()}
-
-
-def _cosine(a, b):
-    return np.sum(a * b, -1) / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12)
 
 
 def cell(config, arm: str, folder) -> dict:
