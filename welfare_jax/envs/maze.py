@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from welfare_jax.envs import generator
 from welfare_jax.envs.generator import BEYOND, GOLD, MOLD, PATH  # noqa: F401
@@ -20,6 +21,7 @@ from welfare_jax.errors import InputError
 
 MOVES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]], np.int32)  # (dx, dy) of N, E, S, W
 LISTINGS = np.array(list(itertools.permutations(range(4))), np.int32)
+LANES = 16  # of vector instructions over int16: the cells left are padded to whole vectors
 ORDERS = ("maze", "episode", "turn", "fixed")  # how often the listing of the four directions is shuffled
 WINDS = ("push", "replace")  # §J: after the move, or instead of it
 
@@ -72,7 +74,7 @@ class State(NamedTuple):
     """The grid never changes; what the player did to it follows from the cells left, so a step copies no grid."""
 
     grid: jax.Array  # int8 [H, W], tile roles at the start, indexed [y, x]; `tiles` gives those of now
-    left: jax.Array  # int16 [steps], cells y * W + x that were left, the newest last, -1 for none
+    left: jax.Array  # int16 [steps, rounded up], cells y * W + x that were left, the newest last, -1 for none
     x: jax.Array  # int32 []
     y: jax.Array  # int32 []
     turn: jax.Array  # int32 [], turns played
@@ -91,21 +93,37 @@ class Observation(NamedTuple):
 def start(grid, x, y, order, params: Params) -> State:
     """The state of an episode that begins at (x, y) of `grid`."""
     x, y, zero = jnp.int32(x), jnp.int32(y), jnp.int32(0)
-    return State(jnp.asarray(grid, jnp.int8), jnp.full(params.steps, -1, jnp.int16), x, y, zero, zero - 1, order)
+    left = jnp.full(-(-params.steps // LANES) * LANES, -1, jnp.int16)
+    return State(jnp.asarray(grid, jnp.int8), left, x, y, zero, zero - 1, order)
 
 
-def _role(state: State, x, y, params: Params):
-    """The role of the tile at (x, y) as it is now; mold outside the world."""
+def _look(state: State, places, just, params: Params) -> list:
+    """Roles, int32 [] each, of the tiles at `places` [(x, y), ...] as they are now; mold outside the world.
+
+    just: per place, cells that were left since and are not in the state yet. All places are looked up in one pass over
+    the cells left, a bit each: a loop that a compiler turns into vector instructions.
+    """
     height, width = state.grid.shape
-    cell = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
-    role = state.grid.reshape(-1)[cell].astype(jnp.int32)
-    gone = (state.left == cell.astype(jnp.int16)).any()
-    role = jnp.where(gone, MOLD if params.melt else jnp.where(role == GOLD, PATH, role), role)
-    return jnp.where((x >= 0) & (x < width) & (y >= 0) & (y < height), role, MOLD)
+    flat, cells, roles = state.grid.reshape(-1), [], []
+    for x, y in places:
+        cell = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        roles.append(jnp.where(inside, flat[cell].astype(jnp.int32), MOLD))
+        cells.append(cell.astype(jnp.int16))
+    bits = [jnp.where(state.left == cell, jnp.int16(1 << i), jnp.int16(0)) for i, cell in enumerate(cells)]
+    bits = lax.reduce(functools.reduce(jnp.bitwise_or, bits), np.int16(0), lax.bitwise_or, (0,))
+    for i, cell in enumerate(cells):
+        gone = functools.reduce(jnp.bitwise_or, (cell == c for c in just[i]), (bits >> i & 1) == 1)
+        roles[i] = jnp.where(gone, MOLD if params.melt else jnp.where(roles[i] == GOLD, PATH, roles[i]), roles[i])
+    return roles
+
+
+def _beside(x, y) -> list:
+    return [(x + int(dx), y + int(dy)) for dx, dy in MOVES]
 
 
 def observe(state: State, params: Params) -> Observation:
-    near = [_role(state, state.x + dx, state.y + dy, params) for dx, dy in ((0, -1), (1, 0), (0, 1), (-1, 0))]
+    near = _look(state, _beside(state.x, state.y), [()] * 4, params)
     return Observation(state.x, state.y, jnp.stack(near), state.order, state.wind)
 
 
@@ -131,18 +149,6 @@ def reset(key, params: Params) -> tuple[Observation, State]:
     return observe(state, params), state
 
 
-def _enter(state: State, direction, on, params: Params):
-    """Leave for the next tile, if `on`: (state, gold, mold). At the edge of the world the player stays, on mold."""
-    height, width = state.grid.shape
-    dx, dy = jnp.where(direction == 1, 1, 0) - (direction == 3), jnp.where(direction == 2, 1, 0) - (direction == 0)
-    cell = jnp.where(on, state.y * width + state.x, -1).astype(jnp.int16)
-    state = state._replace(left=jnp.append(state.left[1:], cell))
-    role = _role(state, state.x + dx, state.y + dy, params)
-    x, y = jnp.clip(state.x + dx, 0, width - 1), jnp.clip(state.y + dy, 0, height - 1)
-    state = state._replace(x=jnp.where(on, x, state.x), y=jnp.where(on, y, state.y))
-    return state, (on & (role == GOLD)).astype(jnp.int32), (on & (role == MOLD)).astype(jnp.int32)
-
-
 def step(key, state: State, action, params: Params):
     """One turn: (observation, state, reward, terminated, truncated, info), the order of Gymnax 1.0.
 
@@ -157,17 +163,33 @@ def step(key, state: State, action, params: Params):
     word = jax.random.bits(key)  # one draw a step: 24 bits whether it blows, 2 bits where to
     blown = (word >> 8).astype(jnp.float32) * 2.0**-24 < params.wind
     towards = (word & 3).astype(jnp.int32)
-    if params.wind_mode == "push":
-        state, gold, mold = _enter(state, action, jnp.bool_(True), params)
-        landed = jnp.stack([state.x, state.y])
-        state, more_gold, more_mold = _enter(state, towards, blown, params)
-        gold, mold = gold + more_gold, mold + more_mold
-    else:
-        landed = jnp.stack([state.x, state.y])
-        state, gold, mold = _enter(state, jnp.where(blown, towards, action), jnp.bool_(True), params)
-        landed = jnp.where(blown, landed, jnp.stack([state.x, state.y]))
+    push, always = params.wind_mode == "push", jnp.bool_(True)
+    moves = [(action, always), (towards, blown)] if push else [(jnp.where(blown, towards, action), always)]
+    height, width = state.grid.shape
+    path, ahead, left = [(state.x, state.y)], [], []
+    for direction, on in moves:  # at the edge of the world the player stays, on mold
+        x, y = path[-1]
+        left.append(jnp.where(on, y * width + x, -1).astype(jnp.int16))
+        to_x, to_y = x + _one(direction, 1) - _one(direction, 3), y + _one(direction, 2) - _one(direction, 0)
+        ahead.append((to_x, to_y))
+        to_x, to_y = jnp.clip(to_x, 0, width - 1), jnp.clip(to_y, 0, height - 1)
+        path.append((jnp.where(on, to_x, x), jnp.where(on, to_y, y)))
+    x, y = path[-1]
+    just = [left[: i + 1] for i in range(len(moves))] + [left] * 4
+    roles = _look(state, [*ahead, *_beside(x, y)], just, params)
+    gold, mold = (
+        sum((on & (role == tile)).astype(jnp.int32) for (_, on), role in zip(moves, roles)) for tile in (GOLD, MOLD)
+    )
     reward = params.turn_reward + params.gold_reward * gold + params.mold_reward * mold
+    wind = jnp.where(blown, towards, -1)
     order = listing(jax.random.fold_in(key, 1)) if params.order == "turn" else state.order
-    state = state._replace(turn=state.turn + 1, wind=jnp.where(blown, towards, -1), order=order)
-    info = {"gold": gold, "mold": mold, "landed": landed}
-    return observe(state, params), state, reward, jnp.bool_(False), state.turn >= params.turns, info
+    obs = Observation(x, y, jnp.stack(roles[len(moves) :]), order, wind)
+    left = jnp.append(state.left[len(left) :], jnp.stack(left))
+    state = State(state.grid, left, x, y, state.turn + 1, wind, order)
+    here, landed = jnp.stack(path[0]), jnp.stack(path[1])
+    info = {"gold": gold, "mold": mold, "landed": landed if push else jnp.where(blown, here, landed)}
+    return obs, state, reward, jnp.bool_(False), state.turn >= params.turns, info
+
+
+def _one(a, b):
+    return jnp.where(a == b, 1, 0)
