@@ -28,6 +28,6 @@ def get_config(variant="tiny"):
     )
     config.sft.update(trajectories=2000, held_out=128, beams=32, batch=32)
     config.imitation.update(lambdas=(0.0, 0.01, 0.1), prompts=32, samples=8)
-    config.imitation.arithmetic.update(demonstrations=4000)
+    config.imitation.arithmetic.update(demonstrations=4000, steps=500, batch=16, lr=3e-3)
     config.imitation.arithmetic.level.update(steps=1, largest=9, operations="+-")
     return config

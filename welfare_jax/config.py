@@ -173,6 +173,9 @@ def imitation() -> ConfigDict:
             "demonstrations": 20_000,
             "level": {"steps": 2, "largest": 20, "operations": "+-*"},
             "max_new_tokens": 0,  # 0: what the longest demonstration needs
+            "steps": 0,
+            "batch": 0,
+            "lr": 0.0,  # 0: as train.steps, sft.batch, train.lr
         },
     }
     return config

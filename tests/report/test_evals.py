@@ -52,7 +52,7 @@ def rows(folder, name):
 def test_page(folder):
     page = (folder / "report.html").read_text()
     assert 'id="evals"' in page and 'id="reward"' not in page and "could not be shown" not in page
-    for said in ("v_mold, layer", "trained model", "Slopes on the strength", "Goal tracking", "Answers side by side",
+    for said in ("v_mold, layer 2", "trained model", "Slopes on the strength", "Goal tracking", "Answers side by side",
                  "slope, as a share of the steepest", "Judge: script", "sentiment: 0 of"):  # fmt: skip
         assert said in page, said
     assert page.count("<svg") == 2 and "<script>alert" not in page and "&lt;script&gt;alert" in page

@@ -65,9 +65,10 @@ def colour(name: str, names) -> str:
     return OTHERS[rest.index(name) % len(OTHERS)] if name in rest else style.UNTRAINED
 
 
-def crossing(columns: dict) -> Figure:
+def crossing(columns: dict, chosen: dict) -> Figure:
     """A row a model, a column an evaluation: means over strength, controls dashed, cohorts as a band; below, the
-    incoherent share. Each vector at its own layer (the first listed, in a sweep), steered at the first place."""
+    incoherent share. Each vector at its own layer (chosen: {vector: layer}; the first listed where that one was not
+    steered), at the first place."""
     rows = primary(columns)
     evaluations = [e for e in TITLES if any(r["evaluation"] == e for r in rows)]
     models = list(dict.fromkeys(r["model"] for r in rows))
@@ -80,7 +81,7 @@ def crossing(columns: dict) -> Figure:
         for k, evaluation in enumerate(evaluations):
             mine = [r for r in rows if (r["model"], r["evaluation"]) == (model, evaluation)]
             top, low = axes[2 * i][k], axes[2 * i + 1][k]
-            _panel(top, low, mine)
+            _panel(top, low, mine, chosen)
             top.set_title(f"{TITLES[evaluation]}\n{model} model", fontsize=8.5)
             low.set(ylim=(0, 1), yticks=(0, 1), xticks=sorted({r["alpha"] for r in rows}))
             if k == 0:
@@ -94,14 +95,15 @@ def crossing(columns: dict) -> Figure:
     return figure
 
 
-def _panel(top, low, rows):
+def _panel(top, low, rows, chosen):
     names = [r["vector"] for r in rows if r["kind"] in ("vector", "untrained")]
     zero = [r for r in rows if r["kind"] == "none"]
     steered = {}
     for r in rows:
         if r["vector"]:
             steered.setdefault((r["vector"], r["kind"], r["layer"], r["where"]), []).append(r)
-    one_each = {name: at for name, *at in reversed(list(steered))}  # the first layer and place of each vector
+    own = lambda key: key[2] != chosen.get(key[0])
+    one_each = {name: at for name, *at in reversed(sorted(steered, key=own))}
     cohorts = {}
     for (name, kind, layer, where), mine in steered.items():
         if one_each[name] != [kind, layer, where]:
@@ -128,6 +130,11 @@ def _panel(top, low, rows):
         hatch = {"random": "", "orthogonal": "////"}[kind]
         top.fill_between(x, *edges, color=style.UNTRAINED, alpha=0.25, linewidth=0, hatch=hatch,
                          label=f"{len(lines)} {kind}, norm-matched")  # fmt: skip
+
+
+def _chosen(run: Run) -> dict:
+    vectors = run.evals.get("vectors")
+    return {k: v.get("layer") for k, v in vectors.items() if isinstance(v, dict)} if isinstance(vectors, dict) else {}
 
 
 def sweep(columns: dict) -> Figure:
@@ -170,7 +177,7 @@ def section(run: Run, built: dict) -> str:
     out = [_judged(run)]
     if "evals_cells" in built:
         out.append(embed(
-            (crossing, built["evals_cells"]),
+            (crossing, built["evals_cells"], _chosen(run)),
             "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X "
             "at strength zero and leave the grey band of norm-matched random directions. Dashed: the same from the "
             "untrained model, with equal norm. Shaded: 95 % intervals over prompts. The bars below show how many "

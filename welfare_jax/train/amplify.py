@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
-from tqdm import tqdm
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
@@ -24,7 +23,7 @@ from welfare_jax.models import hf, stops
 from welfare_jax.rl import attempts
 from welfare_jax.sft import corpus
 from welfare_jax.text import arithmetic, tiny_world
-from welfare_jax.train import checkpoints, freeform, loop, pretrain, state, stats, step, watch
+from welfare_jax.train import checkpoints, freeform, loop, pretrain, record, state, stats, step
 from welfare_jax.train.algorithms import ALGORITHMS
 
 STYLES = (*arithmetic.FORMATS, arithmetic.OTHER)
@@ -165,16 +164,10 @@ class Cell:
     def run(self, workdir) -> dict:
         """Train, or continue; returns the summary of the cell."""
         config, cfg, workdir = self.config, self.config.train, pathlib.Path(workdir)
-        saved = checkpoints.Checkpoints(workdir, cfg.keep)
-        first, self.now, _ = saved.restore(self.now, config.to_dict())
-        runtime.write_json(workdir / "config.json", config.to_dict())
         needs = cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart
-        log = checkpoints.MetricsLog(workdir / "metrics.jsonl", first)
-        guard = watch.Guard(cfg.spike, checkpoints.read_metrics(workdir / "metrics.jsonl"))
-        board = watch.Board(workdir / "tensorboard", first)
-        bar = tqdm(range(first, cfg.steps), desc=workdir.name, initial=first, total=cfg.steps, unit="step")
-        try:
-            for i in bar:
+        with record.Record(workdir, self.now, config.to_dict(), cfg, workdir.name) as run:
+            self.now = run.now
+            for i in run:
                 begin = time.perf_counter()
                 measured = self.measure() if i % config.measure.every == 0 else {}
                 lap = time.perf_counter()
@@ -186,16 +179,10 @@ class Cell:
                 row = {"step": i} | step.values(metrics) | seen | measured
                 row |= {"seconds": time.perf_counter() - begin, "sample_seconds": sampled - lap}
                 row |= {"measure_seconds": lap - begin}
-                guard.check(row, saved.manager.latest_step())
-                log.write(row)
-                board.write(row)
-                bar.set_postfix(reward=f"{row['reward']:.2f}", **{s: f"{row[f'share_{s}']:.2f}" for s in STYLES[:3]})
-                if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
-                    saved.save(i + 1, self.now, config.to_dict())
-            log.write({"step": cfg.steps} | self.measure())
-        finally:
-            for sink in (log, board, saved):
-                sink.close()
+                run.check(row)
+                shares = {s: f"{row[f'share_{s}']:.2f}" for s in STYLES[:3]}
+                run.write(row, self.now, reward=f"{row['reward']:.2f}", **shares)
+            run.log.write({"step": cfg.steps} | self.measure())
         summary = summarise(config, checkpoints.read_metrics(workdir / "metrics.jsonl"))
         runtime.write_json(workdir / "summary.json", summary)
         return summary

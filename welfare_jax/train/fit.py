@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from welfare_jax import mesh as mesh_lib
-from welfare_jax import runtime
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf
 from welfare_jax.rl import objectives
-from welfare_jax.train import checkpoints, state, step, watch
+from welfare_jax.train import checkpoints, record, state, step
 
 
 class Base(NamedTuple):
@@ -101,25 +99,14 @@ class Trainer:
         cfg, mesh, folder = self.cfg, self.base.mesh, pathlib.Path(folder)
         trainable = jax.tree.map(jnp.copy, self.base.initial)  # the update gives its input's memory away
         now = jax.device_put(state.State(jnp.int32(0), trainable, self.tx.init(trainable)), self.places)
-        saved = checkpoints.Checkpoints(folder, cfg.keep)
-        start, now, _ = saved.restore(now, settings)
-        runtime.write_json(folder / "config.json", settings)
-        log = checkpoints.MetricsLog(folder / "metrics.jsonl", start)
-        guard = watch.Guard(cfg.spike, checkpoints.read_metrics(folder / "metrics.jsonl"))
-        bar = tqdm(range(start, cfg.steps), desc=label, initial=start, total=cfg.steps, unit="step")
-        try:
-            for i in bar:
+        with record.Record(folder, now, settings, cfg, label) as run:
+            now = run.now
+            for i in run:
                 begin = time.perf_counter()
                 now, metrics = self.update(now, self.base.frozen, jax.device_put(batch(i), mesh_lib.rows(mesh)))
                 row = {"step": i} | step.values(metrics) | {"seconds": time.perf_counter() - begin}
-                guard.check(row, saved.manager.latest_step())
-                log.write(row)
-                bar.set_postfix(loss=f"{row['loss']:.3f}")
-                if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
-                    saved.save(i + 1, now, settings)
-        finally:
-            for sink in (log, saved):
-                sink.close()
+                run.check(row)
+                run.write(row, now, loss=f"{row['loss']:.3f}")
         return now.trainable
 
 

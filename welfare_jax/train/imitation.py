@@ -108,7 +108,11 @@ class Arithmetic:
         self.trainer = fit.Trainer(self.base, self.loss(), ConfigDict(self._train()))
 
     def _train(self) -> dict:
-        return self.config.train.to_dict() | {"batch": self.config.sft.batch}
+        """The settings of training, with this task's own where it has any."""
+        own, out = self.config.imitation.arithmetic, self.config.train.to_dict()
+        batch = own.batch or self.config.sft.batch
+        out |= {"batch": batch, "micro_batch": min(batch, out["micro_batch"]), "lr": own.lr or out["lr"]}
+        return out | ({"steps": own.steps, "schedule_steps": own.steps} if own.steps else {})
 
     @property
     def end(self) -> int:
@@ -138,7 +142,7 @@ class Arithmetic:
         return loss
 
     def train(self, workdir, lam: float) -> dict:
-        order = fit.shuffled(len(self.shown.tokens), self.config.seed, self.config.sft.batch)
+        order = fit.shuffled(len(self.shown.tokens), self.config.seed, self.trainer.cfg.batch)
         kept = ("seed", "model", "mesh", "text", "train", "sft")
         settings = {k: v for k, v in self.config.to_dict().items() if k in kept}
         settings |= {"arithmetic": self.config.imitation.arithmetic.to_dict(), "soft_q": lam}

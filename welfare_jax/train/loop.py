@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from tqdm import tqdm
 
-from welfare_jax import hosts, runtime
+from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError, Unfinished
@@ -19,7 +18,7 @@ from welfare_jax.models import decoder, hf
 from welfare_jax.rl import objectives
 from welfare_jax.text import pieces as text
 from welfare_jax.text import wording
-from welfare_jax.train import checkpoints, intervene, organisms, parallel, state, step, supervised, watch
+from welfare_jax.train import checkpoints, intervene, organisms, parallel, record, state, step, supervised, watch
 from welfare_jax.train.algorithms import ALGORITHMS
 
 
@@ -261,31 +260,23 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
         extra = (own.tiles,) if own.several else ()
         return collect(now.trainable, setup.frozen, fold(own.keys, key_number), i, cfg.temperature, *extra)[0]
 
+    at = supply.batches.get_state if supply else None
     with contextlib.ExitStack() as stack:
-        saved = stack.enter_context(checkpoints.Checkpoints(workdir, cfg.keep))
-        start, now, at = saved.restore(now, config.to_dict())  # refuses other settings before anything is written
-        if supply and at:
-            supply.batches.set_state(at)
-        runtime.write_json(workdir / "config.json", config.to_dict())
-        log = stack.enter_context(checkpoints.MetricsLog(workdir / "metrics.jsonl", start))
-        board = stack.enter_context(contextlib.closing(watch.Board(workdir / "tensorboard", start)))
-        best = stack.enter_context(watch.Best(workdir, log.before)) if cfg.eval_every else None
-        guard, notice = watch.Guard(cfg.spike, log.before), stack.enter_context(watch.Notice())
-        shown = {"initial": start, "total": cfg.steps, "unit": "step", "disable": not hosts.first()}
-        bar = stack.enter_context(tqdm(range(start, cfg.steps), "training", **shown))
-
-        def save(done):
-            saved.save(done, now, config.to_dict(), supply.batches.get_state() if supply else None)
+        run = stack.enter_context(record.Record(workdir, now, config.to_dict(), cfg))
+        best = stack.enter_context(watch.Best(workdir, run.log.before)) if cfg.eval_every else None
+        notice, now = stack.enter_context(watch.Notice()), run.now
+        if supply and run.data:
+            supply.batches.set_state(run.data)
 
         def stop(done):
             """Save what is done, unless it is saved, and end the run."""
-            if done and done not in saved.manager.all_steps():
-                save(done)
-            saved.wait()
+            if done and done not in run.saved.manager.all_steps():
+                run.save(done, now, at)
+            run.saved.wait()
             kept = f"checkpoint {done} is saved" if done else "nothing was trained yet"
             raise Unfinished(f"asked to end: {kept}; the same command continues from there")
 
-        for i in bar:
+        for i in run:
             if notice.reached(i):
                 stop(i)
             begin = time.perf_counter()
@@ -302,15 +293,12 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
             found = row_of(i, metrics, points, len(own.configs) if own.several else 0)
             seconds = time.perf_counter() - begin
             found |= timing(found, cfg, seconds, rollout_seconds, curve_seconds, len(own.configs))
-            guard.check(found, saved.manager.latest_step())
+            run.check(found)
             if best and ((i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps):
                 found = evaluate(found, play(2, 0), own.several)
                 best.offer(i + 1, found["eval_reward"], now.trainable, config.to_dict())
-            log.write(found)
-            board.write(found)
-            bar.set_postfix({k: f"{found[v]:.{d}f}" for k, (v, d) in SHOWN.items() if found.get(v) is not None})
-            if (i + 1) % cfg.checkpoint_every == 0 or i + 1 == cfg.steps:
-                save(i + 1)
+            shown = {k: f"{found[v]:.{d}f}" for k, (v, d) in SHOWN.items() if found.get(v) is not None}
+            run.write(found, now, at, **shown)
         if notice.reached(cfg.steps):
             stop(cfg.steps)
     if own.several:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 from optax import contrib
-from tqdm import tqdm
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
@@ -18,7 +18,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save
 from welfare_jax.models.spec import small
 from welfare_jax.sft import corpus, probe
-from welfare_jax.train import checkpoints, state, step, watch
+from welfare_jax.train import checkpoints, record, state, step
 
 
 def loss_sums(model, tokens, weights, remat=False):
@@ -132,7 +132,6 @@ def run(config, workdir) -> dict:
     workdir, folder, begin = pathlib.Path(workdir), pathlib.Path(workdir) / "model", time.perf_counter()
     corpus.phases(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    saved = checkpoints.Checkpoints(workdir, config.train.keep)
     if config.start:
         lm = hf.load(config.start, "float32")
         tokenizer, spec, graphdef, params = lm.tokenizer, lm.spec, lm.graphdef, lm.params
@@ -144,38 +143,26 @@ def run(config, workdir) -> dict:
     params, _ = state.split(params, ".*")
     now = state.State(jnp.int32(0), params, tx.init(params))
     places = state.shardings(mesh, now)
-    start, now, at = saved.restore(jax.device_put(now, places), config.to_dict())
-    if at:
-        rows.set_state(at)
-    runtime.write_json(workdir / "config.json", config.to_dict())
     update = jax.jit(
         make_update(graphdef, tx, config), donate_argnums=0, out_shardings=(places, mesh_lib.replicated(mesh))
     )
     rate, exam = schedule(config, config.lr), Exam(graphdef, config, tokenizer, rows)
-    log = checkpoints.MetricsLog(workdir / "metrics.jsonl", start)
-    guard = watch.Guard(config.train.spike, checkpoints.read_metrics(workdir / "metrics.jsonl"))
-    board = watch.Board(workdir / "tensorboard", start)
-    bar = tqdm(range(start, config.steps), desc="pretraining", initial=start, total=config.steps, unit="step")
-    try:
-        for i in bar:
+    cfg = ConfigDict(config.train.to_dict() | {"steps": config.steps})
+    with record.Record(workdir, jax.device_put(now, places), config.to_dict(), cfg, "pretraining") as run:
+        now = run.now
+        if run.data:
+            rows.set_state(run.data)
+        for i in run:
             lap = time.perf_counter()
             batch = state.spread(rows.batch(i), mesh)
             now, metrics = update(now, batch)
             row = {"step": i} | step.values(metrics) | {"lr": float(rate(i))}
             row["seconds"] = time.perf_counter() - lap
             row["tokens_per_s"] = row["tokens"] / row["seconds"]
-            guard.check(row, saved.manager.latest_step())
-            last = i + 1 == config.steps
-            if last or (i + 1) % config.probe_every == 0:
+            run.check(row)
+            if i + 1 == config.steps or (i + 1) % config.probe_every == 0:
                 row |= exam(now.trainable)
-            log.write(row)
-            board.write(row)
-            bar.set_postfix(loss=f"{row['loss']:.3f}")
-            if last or (i + 1) % config.train.checkpoint_every == 0:
-                saved.save(i + 1, now, config.to_dict(), rows.get_state())
-    finally:
-        for sink in (log, board, saved):
-            sink.close()
+            run.write(row, now, rows.get_state, loss=f"{row['loss']:.3f}")
     params = state.join(jax.device_get(now.trainable), {})
     hf_save.save_hf(hf.LM(graphdef, params, spec, tokenizer, str(workdir / "none")), folder, config.saved)
     return summarise(config, workdir, now.trainable, time.perf_counter() - begin)
