@@ -64,13 +64,19 @@ def test_tiles_cancel_and_reward_stays():
 
 def test_over_seeds_by_hand():
     cells = [
-        {"arm": arm, "read": {m: {"": {"x": [a * k, 1.0]}} for m, k in (("untrained", 1), ("trained", 3))}}
-        for arm, a in (("with", 1.0), ("with", 2.0), ("without", 5.0))
+        {
+            "arm": arm,
+            "seed": seed,
+            "read": {m: {"": {"x": [a * k, 1.0]}} for m, k in (("untrained", 1), ("trained", 3))},
+        }
+        for arm, seed, a in (("with", 0, 1.0), ("with", 1, 2.0), ("without", 1, 5.0))
     ]
     found = words.over_seeds(cells)
     assert found["with"]["trained"][""]["x"][0]["mean"] == 4.5 and found["with"]["change"][""]["x"][0]["mean"] == 3.0
     half = 12.7062 * np.std([2.0, 4.0], ddof=1) / np.sqrt(2)  # t with one degree of freedom
     assert found["with"]["change"][""]["x"][0]["high"] == pytest.approx(3.0 + half, rel=1e-4)
+    assert found["without"]["difference"][""]["x"][0]["mean"] == 2 * 2.0 - 2 * 5.0
+    assert "difference" not in found["with"]
     assert found["without"]["untrained"][""]["x"][0] == {"mean": 5.0, "low": None, "high": None, "n": 1}
 
 

@@ -10,10 +10,13 @@ from welfare_jax.report.svg import embed
 COLOURS = (style.REST, style.PATH_BASELINE, style.MOLD, style.GOLD)
 FINAL = "the final letter"
 MEANING = {
-    "cos_rest": "cos(v_mold, v_gold)", "cos_path": "the same, Path baseline",
-    "averaged_path": "with tiles averaged out",
-    "averaged_share": "share of Gold - Mold left with tiles averaged out",
+    "cos_rest": "cos(v_mold, v_gold)", "cos_path": "cos(v_mold, v_gold), Path",
+    "averaged_path": "that of the averages", "averaged_share": "share left in the average",
     "auroc_mold": "AUROC of Mold", "auroc_gold": "of Gold",
+}  # fmt: skip
+
+WHEN = {
+    "untrained": "{arm}, before", "trained": "{arm}, after", "difference": "change of {first} less {arm}",
 }  # fmt: skip
 
 
@@ -120,7 +123,7 @@ def alignment(columns: dict, names, questions) -> Figure:
                     markerfacecolor=colour if j else "white", elinewidth=0.9,
                     label=f"{arm} accounts, {model}",
                 )  # fmt: skip
-        ax.set_ylabel(name if q == 0 else "", fontsize=8)
+        ax.set_ylabel(MEANING.get(name, name) if q == 0 else "", fontsize=8)
         ax.set_xticks(sorted(set(columns["layer"])))
         if r == 0:
             ax.set_title(f"read at {_where(question)}")
@@ -155,24 +158,26 @@ def section(run: Run, built: dict) -> str:
         f"Layer {layer}. Reward, then the turn of v_gold towards success and of v_mold away from it; a line a seed."
     )
     out += embed((recruitment, built["words_curve"], layer, common, questions), caption, "words_curve")
-    shown = ["averaged_share", *(f"{k}/{a}" for a in common for k in ("along", "d"))]
+    shown = ["cos_path", "averaged_path", "averaged_share", *(f"{k}/{a}" for a in common for k in ("along", "d"))]
     caption = (
-        "Gold - Mold in the mean over organisms: its share that is not tiles, its cosine with success (along), and "
-        "how far Gold-final walks lie above Mold-final ones on that axis (Cohen's d)."
+        "The cosine of v_mold and v_gold against Path, of each organism and of their means (averaged). Gold - Mold in "
+        "the mean over organisms: its share that is left, its cosine with success (along), and how far Gold-final "
+        "walks lie above Mold-final ones on that axis (Cohen's d)."
     )
     out += embed((alignment, built["words_seeds"], shown, questions), caption, "words_seeds")
+    columns = [(a, m) for a, own in over.items() for m in own if m != "change"]
     for question in questions:
         names = [k for k in (*MEANING, *(f"{k}/{a}" for a in axes for k in ("along", "d"))) if k in first[question]]
         rows = [
             (
                 esc(MEANING.get(k, k)),
-                *(_told(over[a][m][question][k][layer]) for a in over for m in ("untrained", "trained")),
+                *(_told(over[a][m][question][k][layer]) for a, m in columns),
             )
             for k in names
         ]
         heads = (
             f"read at {_where(question)}, layer {layer}",
-            *(f"{a}, {m}" for a in over for m in ("before", "after")),
+            *(WHEN[m].format(arm=a, first=next(iter(over))) for a, m in columns),
         )
         out += table(heads, rows, numeric=range(1, len(heads)))
     return (

@@ -177,25 +177,34 @@ def _curve(program, readings: dict, found: dict):
 
 
 def over_seeds(found: list[dict]) -> dict:
-    """{arm: {model: {question: {number: intervals over seeds, one a layer}}}}, and of each seed's change."""
-    out = {}
-    for arm in dict.fromkeys(c["arm"] for c in found):
-        mine = [c["read"] for c in found if c["arm"] == arm]
-        change = [
-            {
-                q: {k: np.subtract(v, r["untrained"][q][k]).tolist() for k, v in own.items()}
-                for q, own in r["trained"].items()
-            }
-            for r in mine
-        ]
-        parts = {name: [r[name] for r in mine] for name in ("untrained", "trained")} | {"change": change}
-        out[arm] = {
-            name: {
-                q: {k: [stats.interval(x) for x in zip(*(r[q][k] for r in rows))] for k in rows[0][q]} for q in rows[0]
-            }
-            for name, rows in parts.items()
-        }
+    """{arm: {what: {question: {number: intervals over seeds, one a layer}}}}.
+
+    what: the untrained and the trained model; "change" of each seed; and for every arm but the first "difference", of
+    the first arm's change less this arm's with the same seed.
+    """
+    arms = dict.fromkeys(c["arm"] for c in found)
+    read = {(c["arm"], c["seed"]): c["read"] for c in found}
+    change = {k: _less(r["trained"], r["untrained"]) for k, r in read.items()}
+    first, out = next(iter(arms)), {}
+    for arm in arms:
+        seeds = [s for a, s in read if a == arm]
+        parts = {name: [read[arm, s][name] for s in seeds] for name in ("untrained", "trained")}
+        parts["change"] = [change[arm, s] for s in seeds]
+        pairs = [(change[first, s], change[arm, s]) for s in seeds if (first, s) in change]
+        if arm != first and pairs:
+            parts["difference"] = [_less(a, b) for a, b in pairs]
+        out[arm] = {name: _intervals(rows) for name, rows in parts.items()}
     return out
+
+
+def _less(a: dict, b: dict) -> dict:
+    return {q: {k: np.subtract(v, b[q][k]).tolist() for k, v in own.items()} for q, own in a.items()}
+
+
+def _intervals(rows: list[dict]) -> dict:
+    return {
+        q: {k: [stats.interval(x) for x in zip(*(r[q][k] for r in rows))] for k in own} for q, own in rows[0].items()
+    }
 
 
 def run(config, workdir) -> dict:
