@@ -50,6 +50,21 @@ run() {
 # signal ended it. 1 and 2 (a mistake, bad input) would only happen again, and 130 was somebody's Ctrl-C.
 can_go_on() { (($1 == 75 || ($1 > 128 && $1 != 130))); }
 
+# persist SECONDS COMMAND ...: again after so long, as often as an interrupted run is started again; then exits.
+persist() {
+  local pause=$1 attempt status
+  shift
+  for ((attempt = 0; ; attempt++)); do
+    status=0
+    "$@" || status=$?
+    ((status)) || exit 0
+    can_go_on "$status" || exit "$status"
+    ((attempt < restarts)) || die "interrupted $restarts times: not started again"
+    say "interrupted (status $status): starting again"
+    sleep "$pause"
+  done
+}
+
 # The checkout as one file, without what belongs to this machine.
 archive=${TMPDIR:-/tmp}/welfare_jax.tar.gz
 pack() {

@@ -59,12 +59,4 @@ once() {
 
 [ -n "$dry" ] || mkdir -p logs
 send
-for ((attempt = 0; ; attempt++)); do
-  status=0
-  once "$@" || status=$?
-  ((status)) || exit 0
-  can_go_on "$status" || exit "$status"
-  ((attempt < restarts)) || die "interrupted $restarts times: not started again"
-  say "interrupted (status $status): starting again"
-  sleep 10
-done
+persist 10 once "$@"

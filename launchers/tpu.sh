@@ -48,8 +48,8 @@ obtain() {
   fi
   while now=$(state) && [ "$now" != ACTIVE ]; do
     case $now in
-      NONE) ask ;;
-      FAILED | SUSPENDED) give_back ;;
+      NONE) ask || return ;;
+      FAILED | SUSPENDED) give_back || return ;;
       *) say "$TPU is $now" && sleep 30 ;;
     esac
   done
@@ -88,14 +88,11 @@ if [ "${1:-}" = --delete ]; then
   give_back
   exit
 fi
-for ((attempt = 0; ; attempt++)); do
-  obtain
-  status=0
-  send || status=255
-  if ((status == 0)); then once "$@" || status=$?; fi
-  ((status)) || exit 0
-  can_go_on "$status" || exit "$status"
-  ((attempt < restarts)) || die "interrupted $restarts times: not started again"
-  say "interrupted (status $status): starting again"
-  sleep 30
-done
+
+attempt() {
+  obtain || exit
+  send || return 255
+  once "$@"
+}
+
+persist 30 attempt "$@"
