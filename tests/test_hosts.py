@@ -15,8 +15,9 @@ from welfare_jax.train import checkpoints
 
 STEPS = 5
 SETTINGS = {"train.steps": STEPS, "train.checkpoint_every": 2, "train.group_size": 4}
-# Plain gradient descent in small steps: Adam makes whole steps of what rounding leaves of a gradient that is zero.
-SETTINGS |= {"train.optimizer": "sgd", "train.lr": 3e-3}
+# Plain gradient descent: Adam makes whole steps of what rounding leaves of a gradient that is zero. A high
+# temperature: where a policy is sure, its gradient is what rounding leaves of one minus a probability.
+SETTINGS |= {"train.optimizer": "sgd", "train.lr": 0.03, "train.temperature": 10.0}
 
 
 def rows(workdir):
@@ -41,8 +42,7 @@ def alone(one_layer_dir, tmp_path_factory):
 def check_same(got, want):
     assert len(got) == len(want)
     for a, b in zip(got, want):
-        assert worlds.same(a, b, runs.TIMING | {"grad_norm"}), {k: (a.get(k), b[k]) for k in b if a.get(k) != b[k]}
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)  # a small difference of large terms
+        assert worlds.same(a, b, runs.TIMING), {k: (a.get(k), b[k]) for k in b if a.get(k) != b[k]}
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ compilation apart. Timings on shared machines are noisy: compare in one run, as 
 import argparse
 import functools
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -236,34 +237,33 @@ def env(b: Bench) -> dict:
     n, turns, count = b.args.envs, b.maze.turns, jax.device_count()
     if n % count:
         raise InputError(f"envs={n}: must be a multiple of the {count} devices that share them")
-    share = functools.partial(jax.shard_map, mesh=mesh_lib.make(0, 1, 1), out_specs=P("data"), check_vma=False)
+    share = functools.partial(
+        jax.shard_map, mesh=mesh_lib.make(0, 1, 1), in_specs=P("data"), out_specs=P("data"), check_vma=False
+    )
 
-    def episodes(states, keys, actions):
+    @jax.jit
+    def fresh(key):
+        return share(lambda keys: jax.vmap(maze.reset, (0, None))(keys, b.maze)[1])(jax.random.split(key, n))
+
+    @jax.jit
+    @share
+    def play(states, keys):
+        """Episodes on one device; their randomness is drawn at once, which costs less than a turn at a time."""
+        shape = (turns, n // count)
+
         def turn(states, drawn):
             obs, states, reward, *_ = jax.vmap(maze.step, (0, 0, 0, None))(drawn[0], states, drawn[1], b.maze)
             return states, (obs.neighbours.sum(), reward.sum())  # what a player would use is computed
 
-        return jax.tree.map(lambda a: a[None], jax.lax.scan(turn, states, (keys, actions))[1])
+        def episodes(key):
+            k_steps, k_actions = jax.random.split(key)
+            actions = jax.random.bits(k_actions, shape, jnp.uint8).astype(jnp.int32) % 4
+            return jax.lax.scan(turn, states, (jax.random.split(k_steps, shape), actions))[1]
 
-    @jax.jit
-    def fresh(key):
-        make = share(lambda keys: jax.vmap(maze.reset, (0, None))(keys, b.maze)[1], in_specs=P("data"))
-        return make(jax.random.split(key, n))
-
-    @jax.jit
-    def play(states, key):
-        """Randomness for all turns is drawn at once, which costs less than a turn at a time."""
-        played = share(episodes, in_specs=(P("data"), P(None, "data"), P(None, "data")))
-
-        def once(k):
-            k_steps, k_actions = jax.random.split(k)
-            actions = jax.random.bits(k_actions, (turns, n), jnp.uint8).astype(jnp.int32) % 4
-            return played(states, jax.random.split(k_steps, (turns, n)), actions)
-
-        return jax.lax.map(once, jax.random.split(key, ROUNDS))
+        return jax.lax.map(episodes, jax.random.split(keys[0], ROUNDS))
 
     making, compiling, states = b.time(lambda i: fresh(jax.random.key(i)))
-    playing, more, _ = b.time(lambda i: play(states, jax.random.key(i)))
+    playing, more, _ = b.time(lambda i: play(states, jax.random.split(jax.random.key(i), count)))
     playing /= ROUNDS
     return {
         "seconds": making + playing, "compile_seconds": compiling + more, "devices": count,
@@ -321,8 +321,9 @@ def main(argv=None) -> int:
     args = arguments().parse_args(argv)
     runtime.quiet()
     runtime.keep_heap()
-    if args.name == "env":  # a device for each core
-        os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={os.cpu_count()}")
+    if args.name == "env":  # a device for each core, as far as they divide the mazes
+        count = math.gcd(args.envs, os.cpu_count() or 1)
+        os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={count}")
     try:
         import jax
 

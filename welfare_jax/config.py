@@ -173,9 +173,10 @@ def imitation() -> ConfigDict:
             "demonstrations": 20_000,
             "level": {"steps": 2, "largest": 20, "operations": "+-*"},
             "max_new_tokens": 0,  # 0: what the longest demonstration needs
+            # Its own length, examples a step and rate; 0: as train.steps, sft.batch, train.lr.
             "steps": 0,
             "batch": 0,
-            "lr": 0.0,  # 0: as train.steps, sft.batch, train.lr
+            "lr": 0.0,
         },
     }
     return config

@@ -74,8 +74,12 @@ def no_room(error) -> str | None:
     return None
 
 
-def write_json(path, tree):
-    """Write a file whole or not at all."""
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(tree, indent=1) + "\n")
+def write_whole(path, text: str):
+    """Write a file whole or not at all, whoever else writes it meanwhile."""
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    fresh.write_text(text)
     fresh.replace(path)
+
+
+def write_json(path, tree):
+    write_whole(path, json.dumps(tree, indent=1) + "\n")

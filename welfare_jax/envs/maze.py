@@ -170,7 +170,8 @@ def step(key, state: State, action, params: Params):
     for direction, on in moves:  # at the edge of the world the player stays, on mold
         x, y = path[-1]
         left.append(jnp.where(on, y * width + x, -1).astype(jnp.int16))
-        to_x, to_y = x + _one(direction, 1) - _one(direction, 3), y + _one(direction, 2) - _one(direction, 0)
+        north, east, south, west = (jnp.where(direction == d, 1, 0) for d in range(4))
+        to_x, to_y = x + east - west, y + south - north
         ahead.append((to_x, to_y))
         to_x, to_y = jnp.clip(to_x, 0, width - 1), jnp.clip(to_y, 0, height - 1)
         path.append((jnp.where(on, to_x, x), jnp.where(on, to_y, y)))
@@ -189,7 +190,3 @@ def step(key, state: State, action, params: Params):
     here, landed = jnp.stack(path[0]), jnp.stack(path[1])
     info = {"gold": gold, "mold": mold, "landed": landed if push else jnp.where(blown, here, landed)}
     return obs, state, reward, jnp.bool_(False), state.turn >= params.turns, info
-
-
-def _one(a, b):
-    return jnp.where(a == b, 1, 0)

@@ -21,22 +21,24 @@ def data_hash(*arrays) -> str:
 
 
 def save(
-    path, vectors: dict, *, model: str, hook: str, data: str, layers: dict, operation="difference in means", **more
-):
+    path, vectors: dict, *, model: str, hook: str, data: str, layers: dict, position="",
+    operation="difference in means",
+):  # fmt: skip
     """Write vectors {"mold/rest": [L, D], ...}; `layers` maps a class to its chosen steering layer.
 
-    Metadata: model, hook point, classes, baselines, operation, norms per layer, chosen layers, data hash, and `more`.
+    Metadata: model, hook point, position in a trajectory, classes, baselines, operation, norms per layer, chosen
+    layers, data hash.
     """
     if hook not in HOOKS:
         raise InputError(f"{path}: hook point {hook!r} is unknown: use one of {', '.join(HOOKS)}")
     arrays = {k: np.ascontiguousarray(np.asarray(v, np.float32)) for k, v in vectors.items()}
     metadata = {
-        "model": model, "hook": hook, "operation": operation, "data": data,
+        "model": model, "hook": hook, "operation": operation, "data": data, "position": position,
         "classes": json.dumps(sorted({k.split("/")[0] for k in arrays})),
         "layers": json.dumps(layers),
         "norms": json.dumps({k: np.linalg.norm(v, axis=-1).round(6).tolist() for k, v in arrays.items()}),
         "convention": "row l acts at block l, zero-based",
-    } | more  # fmt: skip
+    }  # fmt: skip
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, path, metadata)

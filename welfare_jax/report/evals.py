@@ -102,8 +102,8 @@ def _panel(top, low, rows, chosen):
     for r in rows:
         if r["vector"]:
             steered.setdefault((r["vector"], r["kind"], r["layer"], r["where"]), []).append(r)
-    own = lambda key: key[2] != chosen.get(key[0])
-    one_each = {name: at for name, *at in reversed(sorted(steered, key=own))}
+    elsewhere = lambda key: key[2] != chosen.get(key[0])
+    one_each = {name: at for name, *at in reversed(sorted(steered, key=elsewhere))}  # the last to be set stays
     cohorts = {}
     for (name, kind, layer, where), mine in steered.items():
         if one_each[name] != [kind, layer, where]:

@@ -218,9 +218,7 @@ class MetricsLog:
     def __init__(self, path, step: int):
         self.path = pathlib.Path(path)
         self.before = [row for row in read_metrics(path) if row["step"] < step]
-        fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in self.before))
-        fresh.replace(self.path)
+        runtime.write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.before))
         self.file = self.path.open("a")
 
     def __enter__(self):
