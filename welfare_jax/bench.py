@@ -28,10 +28,12 @@ class Bench:
     def __init__(self, args):
         import jax
 
+        from welfare_jax import mesh as mesh_lib
         from welfare_jax.envs import maze
         from welfare_jax.models import decoder, hf, spec
         from welfare_jax.text import pieces
 
+        self.mesh = mesh_lib.make()
         self.args, self.maze, self.key = args, maze.Params(), jax.random.key(0)
         vocab = QWEN3_VOCABULARY
         if args.tokenizer:
@@ -41,7 +43,8 @@ class Bench:
             self.pieces = pieces.stand_in()
         self.spec = spec.small(vocab, args.layers, args.width, args.heads, args.kv_heads, args.head_dim, args.mlp)
         if args.name != "load":  # which reads its parameters
-            self.graphdef, self.params = decoder.init(self.spec, self.key, args.dtype)
+            self.graphdef, params = decoder.init(self.spec, self.key, args.dtype)
+            self.params = jax.device_put(params, mesh_lib.replicated(self.mesh))
         self.episodes = args.groups * args.group_size
 
     def time(self, run):
@@ -65,7 +68,7 @@ class Bench:
         from welfare_jax.train import step
 
         program = step.make_collect(
-            graphdef, self.pieces, self.maze, self.args.groups, self.args.group_size, merged=False
+            graphdef, self.pieces, self.maze, self.args.groups, self.args.group_size, merged=False, mesh=self.mesh
         )
         return jax.jit(program)
 
@@ -77,7 +80,7 @@ class Bench:
         from welfare_jax.train import state
 
         graphdef, params = lora.attach(self.graphdef, self.params, Lora(32, 64.0), jax.random.key(1))
-        return graphdef, *state.split(params, lora.PATTERN)
+        return graphdef, *(state.placed(part, self.mesh) for part in state.split(params, lora.PATTERN))
 
 
 def flat(params):
@@ -130,14 +133,16 @@ def update(b: Bench) -> dict:
     import jax.numpy as jnp
 
     from welfare_jax import config
-    from welfare_jax.train import state, step
+    from welfare_jax.train import parallel, state, step
 
-    cfg = config.rl().train
+    settings = config.rl()
+    cfg = settings.train
     cfg.group_size, cfg.micro_batch, cfg.remat = b.args.group_size, min(b.args.micro_batch, b.episodes), b.args.remat
     graphdef, trainable, frozen = b.lora()
     played, _ = b.collect(graphdef)(trainable, frozen, b.key, 0, 0.7)
     tx = state.optimizer(cfg)
-    program = jax.jit(step.make_update(graphdef, b.pieces, tx, cfg, b.maze.turns))
+    where = parallel.devices(settings, b.mesh)
+    program = jax.jit(step.make_update(graphdef, b.pieces, tx, cfg, b.maze.turns, devices=where))
     now = state.State(jnp.int32(0), trainable, tx.init(trainable))
     seconds, compiling, _ = b.time(lambda i: program(now, frozen, None, played, 0.7))
     tokens = int(played.mask.sum())
@@ -149,16 +154,23 @@ def update(b: Bench) -> dict:
     }  # fmt: skip
 
 
+def walks_a_class(args) -> int:
+    """Extraction walks of one class and length."""
+    return max(1, args.groups * args.group_size // 8)
+
+
 def extract(b: Bench) -> dict:
     """Class means over extraction walks, all layers."""
     import jax
 
+    from welfare_jax import mesh as mesh_lib
     from welfare_jax.envs import walks as walks_lib
     from welfare_jax.interp import extract as x
     from welfare_jax.models import decoder
 
-    samples = x.of_walks(b.pieces, walks_lib.generate(b.maze, max(1, b.episodes // 8)))
-    n, data = len(samples.tokens), x.buckets(samples, 16, b.maze.turns)  # one bucket a length: no padding
+    samples = x.of_walks(b.pieces, walks_lib.generate(b.maze, walks_a_class(b.args)))
+    place = lambda a: jax.device_put(a, mesh_lib.rows_of_parts(b.mesh, a.shape[1]))
+    n, data = len(samples.tokens), x.buckets(samples, 16, b.maze.turns, place)  # one bucket a length: no padding
     program = jax.jit(lambda params, data: x.moments(decoder.bind(b.graphdef, params), data))
     seconds, compiling, _ = b.time(lambda i: program(b.params, data))
     return {
@@ -321,8 +333,11 @@ def main(argv=None) -> int:
     args = arguments().parse_args(argv)
     runtime.quiet()
     runtime.keep_heap()
-    if args.name == "env":  # a device for each core, as far as they divide the mazes
-        count = math.gcd(args.envs, os.cpu_count() or 1)
+    episodes = args.groups * args.group_size
+    rows = {"env": args.envs, "rollout": episodes, "update": min(args.micro_batch, episodes)}
+    rows["extract"] = 3 * walks_a_class(args)  # a batch holds the walks of one length
+    if args.name in rows:  # a device for each core, as far as they divide the rows
+        count = math.gcd(rows[args.name], os.cpu_count() or 1)
         os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={count}")
     try:
         import jax

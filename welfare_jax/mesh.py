@@ -74,9 +74,9 @@ def rows(mesh) -> NamedSharding:
     return NamedSharding(mesh, ROWS)
 
 
-def rows_of_parts(mesh) -> NamedSharding:
-    """Of leaves [parts, rows, ...]."""
-    return NamedSharding(mesh, P(None, *ROWS))
+def rows_of_parts(mesh, rows: int = 0) -> NamedSharding:
+    """Of leaves [parts, rows, ...]; rows that the mesh does not divide stay whole."""
+    return NamedSharding(mesh, P(None, *ROWS) if rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else P())
 
 
 def keys_values(mesh, heads: int) -> NamedSharding:

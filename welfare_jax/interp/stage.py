@@ -6,8 +6,6 @@ import pathlib
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from welfare_jax import hosts
@@ -33,12 +31,7 @@ def walk_data(
     if question:
         samples = extract.after(samples, text.follow_up(pieces, question))
     held = np.arange(len(walks.length)) % per_length >= round(per_length * (1 - held_out))
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-
-    def place(a):
-        spec = P(None, *mesh_lib.ROWS) if a.shape[1] % rows == 0 else P()
-        return hosts.put(a, NamedSharding(mesh, spec))
-
+    place = lambda a: hosts.put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
     data = extract.split(samples, held, batch, place)
     counts = np.bincount(walks.final[~held], minlength=3)
     facts = {

@@ -20,22 +20,31 @@ def _seen(qpos, kpos, window):
     return seen if window is None else seen & (kpos[:, None, :] > qpos[:, :, None] - window)
 
 
-def _scores(q, part, qpos, window, scale, cap, past):
-    """Capped and masked scores [B, K, G*T, S] in float32 of folded queries q [B, K, G*T, d].
+def fill(k, kpos):
+    """Keys k [B, K, S, d] with a copy of the row's first token's in place of padding, as `attend` wants `filled`."""
+    real = kpos != NOWHERE
+    copy = jnp.take_along_axis(k, jnp.argmax(real, 1)[:, None, None, None], 2)
+    return jnp.where(real[:, None, :, None], k, copy)
 
-    past: every key is older than every query, so without a window only its own padding hides it: one bias a key, which
-    XLA folds into whatever reads the scores, where a mask [T, S] costs a pass of its own.
+
+def _scores(q, part, qpos, window, scale, cap, filled):
+    """Capped scores [B, K, G*T, S] in float32 of folded queries q [B, K, G*T, d], what is left to multiply them with,
+    and which of them count: bool, of a shape that broadcasts.
+
+    filled: as in `attend`, for a part that is older than every query. Without a window neither its mask nor the scale
+    costs a pass over the scores then: whoever reads them applies both.
     """
     k, _, kpos = part
     B, K, R, _ = q.shape
     T, S = qpos.shape[1], k.shape[2]
-    s = jnp.einsum("bkrd,bksd->bkrs", q, k, preferred_element_type=jnp.float32) * scale
-    s = cap * jnp.tanh(s / cap) if cap else s
-    if past and window is None:
-        return s + jnp.where(kpos == NOWHERE, _HIDDEN, 0.0)[:, None, None]
+    s = jnp.einsum("bkrd,bksd->bkrs", q, k, preferred_element_type=jnp.float32)
+    if cap:
+        s, scale = cap * jnp.tanh(s * (scale / cap)), 1.0
+    if filled and window is None:
+        return s, scale, (kpos != NOWHERE)[:, None, None]
     seen = _seen(qpos, kpos, window)
-    s = jnp.where(seen[:, None, None], s.reshape(B, K, R // T, T, S), _HIDDEN)
-    return s.reshape(B, K, R, S)
+    s = jnp.where(seen[:, None, None], s.reshape(B, K, R // T, T, S), _HIDDEN).reshape(B, K, R, S)
+    return s, scale, s > _HIDDEN
 
 
 def _fold(q, kv_heads):
@@ -49,38 +58,39 @@ def _fold_sinks(sinks, kv_heads, rows):
     return jnp.repeat(sinks.astype(jnp.float32).reshape(kv_heads, groups), rows // groups, 1)[None, :, :, None]
 
 
-def attend(q, parts, qpos, window, scale, cap=0.0, sinks=None):
+def attend(q, parts, qpos, window, scale, cap=0.0, sinks=None, filled=False):
     """Softmax over several stretches of keys at once, so that a cache is read where it lies.
 
     q [B, H, T, d]; parts: tuple of (k [B, K, S, d], v [B, K, S, d], kpos [B, S]), of which all but the last are older
     than every query; qpos [B, T]; window: None or a scalar (traced is fine); cap: scores become
-    cap * tanh(score / cap); sinks: None or a logit for each head [H] that takes weight and gives no value. The
-    backward pass is written out. Returns [B, H, T, d].
+    cap * tanh(score / cap); sinks: None or a logit for each head [H] that takes weight and gives no value; filled: in
+    all parts but the last, padding holds keys that the queries see elsewhere (`fill`), so that the largest score of
+    all is one that counts. The backward pass is written out. Returns [B, H, T, d].
     """
     K = parts[0][0].shape[1]
     folded = _fold(q, K)
     sinks = None if sinks is None else _fold_sinks(sinks, K, folded.shape[2])
-    return _attend(folded, parts, sinks, qpos, window, scale, cap).reshape(q.shape)
+    return _attend(folded, parts, sinks, qpos, window, scale, cap, filled).reshape(q.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, parts, sinks, qpos, window, scale, cap):
-    return _attend_fwd(q, parts, sinks, qpos, window, scale, cap)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _attend(q, parts, sinks, qpos, window, scale, cap, filled):
+    return _attend_fwd(q, parts, sinks, qpos, window, scale, cap, filled)[0]
 
 
-def _all_scores(q, parts, qpos, window, scale, cap):
+def _all_scores(q, parts, qpos, window, scale, cap, filled):
     last = len(parts) - 1
-    return [_scores(q, part, qpos, window, scale, cap, i < last) for i, part in enumerate(parts)]
+    return [_scores(q, part, qpos, window, scale, cap, filled and i < last) for i, part in enumerate(parts)]
 
 
-def _attend_fwd(q, parts, sinks, qpos, window, scale, cap):
+def _attend_fwd(q, parts, sinks, qpos, window, scale, cap, filled):
     """q is folded; sinks None or [1, K, G*T, 1]."""
-    scores = _all_scores(q, parts, qpos, window, scale, cap)
-    top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
+    scores = _all_scores(q, parts, qpos, window, scale, cap, filled)
+    top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) * by for s, by, _ in scores])
     top = top if sinks is None else jnp.maximum(top, sinks)
     # The choices change nothing. They keep softmax and products apart: on CPU, XLA would make one kernel of them that
     # is slower than its parts.
-    probs = [jnp.where(s > _HIDDEN, jnp.exp(s - top), 0.0) for s in scores]
+    probs = [jnp.where(counts, jnp.exp(s * by - top), 0.0) for s, by, counts in scores]
     total = sum(p.sum(-1, keepdims=True) for p in probs)
     total = total if sinks is None else total + jnp.exp(sinks - top)
     total = jnp.where(total > 0.0, total, 1.0)
@@ -92,13 +102,14 @@ def _attend_fwd(q, parts, sinks, qpos, window, scale, cap):
     return out, (q, parts, sinks, qpos, window, out, top + jnp.log(total))
 
 
-def _attend_bwd(scale, cap, saved, d_out):
+def _attend_bwd(scale, cap, filled, saved, d_out):
     # The probabilities are recomputed from the log-sum-exp: nothing of size T x S is kept between the passes.
     q, parts, sinks, qpos, window, out, lse = saved
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
     dq, d_parts = 0.0, []
-    for s, (k, v, _) in zip(_all_scores(q, parts, qpos, window, scale, cap), parts, strict=True):
-        p = jnp.where(s > _HIDDEN, jnp.exp(s - lse), 0.0)
+    scores = _all_scores(q, parts, qpos, window, scale, cap, filled)
+    for (s, by, counts), (k, v, _) in zip(scores, parts, strict=True):
+        p = jnp.where(counts, jnp.exp(s * by - lse), 0.0)
         dp = jnp.einsum("bkrd,bksd->bkrs", d_out, v, preferred_element_type=jnp.float32)
         ds = p * (dp - delta) * scale
         if cap:  # the derivative of the tanh; a hidden score has p = 0 and must not make it infinite
@@ -130,12 +141,12 @@ def attend_causal(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None, max_b
     q [B, H, T, d]; k, v [B, K, T, d]; qpos, kpos [B, T], where a slot's position grows with the slot; window, cap and
     sinks as in `attend`. The blocks halve the work of a long sequence. Returns [B, H, T, d].
     """
-    T = q.shape[2]
+    T, k = q.shape[2], fill(k, kpos)
     blocks = min(max_blocks, max(1, T // 100))
     ends = [T * (i + 1) // blocks for i in range(blocks)]
     outs = []
     for a, b in zip([0, *ends[:-1]], ends, strict=True):
         stretches = [(0, a), (a, b)] if a else [(a, b)]
         parts = tuple((k[:, :, i:j], v[:, :, i:j], kpos[:, i:j]) for i, j in stretches)
-        outs.append(attend(q[:, :, a:b], parts, qpos[:, a:b], window, scale, cap, sinks))
+        outs.append(attend(q[:, :, a:b], parts, qpos[:, a:b], window, scale, cap, sinks, filled=True))
     return jnp.concatenate(outs, axis=2)

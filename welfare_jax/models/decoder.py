@@ -124,21 +124,22 @@ def empty_cache(spec: Spec, batch: int, slots: int, dtype) -> Cache:
 
 
 def grow(cache: Cache, slots: int) -> Cache:
-    """The same cache with `slots` slots in all."""
+    """The same cache with `slots` slots in all; the new ones hold copies of the last key, which nobody counts."""
     more = slots - cache.k.shape[3]
-    wide = [(0, 0)] * 3 + [(0, more), (0, 0)]
+    wide, mode = [(0, 0)] * 3 + [(0, more), (0, 0)], "edge" if cache.k.shape[3] else "constant"
     pos = jnp.pad(cache.pos, ((0, 0), (0, more)), constant_values=attention.NOWHERE)
-    return cache._replace(k=jnp.pad(cache.k, wide), v=jnp.pad(cache.v, wide), pos=pos)
+    return cache._replace(k=jnp.pad(cache.k, wide, mode), v=jnp.pad(cache.v, wide, mode), pos=pos)
 
 
-def _write(cache: Cache, k, v, pos, mask) -> Cache:
+def append(cache: Cache, more: Cache) -> Cache:
+    """`more`'s slots written after those that `cache` uses."""
     at = (0, 0, 0, cache.used, 0)
     return Cache(
-        k=jax.lax.dynamic_update_slice(cache.k, k, at),
-        v=jax.lax.dynamic_update_slice(cache.v, v, at),
-        pos=jax.lax.dynamic_update_slice(cache.pos, pos, (0, cache.used)),
-        count=cache.count + mask.sum(-1, dtype=jnp.int32),
-        used=cache.used + pos.shape[1],
+        k=jax.lax.dynamic_update_slice(cache.k, more.k, at),
+        v=jax.lax.dynamic_update_slice(cache.v, more.v, at),
+        pos=jax.lax.dynamic_update_slice(cache.pos, more.pos, (0, cache.used)),
+        count=cache.count + more.count,
+        used=cache.used + more.used,
     )
 
 
@@ -159,9 +160,10 @@ class _Rows(NamedTuple):
     window: jax.Array | None  # int32 [L], None where every layer sees everything
 
 
-def _attention(block, spec, h, rows, window, rope, cache, take):
+def _attention(block, spec, h, rows, window, rope, cache, take, fresh):
     """One block's attention: (what it adds before the post norm, new keys, new values)."""
     k, v = block.attn.keys_values(h, rope)
+    k = attention.fill(k, rows.kpos) if fresh else k
     qpos = rows.qpos
     if take is not None:
         h, qpos, rope = take(h), take(qpos), tuple(take(r) for r in rope)
@@ -173,11 +175,11 @@ def _attention(block, spec, h, rows, window, rope, cache, take):
     elif cache is None and take is None:
         heads = attention.attend_causal(q, k, v, qpos, rows.kpos, window, spec.scale, spec.attn_cap, sinks)
     else:
-        heads = attention.attend(q, parts, qpos, window, spec.scale, spec.attn_cap, sinks)
+        heads = attention.attend(q, parts, qpos, window, spec.scale, spec.attn_cap, sinks, filled=fresh)
     return block.attn.out(heads), k, v
 
 
-def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=()):
+def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=(), fresh=False):
     """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values, every hook point)."""
     seen = {}
 
@@ -189,7 +191,7 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=()):
     rope = tuple(r[kind] for r in rows.rope)
     window = None if rows.window is None else rows.window[layer]
     x = hook("resid_pre", x)
-    out, k, v = _attention(block, spec, block.attn_norm(x), rows, window, rope, cache, take)
+    out, k, v = _attention(block, spec, block.attn_norm(x), rows, window, rope, cache, take, fresh)
     if take is not None:
         x = take(x)
     out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
@@ -203,7 +205,7 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=()):
 
 def backbone(
     model: Decoder, tokens, mask=None, *, cache=None, iv=None, read=None, everywhere=True, residual=True, remat=False,
-    hook="resid_post", slice_last=False, hold=lambda x: x,
+    hook="resid_post", slice_last=False, hold=lambda x: x, fresh=False,
 ):  # fmt: skip
     """Token ids to the normed hidden state: the part that the sampler and the trainer share.
 
@@ -215,6 +217,8 @@ def backbone(
     False for all of it. slice_last cuts the last layer off the stack, for gradients without `remat`: a branch would
     save what both of its sides need.
     hold(x) is called on the stream [B, T, D] before every layer, to say where its rows lie.
+    fresh: return a cache of the T new slots alone, for `append`. A cache made of such, and no longer before the first
+    than `grow` made it, holds a key in every slot that all later tokens of its row see, and is read in fewer passes.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
@@ -240,13 +244,13 @@ def backbone(
     def run(x, block, layer, kv, select=None):
         x = hold(x)
         kv = None if kv is None else (*kv, cache.pos)
-        x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select, wanted)
+        x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select, wanted, fresh)
 
         def pick(at):
             return seen[at] if select is not None and at != "resid_pre" else take(seen[at])
 
         resid = jax.tree.map(pick, hook) if wanted else None
-        return x, (None if cache is None else (k, v), resid)
+        return x, ((k, v) if fresh or cache is not None else None, resid)
 
     def layer_body(carry, xs):
         x, few = carry
@@ -276,7 +280,9 @@ def backbone(
         body = jax.checkpoint(layer_body, prevent_cse=False, policy=KEPT[remat]) if remat else layer_body
         (x, few), (new, stream) = jax.lax.scan(body, (x, few), xs)
         x = few if cut else x
-    cache = None if cache is None else _write(cache, *new, pos, mask)
+    if new is not None:
+        new = Cache(*new, pos, mask.sum(-1, dtype=jnp.int32), jnp.int32(tokens.shape[1]))
+        cache = new if fresh else append(cache, new)
     return model.final_norm(x), stream, cache
 
 

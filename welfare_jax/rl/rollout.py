@@ -4,13 +4,14 @@ B episodes, N turns, W slots of a turn, T = N * W. A turn's tokens are laid agai
 that the position where the player answers is the same for all episodes: slot t * W + W - 1.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from welfare_jax.envs import maze
-from welfare_jax.models import decoder
+from welfare_jax.models import attention, decoder
 from welfare_jax.text import pieces as text
 
 
@@ -35,7 +36,8 @@ class Trajectory(NamedTuple):
 class Policy(NamedTuple):
     """Anything that plays: `act(carry, tokens, mask, observation) -> (carry, logits [B, 4])`.
 
-    `grow(carry, slots)` makes room for that many slots in all; policies without a cache return the carry.
+    The first turn, and every stretch of turns after it, is compiled for itself: `grow(carry, slots)` comes before each
+    stretch and makes room for what its last turn reads of earlier ones. Policies without a cache return the carry.
     """
 
     act: callable
@@ -57,20 +59,28 @@ def greedy_neighbours() -> Policy:
 
 
 def from_model(model: decoder.Decoder, letters, iv=None) -> Policy:
-    """The language model, restricted to the four answers `letters` [4]; its carry is a `decoder.Cache`."""
+    """The language model, restricted to the four answers `letters` [4].
 
-    def act(cache, tokens, mask, obs):
+    Its carry is None before the first turn, then two of `decoder.Cache`: the turns before the last, and the last,
+    which is written when the next one is played. So a stretch has no room that none of its turns reads.
+    """
+
+    def act(carry, tokens, mask, obs):
+        cache = None if carry is None else decoder.append(*carry)
         last = jnp.full((tokens.shape[0], 1), tokens.shape[1] - 1)
-        hidden, _, cache = decoder.backbone(
-            model, tokens, mask, cache=cache, iv=iv, read=last, everywhere=False, residual=False
+        hidden, _, new = decoder.backbone(
+            model, tokens, mask, cache=cache, iv=iv, read=last, everywhere=False, residual=False, fresh=True
         )
-        return cache, decoder.unembed(model, hidden[:, 0], letters)
+        return (cache, new), decoder.unembed(model, hidden[:, 0], letters)
 
-    return Policy(act, decoder.grow)
+    def grow(carry, slots):
+        cache, new = carry
+        if cache is None:  # its slots are to be written, but are filled with keys already
+            nowhere = jnp.full_like(new.pos, attention.NOWHERE)
+            cache = new._replace(pos=nowhere, count=jnp.zeros_like(new.count), used=jnp.zeros_like(new.used))
+        return decoder.grow(cache, slots), new
 
-
-def first_cache(model, batch: int):
-    return decoder.empty_cache(model.spec, batch, 0, model.embed[...].dtype)
+    return Policy(act, grow)
 
 
 def draw(logits, keys, temperature):
@@ -80,19 +90,18 @@ def draw(logits, keys, temperature):
 
 
 def play(
-    policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, segments=None
+    policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, stretches=None
 ):
     """Play `params.turns` turns of all episodes.
 
     states: batched `maze.State` [B, ...]; keys [B]: everything random in an episode follows from its own key;
-    temperature: scalar, may be traced. `size` and `width` are those of the piece tables. The cache grows in
-    `segments` static stretches (by default up to five, of at least 100 slots): attention early in the episode does
-    not pay for its end.
+    temperature: scalar, may be traced. `size` and `width` are those of the piece tables. After the first turn the
+    cache grows in static `stretches` (by default up to four, of at least 100 slots): attention early in the episode
+    does not pay for its end.
     """
     turns = params.turns
-    most = segments or min(5, max(1, turns * width // 100))
-    segments = max(s for s in range(1, min(most, turns) + 1) if turns % s == 0)
-    per = turns // segments
+    most = min(stretches or max(1, min(4, turns * width // 100)), turns - 1)
+    starts = [1 + (turns - 1) * s // most for s in range(most)]
 
     def turn(state, t):
         carry, states, answer = state
@@ -110,10 +119,11 @@ def play(
         )  # fmt: skip
         return (carry, after, action), out
 
-    state, outs = (carry, states, jnp.zeros(keys.shape[0], jnp.int32)), []
-    for s in range(segments):
-        state = (policy.grow(state[0], (s + 1) * per * width), *state[1:])
-        state, out = jax.lax.scan(turn, state, jnp.arange(s * per, (s + 1) * per))
+    state, out = turn((carry, states, jnp.zeros(keys.shape[0], jnp.int32)), jnp.int32(0))
+    outs = [jax.tree.map(lambda a: a[None], out)]
+    for start, end in itertools.pairwise([*starts, turns]):
+        state = (policy.grow(state[0], (end - 1) * width), *state[1:])
+        state, out = jax.lax.scan(turn, state, jnp.arange(start, end))
         outs.append(out)
     out = [jnp.moveaxis(jnp.concatenate(parts), 0, 1) for parts in zip(*outs, strict=True)]
     flat = [a.reshape(a.shape[0], -1) for a in out[:2]]

@@ -69,11 +69,11 @@ def make_collect(
         table = pieces.table if tiles is None else text.permuted(pieces.table, tiles)
         policy = rollout.from_model(model, table.letters, iv)
         if spread:
-            policy = policy._replace(grow=lambda cache, slots: _lay(decoder.grow(cache, slots), mesh))
+            grow = policy.grow
+            policy = policy._replace(grow=lambda carry, slots: tuple(_lay(c, mesh) for c in grow(carry, slots)))
 
         def play(some):
-            cache = rollout.first_cache(model, at_once)
-            return rollout.play(policy, cache, table, pieces.size, pieces.width, params, *some, temperature)
+            return rollout.play(policy, None, table, pieces.size, pieces.width, params, *some, temperature)
 
         parts = cut(devices.mine((states, keys)), at_once)
         if spread:
