@@ -201,6 +201,48 @@ def test_keys_in_two_stretches_equal_one(cap, sinks):
         np.testing.assert_allclose(np.moveaxis(got, 1, 2)[real], np.moveaxis(want, 1, 2)[real], atol=1e-5)
 
 
+@pytest.mark.parametrize("shift", [0.0, -400.0, 400.0])
+def test_padding_among_older_keys_takes_no_part_however_scores_lie(shift):
+    """All real scores are moved by `shift`, as by a bias of the keys: an empty key's zero would be far above or below."""
+    q, k, v, pos, weight = attention_inputs(20)
+    real = np.asarray(pos) != attention.NOWHERE
+    q = q.at[..., 0].set(1.0)
+    k = k.at[..., 0].set(shift / 0.4) * real[:, None, :, None]
+
+    def total(q, k, v):
+        filled = attention.fill(k, pos)
+        parts = tuple((filled[:, :, s], v[:, :, s], pos[:, s]) for s in (slice(0, 12), slice(12, 20)))
+        out = attention.attend(q[:, :, 12:], parts, pos[:, 12:], None, 0.4, filled=True)
+        return jnp.sum(weight[:, :, 12:] * out * real[:, None, 12:, None]), out
+
+    def plain(q, k, v):
+        out = naive(q, k, v, pos, pos, None, 0.4)[:, :, 12:]
+        return jnp.sum(weight[:, :, 12:] * out * real[:, None, 12:, None]), out
+
+    (_, got), got_grads = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+    (_, want), want_grads = jax.jit(jax.value_and_grad(plain, (0, 1, 2), has_aux=True))(q, k, v)
+    rows = real[:, 12:]
+    np.testing.assert_allclose(np.moveaxis(got, 1, 2)[rows], np.moveaxis(want, 1, 2)[rows], atol=1e-3)
+    for a, b in zip(got_grads, want_grads):
+        np.testing.assert_allclose(a, b, atol=2e-3 * max(1.0, np.abs(b).max()))
+
+
+def test_a_cache_of_fresh_parts_equals_one_forward(models):
+    """Each part is appended when the next one comes; the room beyond holds copies that nobody counts."""
+    graphdef, params = models["qwen3"]
+    model = decoder.bind(graphdef, params)
+    want = run(graphdef, params, TOKENS, mask=MASK).logits
+    part = lambda a, b, cache: decoder.backbone(model, TOKENS[:, a:b], MASK[:, a:b], cache=cache, fresh=True)
+    half = TOKENS.shape[1] // 2
+    hidden, _, first = part(0, half, None)
+    again, _, last = part(half, TOKENS.shape[1], decoder.grow(first, half + 5))
+    got = jnp.concatenate([decoder.unembed(model, h) for h in (hidden, again)], 1)
+    np.testing.assert_allclose(np.asarray(got)[MASK], np.asarray(want)[MASK], atol=2e-5)
+    both = decoder.append(decoder.grow(first, TOKENS.shape[1]), last)
+    assert int(both.used) == TOKENS.shape[1] and (np.asarray(both.count) == MASK.sum(1)).all()
+    assert ((np.asarray(both.pos) != attention.NOWHERE) == MASK).all()
+
+
 def test_one_compilation_for_all_layers_scales_vectors_and_masks(models):
     graphdef, params = models["qwen3"]
     traces = []

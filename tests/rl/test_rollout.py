@@ -41,7 +41,7 @@ def episodes(world, segments=3, iv=True):
         states = rollout.group_states(key, GROUPS, MEMBERS, maze_params)
         policy = rollout.from_model(model, pieces.table.letters, iv)
         out = rollout.play(
-            policy, rollout.first_cache(model, B), pieces.table, pieces.size, pieces.width, maze_params, states,
+            policy, None, pieces.table, pieces.size, pieces.width, maze_params, states,
             keys, temperature, segments,
         )  # fmt: skip
         return states, out

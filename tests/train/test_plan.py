@@ -84,7 +84,7 @@ def test_parameters_and_optimiser_are_what_a_run_allocates(axes, changes, monkey
 @needs_devices
 @pytest.mark.parametrize("axes", [(1, 1, 1), (4, 2, 1)], ids=str)
 def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
-    """The player's own cache after a turn, where the compiler put it."""
+    """The player's own two caches, of the last turn and of those before, where the compiler put them."""
     only(monkeypatch, axes)
     mesh = mesh_lib.make(*axes)
     c = settings(**{"mesh.data": axes[0], "mesh.fsdp": axes[1]})
@@ -95,13 +95,17 @@ def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
 
     @jax.jit
     def turn(params, tokens):
-        policy = rollout.from_model(decoder.bind(lm.graphdef, params), jnp.arange(4))
-        cache = policy.grow(decoder.empty_cache(lm.spec, rows, 0, jnp.float32), c.maze.turns * width)
-        return policy.act(cache, tokens, jnp.ones(tokens.shape, bool), None)[0]
+        policy, mask = (
+            rollout.from_model(decoder.bind(lm.graphdef, params), jnp.arange(4)),
+            jnp.ones(tokens.shape, bool),
+        )
+        carry = policy.grow(policy.act(None, tokens, mask, None)[0], (c.maze.turns - 1) * width)
+        return policy.act(carry, tokens, mask, None)[0]
 
     tokens = jax.device_put(np.ones((rows, width), np.int32), mesh_lib.rows(mesh))
-    cache = turn(jax.device_put(lm.params, mesh_lib.replicated(mesh)), tokens)
-    assert allocated(cache.k, cache.v, cache.pos, cache.count) == pytest.approx(planned_cache, rel=0.01)
+    caches = turn(jax.device_put(lm.params, mesh_lib.replicated(mesh)), tokens)
+    leaves = [leaf for cache in caches for leaf in (cache.k, cache.v, cache.pos)]
+    assert allocated(*leaves, caches[0].count) == pytest.approx(planned_cache, rel=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from flax import nnx
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import attention, interventions
-from welfare_jax.models.layers import Attention, Lora, Mlp, Norm
+from welfare_jax.models.layers import PRODUCTS, Attention, Lora, Mlp, Norm
 from welfare_jax.models.moe import MoeMlp
 from welfare_jax.models.rope import cos_sin
 from welfare_jax.models.spec import Spec
@@ -45,7 +45,7 @@ class Decoder(nnx.Module):
 
 
 # What rematerialisation keeps beside the stream between the layers: nothing, or what the weights' products gave.
-KEPT = {"nothing": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+KEPT = {"nothing": None, "dots": PRODUCTS}
 KEPT[True] = KEPT["nothing"]
 
 

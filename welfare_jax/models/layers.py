@@ -1,6 +1,7 @@
 """The parts of a block. B batch, T tokens, D width, d head width, F mlp width, r LoRA rank."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -11,6 +12,12 @@ from welfare_jax.models.rope import rotate
 
 TARGETS = r"attn/(q|k|v|o)|mlp/(experts/)?(gate|up|down)"
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True)}
+
+
+# For gradients, a function keeps its inputs and what its products with weights gave: the rest costs less to compute
+# again than to write and read, and what several functions were given is kept once.
+PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+kept = functools.partial(jax.checkpoint, policy=PRODUCTS, prevent_cse=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +44,9 @@ class Linear(nnx.Module):
         self.lora_scale = lora.alpha / lora.rank if adapted else 0.0
 
     def __call__(self, x):
+        return kept(self._product)(x)
+
+    def _product(self, x):
         # One row a token: on CPU, XLA is three times slower at the kernel's gradient with two leading axes.
         rows = x.reshape(-1, x.shape[-1])
         y = rows @ self.kernel[...]
@@ -105,6 +115,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x, on_neurons=None):
         """`on_neurons` sees the activation function's output [B, T, F], where neurons are read and scaled."""
-        neurons = ACTIVATIONS[self.act](self.gate(x))
-        neurons = neurons if on_neurons is None else on_neurons(neurons)
-        return self.down(neurons * self.up(x))
+        act = ACTIVATIONS[self.act]
+        if on_neurons is not None:
+            return self.down(on_neurons(act(self.gate(x))) * self.up(x))
+        return kept(lambda gate, up: self.down(act(gate) * up))(self.gate(x), self.up(x))

@@ -36,8 +36,8 @@ class Trajectory(NamedTuple):
 class Policy(NamedTuple):
     """Anything that plays: `act(carry, tokens, mask, observation) -> (carry, logits [B, 4])`.
 
-    The first turn, and every stretch of turns after it, is compiled for itself: `grow(carry, slots)` comes before each
-    stretch and makes room for what its last turn reads of earlier ones. Policies without a cache return the carry.
+    The first turn, and every segment of turns after it, is compiled for itself: `grow(carry, slots)` comes before each
+    segment and makes room for what its last turn reads of earlier ones. Policies without a cache return the carry.
     """
 
     act: callable
@@ -62,7 +62,7 @@ def from_model(model: decoder.Decoder, letters, iv=None) -> Policy:
     """The language model, restricted to the four answers `letters` [4].
 
     Its carry is None before the first turn, then two of `decoder.Cache`: the turns before the last, and the last,
-    which is written when the next one is played. So a stretch has no room that none of its turns reads.
+    which is written when the next one is played. So a segment has no room that none of its turns reads.
     """
 
     def act(carry, tokens, mask, obs):
@@ -90,17 +90,17 @@ def draw(logits, keys, temperature):
 
 
 def play(
-    policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, stretches=None
+    policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, segments=None
 ):
     """Play `params.turns` turns of all episodes.
 
     states: batched `maze.State` [B, ...]; keys [B]: everything random in an episode follows from its own key;
     temperature: scalar, may be traced. `size` and `width` are those of the piece tables. After the first turn the
-    cache grows in static `stretches` (by default up to four, of at least 100 slots): attention early in the episode
+    cache grows in static `segments` (by default up to four, of at least 100 slots): attention early in the episode
     does not pay for its end.
     """
     turns = params.turns
-    most = min(stretches or max(1, min(4, turns * width // 100)), turns - 1)
+    most = min(segments or max(1, min(4, turns * width // 100)), turns - 1)
     starts = [1 + (turns - 1) * s // most for s in range(most)]
 
     def turn(state, t):
