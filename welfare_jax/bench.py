@@ -334,9 +334,8 @@ def main(argv=None) -> int:
     runtime.quiet()
     runtime.keep_heap()
     episodes = args.groups * args.group_size
-    rows = {"env": args.envs, "rollout": episodes, "update": min(args.micro_batch, episodes)}
-    rows["extract"] = 3 * walks_a_class(args)  # a batch holds the walks of one length
-    if args.name in rows:  # a device for each core, as far as they divide the rows
+    rows = {"env": args.envs, "rollout": episodes, "extract": 3 * walks_a_class(args)}  # a batch: walks of one length
+    if args.name in rows:  # a device for each core, as far as they divide the rows; an update is no faster so
         count = math.gcd(rows[args.name], os.cpu_count() or 1)
         os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={count}")
     try:

@@ -203,7 +203,7 @@ def test_keys_in_two_stretches_equal_one(cap, sinks):
 
 @pytest.mark.parametrize("shift", [0.0, -400.0, 400.0])
 def test_padding_among_older_keys_takes_no_part_however_scores_lie(shift):
-    """All real scores are moved by `shift`, as by a bias of the keys: an empty key's zero would be far above or below."""
+    """Real scores are moved by `shift`, as by a bias of the keys; an empty key's zero would lie far above or below."""
     q, k, v, pos, weight = attention_inputs(20)
     real = np.asarray(pos) != attention.NOWHERE
     q = q.at[..., 0].set(1.0)
