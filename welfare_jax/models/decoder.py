@@ -217,8 +217,9 @@ def backbone(
     False for all of it. slice_last cuts the last layer off the stack, for gradients without `remat`: a branch would
     save what both of its sides need.
     hold(x) is called on the stream [B, T, D] before every layer, to say where its rows lie.
-    fresh: return a cache of the T new slots alone, for `append`. A cache made of such, and no longer before the first
-    than `grow` made it, holds a key in every slot that all later tokens of its row see, and is read in fewer passes.
+    fresh: return a cache of the T new slots alone, for `append`. The cache given must be made of such parts by `grow`
+    and `append`, each part with a token in every row: then every slot holds a key that the row's later tokens see, and
+    the cache is read in fewer passes.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
