@@ -247,8 +247,6 @@ def env(b: Bench) -> dict:
     from welfare_jax.envs import maze
 
     n, turns, count = b.args.envs, b.maze.turns, jax.device_count()
-    if n % count:
-        raise InputError(f"envs={n}: must be a multiple of the {count} devices that share them")
     share = functools.partial(
         jax.shard_map, mesh=mesh_lib.make(0, 1, 1), in_specs=P("data"), out_specs=P("data"), check_vma=False
     )
@@ -329,18 +327,26 @@ def arguments():
     return parser
 
 
+def shared_rows(args) -> int:
+    """How many rows the devices share at a time; 0 where a measurement runs on one."""
+    episodes = args.groups * args.group_size
+    rows = {"env": args.envs, "rollout": episodes, "update": min(args.micro_batch, episodes)}
+    return (rows | {"extract": 3 * walks_a_class(args)}).get(args.name, 0)  # a batch holds the walks of one length
+
+
 def main(argv=None) -> int:
     args = arguments().parse_args(argv)
     runtime.quiet()
     runtime.keep_heap()
-    episodes = args.groups * args.group_size
-    rows = {"env": args.envs, "rollout": episodes, "extract": 3 * walks_a_class(args)}  # a batch: walks of one length
-    if args.name in rows:  # a device for each core, as far as they divide the rows; an update is no faster so
-        count = math.gcd(rows[args.name], os.cpu_count() or 1)
+    rows = shared_rows(args)
+    if rows and args.name != "update":  # a device for each core that the rows allow; an update gains nothing
+        count = math.gcd(rows, os.cpu_count() or 1)
         os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={count}")
     try:
         import jax
 
+        if rows % jax.device_count() and args.name != "extract":  # whose batches stay whole then
+            raise InputError(f"{args.name}: {rows} rows are not a multiple of the {jax.device_count()} devices here")
         bench = Bench(args)
         out = {"name": args.name, **NAMES[args.name](bench)}
         kind = jax.devices()[0].device_kind

@@ -70,13 +70,18 @@ def replicated(mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def rows(mesh) -> NamedSharding:
-    return NamedSharding(mesh, ROWS)
+def rows(mesh, count: int = 0) -> NamedSharding:
+    """Of leaves [rows, ...]; where a `count` of rows is given that the mesh does not divide, they stay whole."""
+    return _dealt(mesh, count, ROWS)
 
 
-def rows_of_parts(mesh, rows: int = 0) -> NamedSharding:
-    """Of leaves [parts, rows, ...]; rows that the mesh does not divide stay whole."""
-    return NamedSharding(mesh, P(None, *ROWS) if rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else P())
+def rows_of_parts(mesh, count: int = 0) -> NamedSharding:
+    """Of leaves [parts, rows, ...], as `rows`."""
+    return _dealt(mesh, count, P(None, *ROWS))
+
+
+def _dealt(mesh, count, spec):
+    return NamedSharding(mesh, spec if count % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else P())
 
 
 def keys_values(mesh, heads: int) -> NamedSharding:

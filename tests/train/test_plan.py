@@ -95,10 +95,8 @@ def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
 
     @jax.jit
     def turn(params, tokens):
-        policy, mask = (
-            rollout.from_model(decoder.bind(lm.graphdef, params), jnp.arange(4)),
-            jnp.ones(tokens.shape, bool),
-        )
+        policy = rollout.from_model(decoder.bind(lm.graphdef, params), jnp.arange(4))
+        mask = jnp.ones(tokens.shape, bool)
         carry = policy.grow(policy.act(None, tokens, mask, None)[0], (c.maze.turns - 1) * width)
         return policy.act(carry, tokens, mask, None)[0]
 

@@ -23,7 +23,8 @@ def _seen(qpos, kpos, window):
 def fill(k, kpos):
     """Keys k [B, K, S, d] with a copy of the row's first token's in place of padding, as `attend` wants `filled`."""
     real = kpos != NOWHERE
-    copy = jnp.take_along_axis(k, jnp.argmax(real, 1)[:, None, None, None], 2)
+    # Nothing reads a copy's gradient: it has no weight.
+    copy = jax.lax.stop_gradient(jnp.take_along_axis(k, jnp.argmax(real, 1)[:, None, None, None], 2))
     return jnp.where(real[:, None, :, None], k, copy)
 
 

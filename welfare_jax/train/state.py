@@ -54,8 +54,7 @@ def placed(flat: dict, mesh) -> dict:
 
 def spread(rows, mesh):
     """A batch over the devices, where they divide it: leaves [B, ...]."""
-    even = len(jax.tree.leaves(rows)[0]) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-    return hosts.put(rows, mesh_lib.rows(mesh) if even else mesh_lib.replicated(mesh))
+    return hosts.put(rows, mesh_lib.rows(mesh, len(jax.tree.leaves(rows)[0])))
 
 
 def join(trainable: dict, frozen: dict, dtype=None) -> dict:
