@@ -1,0 +1,46 @@
+import pathlib
+import platform
+import subprocess
+import sys
+
+import pytest
+
+HEAP = """
+import resource
+from welfare_jax import runtime
+runtime.keep_heap()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+size = 64 << 20
+for _ in range(3):
+    before = faults()
+    b"x" * size  # given back at once; numpy would ask for large pages by itself
+    last = faults() - before
+large = next(line for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages"))
+print(last, int(large.split()[1]) // 1024)
+"""
+
+
+LIMITED = """
+import resource
+from welfare_jax import runtime
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.RLIM_INFINITY))
+runtime.keep_heap()
+size = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+print(int(size.split()[1]) >> 10)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library's own heap is left as it is")
+def test_keep_heap_gives_nothing_back_and_uses_large_pages():
+    done = subprocess.run([sys.executable, "-c", HEAP], capture_output=True, text=True, check=True)
+    faults, large = map(int, done.stdout.split())
+    assert faults < 16, "64 MiB that were given back are 16,384 faults, or 32 in large pages"
+    switch = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if switch.exists() and "[never]" not in switch.read_text():
+        assert large >= 32
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library's own heap is left as it is")
+def test_keep_heap_takes_no_addresses_where_they_are_limited():
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1024, "MB of addresses, of 4,096 that the limit allows"
