@@ -10,7 +10,7 @@ import pytest
 from helpers import padded, run, tiny_model
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, lora
+from welfare_jax.models import decoder, layers, lora
 from welfare_jax.models.layers import Lora
 
 TOKENS, MASK = padded()
@@ -151,3 +151,15 @@ def test_fresh_adapters_learn_through_b_first(fresh):
     for name, g in paths(grad(params)).items():
         if "lora" in name:
             assert (np.abs(g).max() > 0) == name.endswith("b"), name
+
+
+def test_the_narrow_product_has_the_gradients_of_a_product():
+    kx, ka, kg = jax.random.split(jax.random.key(3), 3)
+    x, a = jax.random.normal(kx, (2, 40, 24)), jax.random.normal(ka, (2, 24, 4))
+    g = jax.random.normal(kg, (2, 40, 4))
+    for have, want in zip(
+        jax.jit(jax.vmap(lambda x, a, g: jax.vjp(layers.narrow_product, x, a)[1](g)))(x, a, g),
+        (jnp.einsum("bnr,bir->bni", g, a), jnp.einsum("bni,bnr->bir", x, g)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)

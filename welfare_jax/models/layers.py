@@ -20,6 +20,23 @@ PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 kept = functools.partial(jax.checkpoint, policy=PRODUCTS, prevent_cse=False)
 
 
+@jax.custom_vjp
+def narrow_product(x, a):
+    """x A for tokens x [N, in] and a narrow A [in, r], with a kernel's gradient that is quick on CPU.
+
+    XLA makes x^T g of (g^T x)^T too, which takes three times as long, unless something stands in between.
+    """
+    return x @ a
+
+
+def _narrow_product_bwd(saved, g):
+    x, a = saved
+    return g @ a.T, jax.lax.optimization_barrier(g.T @ x).T
+
+
+narrow_product.defvjp(lambda x, a: (x @ a, (x, a)), _narrow_product_bwd)
+
+
 @dataclasses.dataclass(frozen=True)
 class Lora:
     """Low-rank adapters on every linear layer whose path matches `targets`; the update is alpha / rank * A B."""
@@ -53,7 +70,7 @@ class Linear(nnx.Module):
         if self.bias is not None:
             y = y + self.bias[...]
         if self.lora_a is not None:
-            low = rows @ self.lora_a[...].astype(x.dtype)
+            low = narrow_product(rows, self.lora_a[...].astype(x.dtype))
             y = y + low @ (self.lora_scale * self.lora_b[...]).astype(x.dtype)
         return y.reshape(*x.shape[:-1], -1)
 
