@@ -341,7 +341,10 @@ def main(argv=None) -> int:
     rows = shared_rows(args)
     if rows and args.name != "update":  # a device for each core that the rows allow; an update gains nothing
         count = math.gcd(rows, os.cpu_count() or 1)
-        os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={count}")
+        flags = f"--xla_force_host_platform_device_count={count}"
+        if args.name == "env":  # a step is too small for threads to share: on CPU, the loop over steps is one kernel
+            flags += " --xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=100000000"
+        os.environ.setdefault("XLA_FLAGS", flags)
     try:
         import jax
 
