@@ -1,10 +1,12 @@
 """python docs/torch_baseline.py: the small shape's rollout, update and extraction in plain PyTorch, as a yardstick.
 
 The same layers as `python -m welfare_jax.bench` measures, written as one would tune them for a CPU: scaled dot-product
-attention, a key-value cache, the last layer only where it is read, four rows of the unembedding, the heap kept. Every
-turn has 56 tokens, so nothing is spent on padding. Prints one JSON object; needs the `test` extra.
+attention, a key-value cache, four rows of the unembedding, the heap kept; and the last layer only where it is read,
+or with `--whole` all of it, as a model has it that is not written for this (forward hooks read every layer whole).
+Every turn has 56 tokens, so nothing is spent on padding. Prints one JSON object; needs the `test` extra.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -23,7 +25,8 @@ SHAPES = {
 
 
 class Model:
-    def __init__(self, adapters: bool):
+    def __init__(self, adapters: bool, whole: bool):
+        self.whole = whole
         self.embed = torch.randn(VOCAB, WIDTH) * WIDTH**-0.5
         self.kernels = [{n: torch.randn(o, i) * i**-0.5 for n, (i, o) in SHAPES.items()} for _ in range(LAYERS)]
         self.adapters = [
@@ -53,7 +56,9 @@ class Model:
         return torch.cat((a * c - b * s, b * c + a * s), -1)
 
     def block(self, layer, x, at, cache=None, last=None):
-        """`last`: positions that alone are needed of this block."""
+        """`last`: positions that alone are needed of this block, which is [B, P, width] then."""
+        if last is not None and self.whole:
+            return self.block(layer, x, at, cache)[:, last]
         h = F.rms_norm(x, (WIDTH,), eps=1e-6)
         k, v = (self.heads(layer, n, h, at) for n in ("k", "v"))
         start = 0
@@ -119,12 +124,15 @@ def extract(model, per_length: int = 12):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--whole", action="store_true", help="compute the last layer at every position")
+    whole = parser.parse_args().whole
     runtime.keep_heap()
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    out = {"torch": torch.__version__}
+    out = {"torch": torch.__version__, "whole": whole}
     for run, adapters in ((rollout, False), (update, True), (extract, False)):
-        model, seconds = Model(adapters), []
+        model, seconds = Model(adapters, whole), []
         for _ in range(5):
             begin = time.perf_counter()
             amount = run(model)
