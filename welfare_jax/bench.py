@@ -317,7 +317,7 @@ def arguments():
     parser.add_argument("--json", action="store_true", help="print one JSON object on one line")
     for flag, default in (
         ("layers", 4), ("width", 256), ("heads", 4), ("kv-heads", 2), ("head-dim", 64), ("mlp", 768), ("groups", 2),
-        ("group-size", 16), ("repeats", 5), ("micro-batch", 32), ("envs", 1024),
+        ("group-size", 16), ("repeats", 5), ("micro-batch", 4), ("envs", 1024),
     ):  # fmt: skip
         parser.add_argument(f"--{flag}", type=int, default=default)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
