@@ -3,7 +3,13 @@
 The same layers as `python -m welfare_jax.bench` measures, written as one would tune them for a CPU: scaled dot-product
 attention, a key-value cache, four rows of the unembedding, the heap kept; and the last layer only where it is read,
 or with `--whole` all of it, as a model has it that is not written for this (forward hooks read every layer whole).
-Every turn has 56 tokens, so nothing is spent on padding. Prints one JSON object; needs the `test` extra.
+Every turn has 56 tokens, so nothing is spent on padding. `--peft` instead times the update of a Qwen3 of this shape by
+`transformers` and PEFT. Prints one JSON object; needs the `test` extra.
+
+On AMD processors PyTorch's MKL takes kernels of half the rate unless it is told that they are Intel's:
+
+    echo 'int mkl_serv_intel_cpu_true() { return 1; }' | gcc -shared -fPIC -x c -o /tmp/mkl.so -
+    LD_PRELOAD=/tmp/mkl.so python docs/torch_baseline.py
 """
 
 import argparse
@@ -123,16 +129,41 @@ def extract(model, per_length: int = 12):
     return {"trajectories_per_s": per_length * TURNS}
 
 
+def peft_model():
+    import peft
+    import transformers
+
+    config = transformers.Qwen3Config(
+        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, num_key_value_heads=KV, head_dim=HEAD, tie_word_embeddings=True,
+    )  # fmt: skip
+    adapters = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+    return peft.get_peft_model(transformers.Qwen3ForCausalLM(config), adapters)
+
+
+def peft_update(model, micro: int = 4):
+    """`update` of a model that computes everything but the logits that nobody reads."""
+    read, causal = torch.arange(TURNS) * TOKENS + TOKENS - 1, model.base_model.model
+    for _ in range(EPISODES // micro):
+        tokens = torch.randint(1000, (micro, TURNS * TOKENS))
+        hidden = causal.model(input_ids=tokens, use_cache=False).last_hidden_state[:, read]
+        F.linear(hidden, causal.lm_head.weight[:4]).log_softmax(-1)[..., 0].mean().backward()
+    model.zero_grad()
+    return {"tokens_per_s": EPISODES * TURNS * TOKENS}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--whole", action="store_true", help="compute the last layer at every position")
-    whole = parser.parse_args().whole
+    parser.add_argument("--peft", action="store_true", help="the update alone, by transformers and PEFT")
+    args = parser.parse_args()
     runtime.keep_heap()
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    out = {"torch": torch.__version__, "whole": whole}
-    for run, adapters in ((rollout, False), (update, True), (extract, False)):
-        model, seconds = Model(adapters, whole), []
+    out = {"torch": torch.__version__, "whole": args.whole or args.peft}
+    runs = ((rollout, False), (update, True), (extract, False))
+    for run, adapters in ((peft_update, True),) if args.peft else runs:
+        model, seconds = peft_model() if args.peft else Model(adapters, args.whole), []
         for _ in range(5):
             begin = time.perf_counter()
             amount = run(model)
