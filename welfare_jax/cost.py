@@ -156,9 +156,7 @@ def _measure(jaxpr, sliced=(), donated=()) -> Cost:
 def _overwritten(op, dying, made, buffers, sizes) -> set:
     """The dying operands whose memory an operation's results take over."""
     if op.name == "scan":
-        first = op.eqn.params["num_consts"]
-        carried = op.ins[first : first + op.eqn.params["num_carry"]]
-        return dying & set().union(*(buffers.get(i, set()) for i in carried))
+        return dying & set().union(*(buffers.get(op.ins[k], set()) for k in _carried(op.eqn.params)))
     if op.name in WHOLE:
         return set()
     wanted, taken = [sizes[b] for b in made], set()
@@ -169,6 +167,15 @@ def _overwritten(op, dying, made, buffers, sizes) -> set:
     return taken
 
 
+def _carried(params) -> range:
+    """Which operands of a scan its turns hand on."""
+    if "ft_in" in params:  # JAX 0.12
+        consts, carry = (len(list(part)) for part in params["ft_in"].unpack()[:2])
+    else:
+        consts, carry = params["num_consts"], params["num_carry"]
+    return range(consts, consts + carry)
+
+
 def _inside(op) -> Cost:
     """What an operation costs beside its operands and results."""
     params = op.eqn.params
@@ -177,8 +184,7 @@ def _inside(op) -> Cost:
         depth = math.prod(op.eqn.invars[0].aval.shape[i] for i in contracted)
         return Cost(2.0 * depth * math.prod(op.eqn.outvars[0].aval.shape), 0)
     if op.name == "scan":
-        body, consts = params["jaxpr"].jaxpr, params["num_consts"]
-        carried = range(consts, consts + params["num_carry"])
+        body, carried = params["jaxpr"].jaxpr, _carried(params)
         turn = _measure(body, range(carried.stop, len(body.invars)), carried)
         own = sum(_size(body.invars[i].aval) for i in carried)
         return Cost(turn.flops * params["length"], turn.bytes - own)
