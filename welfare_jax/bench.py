@@ -317,9 +317,10 @@ def arguments():
     parser.add_argument("--json", action="store_true", help="print one JSON object on one line")
     for flag, default in (
         ("layers", 4), ("width", 256), ("heads", 4), ("kv-heads", 2), ("head-dim", 64), ("mlp", 768), ("groups", 2),
-        ("group-size", 16), ("repeats", 5), ("micro-batch", 4), ("envs", 1024),
+        ("group-size", 16), ("repeats", 5), ("envs", 1024),
     ):  # fmt: skip
         parser.add_argument(f"--{flag}", type=int, default=default)
+    parser.add_argument("--micro-batch", type=int, default=0, help="update: episodes a gradient pass (4 a device)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tokenizer", metavar="DIR", help="a tokenizer folder; default: pieces as long as Qwen3's")
     parser.add_argument("--folder", metavar="DIR", help="load: read this folder instead of one made up")
@@ -348,6 +349,8 @@ def main(argv=None) -> int:
     try:
         import jax
 
+        args.micro_batch = args.micro_batch or 4 * jax.device_count()
+        rows = shared_rows(args)
         if rows % jax.device_count() and args.name != "extract":  # whose batches stay whole then
             raise InputError(f"{args.name}: {rows} rows are not a multiple of the {jax.device_count()} devices here")
         bench = Bench(args)
