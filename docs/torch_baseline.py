@@ -13,6 +13,7 @@ On AMD processors PyTorch's MKL takes kernels of half the rate unless it is told
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -161,9 +162,10 @@ def main():
     torch.set_num_threads(2)
     torch.manual_seed(0)
     out = {"torch": torch.__version__, "whole": args.whole or args.peft}
-    runs = ((rollout, False), (update, True), (extract, False))
-    for run, adapters in ((peft_update, True),) if args.peft else runs:
-        model, seconds = peft_model() if args.peft else Model(adapters, args.whole), []
+    runs = {rollout: False, update: True, extract: False}  # and whether with adapters
+    makes = {run: functools.partial(Model, adapters, args.whole) for run, adapters in runs.items()}
+    for run, make in ({peft_update: peft_model} if args.peft else makes).items():
+        model, seconds = make(), []
         for _ in range(5):
             begin = time.perf_counter()
             amount = run(model)

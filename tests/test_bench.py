@@ -61,6 +61,13 @@ def test_one_line_of_json(name, run, tiny_tokenizer_dir):
         assert found["tokens_per_s"] / found["episodes_per_s"] == pytest.approx(found["tokens"] / 8, rel=1e-3)
 
 
+def test_a_part_that_does_not_divide_the_episodes(capsys, monkeypatch):
+    monkeypatch.setattr(runtime, "keep_heap", lambda: None)
+    assert bench.main(["update", *TINY.split(), "--micro-batch", "3"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: --micro-batch 3: must divide the 8 episodes\n"
+
+
 def test_every_name_is_measured():
     assert set(bench.NAMES) == set(KEYS)
 

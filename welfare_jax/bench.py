@@ -349,7 +349,10 @@ def main(argv=None) -> int:
     try:
         import jax
 
-        args.micro_batch = args.micro_batch or 4 * jax.device_count()
+        episodes = args.groups * args.group_size
+        args.micro_batch = args.micro_batch or math.gcd(4 * jax.device_count(), episodes)
+        if episodes % min(args.micro_batch, episodes):
+            raise InputError(f"--micro-batch {args.micro_batch}: must divide the {episodes} episodes")
         rows = shared_rows(args)
         if rows % jax.device_count() and args.name != "extract":  # whose batches stay whole then
             raise InputError(f"{args.name}: {rows} rows are not a multiple of the {jax.device_count()} devices here")
