@@ -163,3 +163,27 @@ def test_the_narrow_product_has_the_gradients_of_a_product():
         strict=True,
     ):
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_merged_product_has_the_value_and_the_gradients_of_its_three():
+    rng = np.random.default_rng(4)
+    x, w, a, b, g = (rng.normal(size=s) for s in ((40, 24), (24, 16), (24, 4), (4, 16), (40, 16)))
+    kernel = w + a @ b
+    wanted = (x @ kernel, g @ kernel.T, x.T @ g, x.T @ (g @ b.T), (x @ a).T @ g)
+
+    def both(x, a, b, w, g):
+        y, back = jax.vjp(layers.merged_product, x, w, a, b)
+        return (y, *back(g))
+
+    # Two organisms over one kernel.
+    twice = [jnp.float32(np.stack([v, v])) for v in (x, a, b)]
+    have = jax.jit(jax.vmap(both, in_axes=(0, 0, 0, None, None)))(*twice, jnp.float32(w), jnp.float32(g))
+    for got, want in zip(have, wanted, strict=True):
+        np.testing.assert_allclose(got, np.stack([want, want]), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows, dtype, merged", [(64, "float32", True), (4, "float32", False), (64, "bfloat16", False)])
+def test_adapters_are_merged_where_that_is_less_work_and_loses_nothing(rows, dtype, merged):
+    layer = layers.Linear("attn/q", 16, 16, lora=Lora(2, 4.0), dtype=jnp.dtype(dtype))
+    program = str(jax.make_jaxpr(layer)(jnp.ones((1, rows, 16), dtype)))
+    assert ("merged_product" in program) == merged and ("narrow_product" in program) != merged
