@@ -320,7 +320,7 @@ def arguments():
         ("group-size", 16), ("repeats", 5), ("envs", 1024),
     ):  # fmt: skip
         parser.add_argument(f"--{flag}", type=int, default=default)
-    parser.add_argument("--micro-batch", type=int, default=0, help="update: episodes a gradient pass (4 a device)")
+    parser.add_argument("--micro-batch", type=int, default=0, help="update: episodes a gradient pass (2 a device)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tokenizer", metavar="DIR", help="a tokenizer folder; default: pieces as long as Qwen3's")
     parser.add_argument("--folder", metavar="DIR", help="load: read this folder instead of one made up")
@@ -350,7 +350,7 @@ def main(argv=None) -> int:
         import jax
 
         episodes = args.groups * args.group_size
-        args.micro_batch = args.micro_batch or math.gcd(4 * jax.device_count(), episodes)
+        args.micro_batch = args.micro_batch or math.gcd(2 * jax.device_count(), episodes)
         if episodes % min(args.micro_batch, episodes):
             raise InputError(f"--micro-batch {args.micro_batch}: must divide the {episodes} episodes")
         rows = shared_rows(args)

@@ -18,13 +18,10 @@ def keep_heap():
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2
-    for option, value in (
-        (arena_max, 1),
-        (mmap_max, 0),
-        (trim_threshold, -1),
-        (top_pad, 256 << 20),
-    ):
+    # Threads keep arenas of their own for what is small: in one for all they wait for each other, and large buffers
+    # come back between small ones that are still in use.
+    mmap_max, trim_threshold, top_pad = -4, -1, -2
+    for option, value in ((mmap_max, 0), (trim_threshold, -1), (top_pad, 256 << 20)):
         libc.mallopt(option, value)
     if _address_space_is_free():
         _large_pages(libc)

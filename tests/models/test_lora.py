@@ -182,7 +182,9 @@ def test_the_merged_product_has_the_value_and_the_gradients_of_its_three():
         np.testing.assert_allclose(got, np.stack([want, want]), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows, dtype, merged", [(64, "float32", True), (4, "float32", False), (64, "bfloat16", False)])
+@pytest.mark.parametrize(
+    "rows, dtype, merged", [(64, "float32", True), (4, "float32", False), (64, "bfloat16", False)]
+)
 def test_adapters_are_merged_where_that_is_less_work_and_loses_nothing(rows, dtype, merged):
     layer = layers.Linear("attn/q", 16, 16, lora=Lora(2, 4.0), dtype=jnp.dtype(dtype))
     program = str(jax.make_jaxpr(layer)(jnp.ones((1, rows, 16), dtype)))
