@@ -189,3 +189,12 @@ def test_adapters_are_merged_where_that_is_less_work_and_loses_nothing(rows, dty
     layer = layers.Linear("attn/q", 16, 16, lora=Lora(2, 4.0), dtype=jnp.dtype(dtype))
     program = str(jax.make_jaxpr(layer)(jnp.ones((1, rows, 16), dtype)))
     assert ("merged_product" in program) == merged and ("narrow_product" in program) != merged
+
+
+def test_the_program_of_an_accelerator_keeps_adapters_apart():
+    def program():
+        return str(jax.make_jaxpr(layers.Linear("attn/q", 16, 16, lora=Lora(2, 4.0)))(jnp.ones((1, 64, 16))))
+
+    with layers.for_accelerators():
+        assert "merged_product" not in program()
+    assert "merged_product" in program()

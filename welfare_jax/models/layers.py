@@ -1,5 +1,7 @@
 """The parts of a block. B batch, T tokens, D width, d head width, F mlp width, r LoRA rank."""
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import re
@@ -57,13 +59,26 @@ def _merged_product_bwd(saved, g):
 merged_product.defvjp(lambda *args: (merged_product(*args), args), _merged_product_bwd)
 
 
+_elsewhere = contextvars.ContextVar("elsewhere", default=False)
+
+
+@contextlib.contextmanager
+def for_accelerators():
+    """What is traced in here is the program of an accelerator, whatever this machine has."""
+    token = _elsewhere.set(True)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
 def _merges(x, w) -> bool:
     """Whether x (W + A B) is less work than x W + (x A) B, and as exact.
 
     Where products read less than float32, as those of accelerators do even of float32 arrays, W would swallow a small
     A B.
     """
-    exact = x.dtype == w.dtype == jnp.float32 and jax.default_backend() == "cpu"
+    exact = x.dtype == w.dtype == jnp.float32 and jax.default_backend() == "cpu" and not _elsewhere.get()
     return exact and len(x) * sum(w.shape) > w.size
 
 

@@ -17,7 +17,7 @@ from welfare_jax import cost, devices
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, hf
+from welfare_jax.models import decoder, hf, layers
 from welfare_jax.models.spec import Spec
 from welfare_jax.sft import planned
 from welfare_jax.text import pieces as text
@@ -161,7 +161,8 @@ def _once(known: Source, kind: str, spec: Spec, config, beside: dict, make):
     config.train.update(beside)
     key = kind, spec, config.model.dtype, str(config.maze), str(config.train), str(config.sft)
     if key not in known.seen:
-        known.seen[key] = make(config)
+        with layers.for_accelerators():
+            known.seen[key] = make(config)
     return known.seen[key]
 
 
