@@ -23,8 +23,23 @@ import torch.nn.functional as F
 
 from welfare_jax import runtime
 
-LAYERS, WIDTH, HEADS, KV, HEAD, MLP, VOCAB, RANK = 4, 256, 4, 2, 64, 768, 151_936, 32
-EPISODES, TURNS, TOKENS = 32, 15, 56
+VOCAB, RANK, TURNS, TOKENS = 151_936, 32, 15, 56
+SHAPE = {"layers": 4, "width": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "mlp": 768, "episodes": 32}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--whole", action="store_true", help="compute the last layer at every position")
+    parser.add_argument("--peft", action="store_true", help="the update alone, by transformers and PEFT")
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--only", choices=("rollout", "update", "extract"), help="one of the three")
+    for name, default in SHAPE.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    return parser.parse_args()
+
+
+ARGS = arguments()
+LAYERS, WIDTH, HEADS, KV, HEAD, MLP, EPISODES = (getattr(ARGS, name) for name in SHAPE)
 SHAPES = {
     "q": (WIDTH, HEADS * HEAD), "k": (WIDTH, KV * HEAD), "v": (WIDTH, KV * HEAD), "o": (HEADS * HEAD, WIDTH),
     "gate": (WIDTH, MLP), "up": (WIDTH, MLP), "down": (MLP, WIDTH),
@@ -154,10 +169,7 @@ def peft_update(model, micro: int = 4):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--whole", action="store_true", help="compute the last layer at every position")
-    parser.add_argument("--peft", action="store_true", help="the update alone, by transformers and PEFT")
-    args = parser.parse_args()
+    args = ARGS
     runtime.keep_heap()
     torch.set_num_threads(2)
     torch.manual_seed(0)
@@ -165,8 +177,10 @@ def main():
     runs = {rollout: False, update: True, extract: False}  # and whether with adapters
     makes = {run: functools.partial(Model, adapters, args.whole) for run, adapters in runs.items()}
     for run, make in ({peft_update: peft_model} if args.peft else makes).items():
+        if args.only not in (None, run.__name__.removeprefix("peft_")):
+            continue
         model, seconds = make(), []
-        for _ in range(5):
+        for _ in range(1 + args.repeats):
             begin = time.perf_counter()
             amount = run(model)
             seconds.append(time.perf_counter() - begin)

@@ -86,13 +86,14 @@ def test_nothing_is_computed_and_keys_weigh_nothing():
 def test_memory_is_about_what_xla_reserves():
     """The training step's own programs, on one device: the estimate is within a quarter of the compiler's figure."""
     cfg, pieces = worlds.train_config(groups=4, group_size=8, micro_batch=16), text.stand_in(21)
+    world = maze.Params(size=21, turns=5)
     graphdef, params = decoder.structure(small(300, width=64, heads=4, kv_heads=2, head_dim=32, mlp=256), Lora(4, 8.0))
     trainable, frozen = jax.eval_shape(lambda p: state.split(p, r".*/lora_[ab]"), params)
     args = (trainable, frozen, jax.random.key(0), 0, 0.7)
-    collect = step.make_collect(graphdef, pieces, maze.Params(size=21, turns=5), 4, 8, False)
+    collect = step.make_collect(graphdef, pieces, world, 4, 8, False)
     tx, played = state.optimizer(cfg), jax.eval_shape(collect, *args)[0]
     now = state.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(tx.init, trainable))
-    learn = step.make_update(graphdef, pieces, tx, cfg, 5)
+    learn = step.make_update(graphdef, pieces, tx, cfg, world)
     for program, given, donated in ((collect, args, False), (learn, (now, frozen, None, played, 0.7), True)):
         compiled = jax.jit(program, donate_argnums=(0,) * donated).lower(*given).compile()
         reserved = compiled.memory_analysis().temp_size_in_bytes

@@ -138,7 +138,7 @@ def learn(world, mesh=None, way="jit"):
     collect = step.make_collect(
         world.graphdef, world.pieces, world.maze, *settings, mesh, None, CFG.rollout_batch, where
     )
-    update = step.make_update(world.graphdef, world.pieces, tx, CFG, world.maze.turns, None, where)
+    update = step.make_update(world.graphdef, world.pieces, tx, CFG, world.maze, None, where)
     place = lambda part: {
         k: jax.device_put(np.asarray(v), mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()
     }

@@ -55,7 +55,7 @@ def collector(world, cfg, merged=False, mesh=None):
 
 
 def updater(world, cfg, tx):
-    return jax.jit(step.make_update(world.graphdef, world.pieces, tx, cfg, world.maze.turns))
+    return jax.jit(step.make_update(world.graphdef, world.pieces, tx, cfg, world.maze))
 
 
 def fresh(world, tx):

@@ -98,17 +98,17 @@ def shares(b: Bench, seconds: float) -> dict:
 
     bare = jax.tree.map(jnp.zeros_like, b.pieces.table)
 
-    def without(table, width):
+    def without(table, widths):
         @jax.jit
         def program(i):
             k_maze, k_play = jax.random.split(jax.random.fold_in(b.key, i))
             states = r.group_states(k_maze, b.args.groups, b.args.group_size, b.maze)
             keys = jax.random.split(k_play, b.episodes)
-            return r.play(r.uniform(), None, table, b.pieces.size, width, b.maze, states, keys, 0.7)
+            return r.play(r.uniform(), None, table, b.pieces.size, widths, b.maze, states, keys, 0.7)
 
         return b.time(program)[0]
 
-    both, maze = without(b.pieces.table, b.pieces.width), without(bare._replace(tokens=bare.tokens[:, :1]), 1)
+    both, maze = without(b.pieces.table, b.pieces.widths()), without(bare._replace(tokens=bare.tokens[:, :1]), (1, 1))
     return {
         "share_model": 1 - both / seconds, "share_text": max(both - maze, 0.0) / seconds, "share_maze": maze / seconds,
     }  # fmt: skip
@@ -142,7 +142,7 @@ def update(b: Bench) -> dict:
     played, _ = b.collect(graphdef)(trainable, frozen, b.key, 0, 0.7)
     tx = state.optimizer(cfg)
     where = parallel.devices(settings, b.mesh)
-    program = jax.jit(step.make_update(graphdef, b.pieces, tx, cfg, b.maze.turns, devices=where))
+    program = jax.jit(step.make_update(graphdef, b.pieces, tx, cfg, b.maze, devices=where))
     now = state.State(jnp.int32(0), trainable, tx.init(trainable))
     seconds, compiling, _ = b.time(lambda i: program(now, frozen, None, played, 0.7))
     tokens = int(played.mask.sum())

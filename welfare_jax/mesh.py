@@ -99,6 +99,11 @@ class Devices(NamedTuple):
     count: int = 1
     mesh: object = None  # under `jax.jit`, where there is more than one device
 
+    @property
+    def rows(self) -> int:
+        """Among how many devices the rows of an array that this program sees are dealt."""
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
     def hold(self, x):
         """The same [B, ...], its rows kept on their devices: else XLA may cut it as the weights that it meets."""
         return x if self.mesh is None else jax.lax.with_sharding_constraint(x, rows(self.mesh))

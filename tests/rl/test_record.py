@@ -23,7 +23,7 @@ def played():
     table = text.Table(jnp.zeros((54, 1), jnp.int32), jnp.zeros(54, jnp.int32), None)
     states = rollout.group_states(jax.random.key(1), 1, 4, PARAMS)
     keys = jax.random.split(jax.random.key(2), 4)
-    play = jax.jit(lambda keys: rollout.play(rollout.uniform(), None, table, 15, 1, PARAMS, states, keys, 1.0))
+    play = jax.jit(lambda keys: rollout.play(rollout.uniform(), None, table, 15, (1, 1), PARAMS, states, keys, 1.0))
     return jax.device_get(states), jax.device_get(play(keys))
 
 
@@ -54,7 +54,7 @@ def test_what_melts_in_the_replay_is_what_melted(melt):
         out.append((action, jnp.zeros((4, 4)), near, reward, info["gold"], info["mold"], before.x, before.y, now.wind,
                     info["landed"], now.order))  # fmt: skip
     fields = [np.stack(a, 1) for a in zip(*jax.device_get(out))]
-    played = rollout.Trajectory(np.zeros((4, 1)), np.zeros((4, 1)), *fields)
+    played = rollout.Trajectory(*np.zeros((3, 4, 1)), *fields)
     for row in range(4):
         e = record.episode(played, states.grid[row], WORDING, row=row, melt=melt)
         end = replay.frames(e)[-1]

@@ -31,7 +31,7 @@ def world(tiny_tokenizer):
     return graphdef, params, text.build(tiny_tokenizer, size=MAZE.size)
 
 
-def episodes(world, segments=3, iv=True):
+def episodes(world, segments=3, alike=1):
     """A jitted rollout: (group key, keys [B], maze parameters, temperature, interventions) -> (states, trajectory)."""
     graphdef, params, pieces = world
 
@@ -41,8 +41,8 @@ def episodes(world, segments=3, iv=True):
         states = rollout.group_states(key, GROUPS, MEMBERS, maze_params)
         policy = rollout.from_model(model, pieces.table.letters, iv)
         out = rollout.play(
-            policy, None, pieces.table, pieces.size, pieces.width, maze_params, states,
-            keys, temperature, segments,
+            policy, None, pieces.table, pieces.size, pieces.widths(), maze_params, states,
+            keys, temperature, segments, alike,
         )  # fmt: skip
         return states, out
 
@@ -76,18 +76,49 @@ def test_logits_equal_one_full_forward(iv, world, roll):
     """Of the same tokens, steered alike: what the trainer computes is what the sampler saw."""
     graphdef, params, pieces = world
     _, out = (episodes(world) if iv is ABLATED else roll)(*CALL, iv)
-    slots = rollout.answer_slots(TURNS, out.tokens.shape[1] // TURNS)
     full = run(graphdef, params, out.tokens, mask=out.mask, interventions=iv).logits
-    want = np.asarray(full)[:, slots][..., np.asarray(pieces.table.letters)]
+    want = np.take_along_axis(np.asarray(full), out.read[..., None], 1)[..., np.asarray(pieces.table.letters)]
     assert want.std() > 0.3
     np.testing.assert_allclose(out.logits, want, atol=1e-4)
 
     @jax.jit
-    def again(tokens, mask, iv):
+    def again(out, iv):
         model = decoder.bind(graphdef, params)
-        return rollout.replay_logits(model, tokens, mask, pieces.table.letters, TURNS, iv=iv)
+        return rollout.replay(model, out.tokens, out.mask, out.read, pieces.table.letters, iv=iv)[1]
 
-    np.testing.assert_allclose(again(out.tokens, out.mask, iv), out.logits, atol=1e-4)
+    np.testing.assert_allclose(again(out, iv), out.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("remat", [False, "nothing"])
+def test_a_common_opening_changes_nothing(remat, world, plain):
+    """Members of a maze read its first turn once: the same episodes, the same logits, the same gradients."""
+    graphdef, params, pieces = world
+    shared = jax.device_get(episodes(world, alike=MEMBERS)(*CALL, None))[1]
+    for name in ("tokens", "mask", "read", "actions", "wind"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(plain[1], name))
+    np.testing.assert_allclose(shared.logits, plain[1].logits, atol=1e-4)
+
+    def loss(params, alike):
+        model, opening = decoder.bind(graphdef, params), (pieces.first_width, alike)
+        args = (shared.tokens, shared.mask, shared.read, pieces.table.letters)
+        logits = rollout.replay(model, *args, remat=remat, opening=opening)[1]
+        weight = jnp.asarray(np.random.default_rng(1).normal(size=logits.shape))
+        return jnp.sum(weight * jax.nn.log_softmax(logits)), logits
+
+    grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    (own, _), (got, logits) = grad(params, 1), grad(params, MEMBERS)
+    np.testing.assert_allclose(logits, shared.logits, atol=1e-4)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(own)):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, np.abs(b).max()))
+
+
+def test_rows_that_are_steered_apart_have_no_common_opening(world):
+    graphdef, params, pieces = world
+    out = jax.device_get(episodes(world)(*CALL, steer(3.0)))[1]
+    model, args = decoder.bind(graphdef, params), (out.tokens, out.mask, out.read, pieces.table.letters)
+    got = rollout.replay(model, *args, iv=steer(3.0), opening=(pieces.first_width, MEMBERS))[1]
+    np.testing.assert_allclose(got, out.logits, atol=1e-4)
+    assert rollout.begin_alike(maze.Params(order="episode"), 8) == 1 and rollout.begin_alike(MAZE, 8) == 8
 
 
 def test_logits_equal_those_of_transformers(world, plain, tmp_path):
@@ -102,7 +133,7 @@ def test_logits_equal_those_of_transformers(world, plain, tmp_path):
         tokens = out.tokens[row][out.mask[row]]
         with torch.no_grad():
             logits = torch_run(model, tokens[None])[0][0]
-        ends = np.cumsum(out.mask[row].reshape(TURNS, -1).sum(1)) - 1
+        ends = np.cumsum(out.mask[row])[out.read[row]] - 1
         np.testing.assert_allclose(out.logits[row], logits[ends][:, np.array(pieces.table.letters)], atol=1e-4)
 
 
@@ -192,7 +223,7 @@ def scripted(name, params, n):
     @jax.jit
     def f(keys):
         states = rollout.group_states(jax.random.key(9), n // 2, 2, params)
-        return states, rollout.play(policy, None, table, params.size, 1, params, states, keys, 1.0, segments=1)
+        return states, rollout.play(policy, None, table, params.size, (1, 1), params, states, keys, 1.0, segments=1)
 
     return jax.device_get(f(jax.random.split(jax.random.key(8), n)))
 

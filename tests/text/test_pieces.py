@@ -23,8 +23,8 @@ WORDS = Wording(
 TURNS = 15
 
 
-@functools.partial(jax.jit, static_argnames=("size", "width"))
-def _play(table, keys, params, size, width):
+@functools.partial(jax.jit, static_argnames=("size", "widths"))
+def _play(table, keys, params, size, widths):
     """Uniform moves, from anywhere in the maze: every coordinate is shown."""
 
     def start(key):
@@ -33,15 +33,14 @@ def _play(table, keys, params, size, width):
         return maze.reset(k_maze, params)[1]._replace(x=x, y=y)
 
     states = jax.vmap(start)(keys)
-    return rollout.play(rollout.uniform(), None, table, size, width, params, states, keys, 1.0, segments=1)
+    return rollout.play(rollout.uniform(), None, table, size, widths, params, states, keys, 1.0, segments=1)
 
 
 def played(pieces, episodes, size=31, **changes):
     """(conversations, shown): per episode the messages of every turn, and the tokens that the program laid out."""
     params = maze.Params(size=size, whole=True, **{"wind": 0.3} | changes)
     keys = jax.random.split(jax.random.key(episodes), episodes)
-    out = jax.device_get(_play(pieces.table, keys, params, size, pieces.width))
-    width = out.tokens.shape[1] // TURNS
+    out = jax.device_get(_play(pieces.table, keys, params, size, pieces.widths()))
     talks, shown = [], []
     for b in range(episodes):
         messages, rows = [], []
@@ -50,7 +49,7 @@ def played(pieces, episodes, size=31, **changes):
             said = pieces.wording.observation(out.x[b, t], out.y[b, t], out.neighbours[b, t], out.order[b, t], wind)
             letter = pieces.wording.letters[out.actions[b, t]]
             messages += [{"role": "user", "content": said}, {"role": "assistant", "content": letter}]
-            turn = slice(t * width, (t + 1) * width)
+            turn = slice(out.read[b, t - 1] + 1 if t else 0, out.read[b, t] + 1)
             assert out.mask[b, turn][-1] and (np.diff(out.mask[b, turn].astype(int)) >= 0).all()  # at the right edge
             rows.append(out.tokens[b, turn][out.mask[b, turn]].tolist())
         talks.append(messages)
@@ -166,14 +165,15 @@ def test_widths_are_the_longest_turns(name, shared_tokenizer):
     x, y = lengths[text.X : text.X + 100].max(), lengths[text.X + 100 :].max()
     calm = around + x + y + lengths[text.CLOSE]
     first, later = calm + lengths[text.FIRST], calm + 1 + lengths[text.NEXT]
-    assert pieces.calm_width == max(first, later)
-    assert pieces.width == max(first, later + lengths[text.WIND : text.NEIGHBOUR].max())
+    windy = later + lengths[text.WIND : text.NEIGHBOUR].max()
+    assert (pieces.widths(calm=True), pieces.widths()) == ((first, later), (first, windy))
+    assert (pieces.slots(3, calm=True), pieces.slots(3)) == (first + 2 * later, first + 2 * windy)
 
 
 def test_the_stand_in_is_as_long_as_qwen3(shared_tokenizer):
     """Without a tokenizer at hand the work is the same."""
     real, ours = text.build(shared_tokenizer("qwen3")), text.stand_in()
-    assert (ours.width, ours.calm_width, ours.size) == (real.width, real.calm_width, real.size)
+    assert (ours.widths(), ours.widths(calm=True), ours.size) == (real.widths(), real.widths(calm=True), real.size)
     np.testing.assert_array_equal(ours.table.lengths, real.table.lengths)
 
 

@@ -93,8 +93,8 @@ def test_the_live_curve_costs_less_than_a_twentieth_of_training():
     cfg, shown = config.rl(), pieces.stand_in()
     lengths = np.repeat(np.arange(1, cfg.maze.turns + 1), 3 * cfg.curve.per_length)
     batches = np.array_split(lengths, 5)  # a bucket is as wide as its longest walk
-    walks = sum(len(part) * (part.max() * shown.calm_width + 1) for part in batches)
-    episodes = cfg.train.groups * cfg.train.group_size * cfg.maze.turns * shown.calm_width
+    walks = sum(len(part) * (shown.slots(part.max(), calm=True) + 1) for part in batches)
+    episodes = cfg.train.groups * cfg.train.group_size * shown.slots(cfg.maze.turns, calm=True)
     passes = 1 + 2  # the rollout, and forward and backward of the update
     assert walks / (cfg.curve.every * passes * episodes) < 0.02 < 0.05
 

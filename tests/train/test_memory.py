@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from welfare_jax import config
+from welfare_jax.envs import maze
 from welfare_jax.models import decoder, lora
 from welfare_jax.models.layers import Lora
 from welfare_jax.models.spec import small
@@ -35,15 +36,17 @@ def abstract(episodes: int, vocab: int = VOCAB):
     )
     trainable = {k: v for k, v in flat.items() if re.fullmatch(lora.PATTERN, k)}
     frozen = {k: v for k, v in flat.items() if k not in trainable}
-    tx, T = state.optimizer(cfg), TURNS * pieces.width
+    tx, T = state.optimizer(cfg), pieces.slots(TURNS)
     now = state.State(shape((), jnp.int32), trainable, jax.eval_shape(tx.init, trainable))
     turn = lambda *more, kind=jnp.int32: shape((episodes, TURNS, *more), kind)
     real = turn(kind=jnp.float32)
     played = rollout.Trajectory(
-        shape((episodes, T), jnp.int32), shape((episodes, T), bool), turn(), turn(4, kind=jnp.float32), turn(4), real,
-        turn(), turn(), turn(), turn(), turn(), turn(2), turn(4),
+        shape((episodes, T), jnp.int32), shape((episodes, T), bool), turn(), turn(), turn(4, kind=jnp.float32),
+        turn(4), real, turn(), turn(), turn(), turn(), turn(), turn(2), turn(4),
     )  # fmt: skip
-    update = jax.jit(step.make_update(graphdef, pieces, tx, cfg, TURNS, jnp.bfloat16), donate_argnums=0)
+    update = jax.jit(
+        step.make_update(graphdef, pieces, tx, cfg, maze.Params(turns=TURNS), jnp.bfloat16), donate_argnums=0
+    )
     return update.lower(now, frozen, None, played, 0.7).compile(), T
 
 

@@ -57,7 +57,7 @@ def answers(world, trainable, played, episode):
     mask = np.asarray(played.mask[episode])
     tokens = played.tokens[episode][mask][None]
     logits = decoder.forward(world.graphdef, state.join(trainable, world.frozen), tokens).logits[0]
-    at = np.cumsum(mask)[np.arange(1, worlds.TURNS + 1) * (len(mask) // worlds.TURNS) - 1] - 1
+    at = np.cumsum(mask)[played.read[episode]] - 1
     return jax.nn.log_softmax(logits[at][:, np.asarray(world.pieces.table.letters)] / CFG.temperature)
 
 

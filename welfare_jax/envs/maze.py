@@ -65,6 +65,11 @@ class Params:
         return self
 
     @property
+    def calm(self) -> bool:
+        """Whether no wind will ever blow, as far as that is known before the program runs."""
+        return not isinstance(self.wind, jax.Array) and self.wind == 0
+
+    @property
     def steps(self) -> int:
         """The most tiles that can be entered in an episode."""
         return self.turns * (2 if self.wind_mode == "push" else 1)

@@ -5,6 +5,7 @@ activation outlives its batch, so memory does not grow with N. L layers, D width
 """
 
 import functools
+import itertools
 import pathlib
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class Moments(NamedTuple):
 def encode(pieces: text.Pieces, walks: Walks, chunk: int = 256):
     """(tokens int32 [N, T], mask bool [N, T]) of whole walks, against the left edge, ending in the last letter."""
     turns = walks.actions.shape[1]
-    width = turns * pieces.calm_width + 1
+    width = pieces.slots(turns, calm=True) + 1
 
     @jax.jit
     def lay(obs, actions, length):
@@ -120,12 +121,13 @@ def of_trajectories(played, group_size: int, turns=None) -> Samples:
         np.asarray(a) for a in (played.tokens, played.mask, played.actions, played.neighbours)
     )
     rows, count = actions.shape
-    width = tokens.shape[1] // count
-    first = np.argmax(mask.reshape(rows, count, width), -1) + np.arange(count) * width
+    ends = np.asarray(played.read)[0]
+    first = [a + 1 + np.argmax(mask[:, a + 1 : b + 1], 1) for a, b in itertools.pairwise(ends)]
+    first = np.stack(first, 1)  # [B, N - 1], of the turns after the first
     label = np.take_along_axis(near, actions[..., None], -1)[..., 0]
     turns = np.arange(count - 1) if turns is None else np.asarray(turns)
     unit = np.arange(rows, dtype=np.int32) // group_size
-    return Samples(tokens, mask, first[:, turns + 1].astype(np.int32), label[:, turns].astype(np.int32), unit)
+    return Samples(tokens, mask, first[:, turns].astype(np.int32), label[:, turns].astype(np.int32), unit)
 
 
 def buckets(samples: Samples, batch: int, count: int | None = None, place=jnp.asarray) -> tuple[Bucket, ...]:

@@ -136,11 +136,12 @@ def attend_library(q, parts, qpos, window, scale, implementation):
     return out.swapaxes(1, 2)
 
 
-def attend_causal(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None, max_blocks: int = 5):
+def attend_causal(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None, max_blocks: int = 5, older=()):
     """Self-attention of a whole sequence, in query blocks that each meet only the keys up to their own end.
 
     q [B, H, T, d]; k, v [B, K, T, d]; qpos, kpos [B, T], where a slot's position grows with the slot; window, cap and
-    sinks as in `attend`. The blocks halve the work of a long sequence. Returns [B, H, T, d].
+    sinks as in `attend`; older: parts that every query sees, filled as `attend` wants them. The blocks halve the work
+    of a long sequence. Returns [B, H, T, d].
     """
     T, k = q.shape[2], fill(k, kpos)
     blocks = min(max_blocks, max(1, T // 100))
@@ -148,6 +149,6 @@ def attend_causal(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None, max_b
     outs = []
     for a, b in zip([0, *ends[:-1]], ends, strict=True):
         stretches = [(0, a), (a, b)] if a else [(a, b)]
-        parts = tuple((k[:, :, i:j], v[:, :, i:j], kpos[:, i:j]) for i, j in stretches)
+        parts = (*older, *((k[:, :, i:j], v[:, :, i:j], kpos[:, i:j]) for i, j in stretches))
         outs.append(attend(q[:, :, a:b], parts, qpos[:, a:b], window, scale, cap, sinks, filled=True))
     return jnp.concatenate(outs, axis=2)

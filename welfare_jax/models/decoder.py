@@ -131,6 +131,26 @@ def grow(cache: Cache, slots: int) -> Cache:
     return cache._replace(k=jnp.pad(cache.k, wide, mode), v=jnp.pad(cache.v, wide, mode), pos=pos)
 
 
+def room_after(cache: Cache, slots: int) -> Cache:
+    """A cache of `slots` empty slots for what follows `cache`, holding copies of its last key, which nobody counts."""
+    k, v = (jnp.repeat(a[:, :, :, -1:], slots, 3) for a in (cache.k, cache.v))
+    pos = jnp.full((len(cache.pos), slots), attention.NOWHERE, jnp.int32)
+    return Cache(k, v, pos, jnp.zeros_like(cache.count), jnp.zeros_like(cache.used))
+
+
+def repeat(cache: Cache, times: int) -> Cache:
+    """The cache with every row `times` times, one after the other."""
+    k, v = (repeat_rows(a, times, 1) for a in (cache.k, cache.v))
+    return Cache(k, v, repeat_rows(cache.pos, times), repeat_rows(cache.count, times), cache.used)
+
+
+def repeat_rows(a, times: int, axis: int = 0):
+    """As `jnp.repeat`, by a broadcast: each device keeps its own rows."""
+    a = jnp.expand_dims(a, axis + 1)
+    wide = jnp.broadcast_to(a, (*a.shape[: axis + 1], times, *a.shape[axis + 2 :]))
+    return wide.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
+
+
 def append(cache: Cache, more: Cache) -> Cache:
     """`more`'s slots written after those that `cache` uses."""
     at = (0, 0, 0, cache.used, 0)
@@ -160,7 +180,7 @@ class _Rows(NamedTuple):
     window: jax.Array | None  # int32 [L], None where every layer sees everything
 
 
-def _attention(block, spec, h, rows, window, rope, cache, take, fresh):
+def _attention(block, spec, h, rows, window, rope, older, take, fresh):
     """One block's attention: (what it adds before the post norm, new keys, new values)."""
     k, v = block.attn.keys_values(h, rope)
     k = attention.fill(k, rows.kpos) if fresh else k
@@ -169,17 +189,19 @@ def _attention(block, spec, h, rows, window, rope, cache, take, fresh):
         h, qpos, rope = take(h), take(qpos), tuple(take(r) for r in rope)
     q = block.attn.queries(h, rope)
     sinks = None if block.attn.sinks is None else block.attn.sinks[...]
-    parts = ((k, v, rows.kpos),) if cache is None else (cache, (k, v, rows.kpos))
+    parts = (*older, (k, v, rows.kpos))
     if spec.attention != "plain":
         heads = attention.attend_library(q, parts, qpos, window, spec.scale, spec.attention)
-    elif cache is None and take is None:
-        heads = attention.attend_causal(q, k, v, qpos, rows.kpos, window, spec.scale, spec.attn_cap, sinks)
+    elif take is None and (fresh or not older):
+        heads = attention.attend_causal(
+            q, k, v, qpos, rows.kpos, window, spec.scale, spec.attn_cap, sinks, older=tuple(older)
+        )
     else:
         heads = attention.attend(q, parts, qpos, window, spec.scale, spec.attn_cap, sinks, filled=fresh)
     return block.attn.out(heads), k, v
 
 
-def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=(), fresh=False):
+def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fresh=False):
     """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values, every hook point)."""
     seen = {}
 
@@ -191,7 +213,7 @@ def _block(block, spec, x, layer, rows, iv, cache=None, take=None, wanted=(), fr
     rope = tuple(r[kind] for r in rows.rope)
     window = None if rows.window is None else rows.window[layer]
     x = hook("resid_pre", x)
-    out, k, v = _attention(block, spec, block.attn_norm(x), rows, window, rope, cache, take, fresh)
+    out, k, v = _attention(block, spec, block.attn_norm(x), rows, window, rope, older, take, fresh)
     if take is not None:
         x = take(x)
     out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
@@ -217,24 +239,27 @@ def backbone(
     False for all of it. slice_last cuts the last layer off the stack, for gradients without `remat`: a branch would
     save what both of its sides need.
     hold(x) is called on the stream [B, T, D] before every layer, to say where its rows lie.
-    fresh: return a cache of the T new slots alone, for `append`. The cache given must be made of such parts by `grow`
-    and `append`, each part with a token in every row: then every slot holds a key that the row's later tokens see, and
-    the cache is read in fewer passes.
+    fresh: return a cache of the T new slots alone, for `append`. The caches given, one or a tuple of them in order,
+    must be made of such parts by `grow`, `room_after`, `append` and `repeat`, each part with a token in every row:
+    then every slot holds a key that the row's later tokens see, and they are read in fewer passes. Otherwise at most
+    one cache is given.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
     """
     spec = model.spec
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-    before = 0 if cache is None else cache.count[:, None]
+    caches = () if cache is None else (cache,) if isinstance(cache, Cache) else tuple(cache)
+    before = sum(c.count[:, None] for c in caches)
     pos = jnp.where(mask, before + jnp.cumsum(mask, -1, dtype=jnp.int32) - 1, attention.NOWHERE)
     # A padded query would see every key: harmless, nobody reads it, and its softmax stays finite.
     windows = jnp.asarray([w or attention.NOWHERE for w in spec.windows], jnp.int32) if any(spec.windows) else None
-    for rope in spec.ropes if cache is not None else ():
-        if rope.long and cache.k.shape[3] > rope.original:  # every key would have to be made again
+    held = sum(c.k.shape[3] for c in caches)
+    for rope in spec.ropes:
+        if rope.long and held > rope.original:  # every key would have to be made again
             raise InputError(
-                f"cache: {cache.k.shape[3]} slots; {spec.family} changes its rotary factors beyond {rope.original} "
+                f"cache: {held} slots; {spec.family} changes its rotary factors beyond {rope.original} "
                 "tokens, which no cache can follow: use fewer, or no cache"
             )
-    count = mask.sum(-1) + (0 if cache is None else cache.count)
+    count = mask.sum(-1) + sum(c.count for c in caches)
     rows = _Rows(pos, pos, cos_sin(spec.ropes, jnp.where(mask, pos, 0), count), windows)
     x = jnp.take(model.embed[...], tokens, axis=0)
     if spec.embed_scale != 1.0:
@@ -242,16 +267,16 @@ def backbone(
     take = None if read is None else functools.partial(_take, read=read)
     wanted = () if take is None or not residual else (hook,) if isinstance(hook, str) else tuple(hook)
 
-    def run(x, block, layer, kv, select=None):
+    def run(x, block, layer, older, select=None):
         x = hold(x)
-        kv = None if kv is None else (*kv, cache.pos)
-        x, k, v, seen = _block(block, spec, x, layer, rows, iv, kv, select, wanted, fresh)
+        older = [(*kv, c.pos) for kv, c in zip(older, caches)]
+        x, k, v, seen = _block(block, spec, x, layer, rows, iv, older, select, wanted, fresh)
 
         def pick(at):
             return seen[at] if select is not None and at != "resid_pre" else take(seen[at])
 
         resid = jax.tree.map(pick, hook) if wanted else None
-        return x, ((k, v) if fresh or cache is not None else None, resid)
+        return x, ((k, v) if fresh or caches else None, resid)
 
     def layer_body(carry, xs):
         x, few = carry
@@ -271,7 +296,7 @@ def backbone(
         return jax.lax.cond(xs[1] == spec.layers - 1, last, before)
 
     cut = not everywhere and read is not None and tokens.shape[1] > 1
-    xs = (model.blocks, jnp.arange(spec.layers), None if cache is None else (cache.k, cache.v))
+    xs = (model.blocks, jnp.arange(spec.layers), tuple((c.k, c.v) for c in caches))
     if cut and slice_last:
         (x, _), (new, stream) = jax.lax.scan(layer_body, (x, None), jax.tree.map(lambda a: a[:-1], xs))
         x, last = run(x, *jax.tree.map(lambda a: a[-1], xs), select=take)

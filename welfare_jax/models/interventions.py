@@ -127,6 +127,17 @@ def combine(*interventions) -> Interventions:
     return Interventions(tuple(op for iv in interventions for op in iv.ops))
 
 
+def per_row(iv) -> bool:
+    """Whether any operation of `iv` treats the rows of a batch differently: structure, known when tracing."""
+    data = lambda op: getattr(op, {Add: "vector", Ablate: "direction", ScaleNeurons: "factors"}[type(op)])
+    return iv is not None and any(
+        op.where is not None
+        or data(op).ndim > (2 if isinstance(op, ScaleNeurons) else 1)
+        or any(getattr(op, name, None) is not None and getattr(op, name).ndim for name in ("layer", "scale"))
+        for op in iv.ops
+    )
+
+
 def acts_at(iv, at) -> bool:
     """Whether any operation of `iv` acts at this hook point: structure, known when tracing."""
     return iv is not None and any(op.at == at for op in iv.ops)

@@ -1,7 +1,8 @@
 """The whole episode as one program: maze, text, tokens, cached model, sampling and reward, without leaving the device.
 
-B episodes, N turns, W slots of a turn, T = N * W. A turn's tokens are laid against the right edge of its W slots, so
-that the position where the player answers is the same for all episodes: slot t * W + W - 1.
+B episodes, N turns, T slots: F of the first turn, which alone holds what a template says before a conversation, and W
+of each later one. A turn's tokens are laid against the right edge of its slots, so that the position where the player
+answers is the same for all episodes.
 """
 
 import itertools
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from welfare_jax.envs import maze
-from welfare_jax.models import attention, decoder
+from welfare_jax.models import decoder, interventions
 from welfare_jax.text import pieces as text
 
 
@@ -20,6 +21,7 @@ class Trajectory(NamedTuple):
 
     tokens: jax.Array  # int32 [B, T]
     mask: jax.Array  # bool [B, T]
+    read: jax.Array  # int32 [B, N], the slots at which the player answers
     actions: jax.Array  # int32 [B, N]
     logits: jax.Array  # float32 [B, N, 4], of the four answers, before temperature
     neighbours: jax.Array  # int32 [B, N, 4], tile roles before the move
@@ -36,12 +38,15 @@ class Trajectory(NamedTuple):
 class Policy(NamedTuple):
     """Anything that plays: `act(carry, tokens, mask, observation) -> (carry, logits [B, 4])`.
 
-    The first turn, and every segment of turns after it, is compiled for itself: `grow(carry, slots)` comes before each
-    segment and makes room for what its last turn reads of earlier ones. Policies without a cache return the carry.
+    The first turn, and every segment of turns after it, is compiled for itself: `grow(carry, turns, width)` comes
+    before each segment and makes room for so many turns. `repeat(carry, times)` comes after a first turn that was
+    played for several episodes at once: the carry of each row, so many times. Policies without a cache return the
+    carry.
     """
 
     act: callable
-    grow: callable = lambda carry, slots: carry
+    grow: callable = lambda carry, turns, width: carry
+    repeat: callable = lambda carry, times: carry
 
 
 def uniform() -> Policy:
@@ -58,29 +63,43 @@ def greedy_neighbours() -> Policy:
     return scripted(lambda obs: jnp.array([0.0, 40.0, -40.0])[obs.neighbours])
 
 
-def from_model(model: decoder.Decoder, letters, iv=None) -> Policy:
+class _Memory(NamedTuple):
+    """What a model has read: whole stretches of turns, the one being filled, and the last turn, which is written there
+    when the next one is played. So no stretch has room that none of its turns reads, and none is ever copied."""
+
+    done: tuple[decoder.Cache, ...]
+    filling: decoder.Cache | None
+    last: decoder.Cache
+
+
+def from_model(model: decoder.Decoder, letters, iv=None, lay=lambda cache: cache) -> Policy:
     """The language model, restricted to the four answers `letters` [4].
 
-    Its carry is None before the first turn, then two of `decoder.Cache`: the turns before the last, and the last,
-    which is written when the next one is played. So a segment has no room that none of its turns reads.
+    lay: says where the rows of a new stretch of cache lie.
     """
 
     def act(carry, tokens, mask, obs):
-        cache = None if carry is None else decoder.append(*carry)
+        done, filling = (), None
+        if carry is not None:
+            done, filling = carry.done, decoder.append(carry.filling, carry.last)
         last = jnp.full((tokens.shape[0], 1), tokens.shape[1] - 1)
         hidden, _, new = decoder.backbone(
-            model, tokens, mask, cache=cache, iv=iv, read=last, everywhere=False, residual=False, fresh=True
-        )
-        return (cache, new), decoder.unembed(model, hidden[:, 0], letters)
+            model, tokens, mask, cache=None if carry is None else (*done, filling), iv=iv, read=last,
+            everywhere=False, residual=False, fresh=True,
+        )  # fmt: skip
+        return _Memory(done, filling, new), decoder.unembed(model, hidden[:, 0], letters)
 
-    def grow(carry, slots):
-        cache, new = carry
-        if cache is None:  # its slots are to be written, but are filled with keys already
-            nowhere = jnp.full_like(new.pos, attention.NOWHERE)
-            cache = new._replace(pos=nowhere, count=jnp.zeros_like(new.count), used=jnp.zeros_like(new.used))
-        return decoder.grow(cache, slots), new
+    def grow(carry, turns, width):
+        if carry.filling is None:  # the first turn, of another width, is a stretch of its own
+            room = lay(decoder.room_after(carry.last, max(turns - 1, 1) * width))
+            nothing = decoder.room_after(carry.last, width)  # is written and then overwritten by the next turn
+            return _Memory((carry.last,), room, nothing)
+        return _Memory((*carry.done, carry.filling), lay(decoder.room_after(carry.last, turns * width)), carry.last)
 
-    return Policy(act, grow)
+    def repeat(carry, times):
+        return carry._replace(last=decoder.repeat(carry.last, times))
+
+    return Policy(act, grow, repeat)
 
 
 def draw(logits, keys, temperature):
@@ -90,44 +109,60 @@ def draw(logits, keys, temperature):
 
 
 def play(
-    policy: Policy, carry, pieces_table, size, width, params: maze.Params, states, keys, temperature, segments=None
-):
+    policy: Policy, carry, pieces_table, size, widths, params: maze.Params, states, keys, temperature, segments=None,
+    alike: int = 1,
+):  # fmt: skip
     """Play `params.turns` turns of all episodes.
 
     states: batched `maze.State` [B, ...]; keys [B]: everything random in an episode follows from its own key;
-    temperature: scalar, may be traced. `size` and `width` are those of the piece tables. After the first turn the
-    cache grows in static `segments` (by default up to four, of at least 100 slots): attention early in the episode
-    does not pay for its end.
+    temperature: scalar, may be traced; size, and widths of the first and of a later turn: those of the piece tables.
+    After the first turn what was read is kept in static `segments` (by default up to four, of at least 100 slots):
+    attention early in the episode does not pay for its end. alike: so many consecutive episodes begin with the same
+    turn (`begin_alike`), which the policy reads once for all of them.
     """
-    turns = params.turns
-    most = min(segments or max(1, min(4, turns * width // 100)), turns - 1)
+    turns, (first, later) = params.turns, widths
+    most = min(segments or max(1, min(4, turns * later // 100)), turns - 1)
     starts = [1 + (turns - 1) * s // most for s in range(most)]
 
-    def turn(state, t):
+    def turn(state, t, width=later, alike=1):
         carry, states, answer = state
         obs = jax.vmap(maze.observe, (0, None))(states, params)
         numbers = text.observation_pieces(obs, answer, t == 0, size)
         tokens, mask = text.pack(pieces_table, numbers, width)
-        carry, logits = policy.act(carry, tokens, mask, obs)
+        carry, logits = policy.act(carry, *jax.tree.map(lambda a: _one_of(a, alike), (tokens, mask, obs)))
+        if alike > 1:
+            carry, logits = policy.repeat(carry, alike), decoder.repeat_rows(logits, alike)
         now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         k_act, k_env = jnp.moveaxis(jax.vmap(jax.random.split)(now), 1, 0)
         action = draw(logits, k_act, temperature)
         _, after, reward, _, _, info = jax.vmap(maze.step, (0, 0, 0, None))(k_env, states, action, params)
         out = (
-            tokens, mask, action, logits, obs.neighbours, reward, info["gold"], info["mold"], obs.x, obs.y,
-            after.wind, info["landed"], obs.order,
+            action, logits, obs.neighbours, reward, info["gold"], info["mold"], obs.x, obs.y, after.wind,
+            info["landed"], obs.order,
         )  # fmt: skip
-        return (carry, after, action), out
+        return (carry, after, action), ((tokens, mask), out)
 
-    state, out = turn((carry, states, jnp.zeros(keys.shape[0], jnp.int32)), jnp.int32(0))
-    outs = [jax.tree.map(lambda a: a[None], out)]
+    state = (carry, states, jnp.zeros(keys.shape[0], jnp.int32))
+    state, (shown, out) = turn(state, jnp.int32(0), first, alike)
+    shown, outs = [shown], [jax.tree.map(lambda a: a[None], out)]
     for start, end in itertools.pairwise([*starts, turns]):
-        state = (policy.grow(state[0], (end - 1) * width), *state[1:])
-        state, out = jax.lax.scan(turn, state, jnp.arange(start, end))
+        state = (policy.grow(state[0], end - start, later), *state[1:])
+        state, (part, out) = jax.lax.scan(turn, state, jnp.arange(start, end))
+        shown.append([jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1) for a in part])
         outs.append(out)
-    out = [jnp.moveaxis(jnp.concatenate(parts), 0, 1) for parts in zip(*outs, strict=True)]
-    flat = [a.reshape(a.shape[0], -1) for a in out[:2]]
-    return Trajectory(*flat, *out[2:])
+    tokens, mask = (jnp.concatenate(parts, 1) for parts in zip(*shown, strict=True))
+    read = jnp.broadcast_to(first - 1 + later * jnp.arange(turns), (len(tokens), turns))
+    return Trajectory(tokens, mask, read, *(jnp.moveaxis(jnp.concatenate(p), 0, 1) for p in zip(*outs, strict=True)))
+
+
+def _one_of(a, alike: int):
+    """The first of every `alike` consecutive rows of a [B, ...]."""
+    return a.reshape(-1, alike, *a.shape[1:])[:, 0]
+
+
+def begin_alike(params: maze.Params, group_size: int) -> int:
+    """How many consecutive episodes of `group_states` are told the same in their first turn."""
+    return 1 if params.order == "episode" else group_size
 
 
 def group_states(key, groups: int, group_size: int, params: maze.Params):
@@ -140,29 +175,22 @@ def group_states(key, groups: int, group_size: int, params: maze.Params):
     return states
 
 
-def answer_slots(turns: int, width: int):
-    """Slots [N] at which the player answers."""
-    return jnp.arange(turns) * width + width - 1
+def replay(model, tokens, mask, read, letters, *, iv=None, remat=False, hold=lambda x: x, opening=(0, 1)):
+    """(hidden [B, N, D], the four logits [B, N, 4]) at slots `read` [B, N], by one forward over what was shown.
 
-
-def replay(model, tokens, mask, read, letters, *, iv=None, remat=False, hold=lambda x: x):
-    """(hidden [B, N, D], the four logits [B, N, 4]) at slots `read` [B, N], by one forward over what was shown."""
-    hidden, _, _ = decoder.backbone(
-        model,
-        tokens,
-        mask,
-        iv=iv,
-        read=read,
-        everywhere=False,
-        residual=False,
-        remat=remat,
-        slice_last=not remat,
-        hold=hold,
-    )
+    opening: (slots of the first turn, how many consecutive rows have it in common): it is read once for all of them,
+    forward and backward, and the rest of every row sees it through a cache. (0, 1) where nothing is known.
+    """
+    kw = {"everywhere": False, "residual": False, "remat": remat, "slice_last": not remat, "hold": hold, "iv": iv}
+    first, alike = opening
+    if alike == 1 or interventions.per_row(iv):
+        hidden, _, _ = decoder.backbone(model, tokens, mask, read=read, **kw)
+        return hidden, decoder.unembed(model, hidden, letters)
+    begin, end = _one_of(tokens[:, :first], alike), jnp.full((len(tokens) // alike, 1), first - 1)
+    before, _, cache = decoder.backbone(model, begin, _one_of(mask[:, :first], alike), read=end, fresh=True, **kw)
+    after, _, _ = decoder.backbone(
+        model, tokens[:, first:], mask[:, first:], cache=(decoder.repeat(cache, alike),), read=read[:, 1:] - first,
+        fresh=True, **kw,
+    )  # fmt: skip
+    hidden = jnp.concatenate([decoder.repeat_rows(before, alike), after], 1)
     return hidden, decoder.unembed(model, hidden, letters)
-
-
-def replay_logits(model, tokens, mask, letters, turns: int, **kw):
-    """The four logits [B, N, 4] at every answer of episodes that `play` laid out."""
-    B, T = tokens.shape
-    return replay(model, tokens, mask, jnp.broadcast_to(answer_slots(turns, T // turns), (B, turns)), letters, **kw)[1]

@@ -45,13 +45,23 @@ class Pieces:
 
     table: Table
     size: int  # coordinates 0..size-1 have a piece
-    width: int  # slots of one turn, the longest possible
+    first_width: int  # slots of the first turn, the longest possible
+    width: int  # slots of every later turn
     calm_width: int  # the same without wind
     append_only: bool  # False: the template rewrites its own history (thinking templates)
     wording: Wording
     tokenizer: object
     template: dict  # keyword arguments of apply_chat_template
     before_answer: str = ""  # text that belongs to an answer's tokens: the blank before it in a transcript
+
+    def widths(self, calm: bool = False) -> tuple[int, int]:
+        """Slots of the first turn, which alone holds what a template says before it all, and of a later one."""
+        return self.first_width, self.calm_width if calm else self.width
+
+    def slots(self, turns: int, calm: bool = False) -> int:
+        """Slots of a whole conversation."""
+        first, later = self.widths(calm)
+        return first + (turns - 1) * later
 
 
 # Tokens of every kind of piece under the Qwen3 tokenizer and its chat template.
@@ -68,8 +78,9 @@ def stand_in(size: int = 100) -> Pieces:
     tokens = rng.integers(0, 1000, (len(lengths), lengths.max())).astype(np.int32)
     letters = jnp.asarray(tokens[LETTER:WIND, 0])
     table = Table(jnp.asarray(tokens), jnp.asarray(lengths), letters)
-    calm = 1 + n["next"] + x + 1 + y + 1 + 4 * n["neighbour"] + n["close"]
-    return Pieces(table, size, calm + n["wind"], calm, True, Wording(), None, {})
+    seen = x + 1 + y + 1 + 4 * n["neighbour"] + n["close"]
+    calm = 1 + n["next"] + seen
+    return Pieces(table, size, n["first"] + seen, calm + n["wind"], calm, True, Wording(), None, {})
 
 
 def permuted(table: Table, tiles) -> Table:
@@ -182,11 +193,10 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
         row[: len(piece)] = piece
     around = lengths[NEIGHBOUR:X].reshape(4, 3).max(1).sum()
     calm = lengths[X : X + size].max() + lengths[X + size :].max() + around + lengths[CLOSE]
-    lead = lengths[LETTER:WIND].max() + lengths[NEXT]
-    windy = calm + lengths[WIND:NEIGHBOUR].max() + lead
+    later = calm + lengths[LETTER:WIND].max() + lengths[NEXT]
+    widths = (int(n) for n in (calm + lengths[FIRST], later + lengths[WIND:NEIGHBOUR].max(), later))
     table = Table(jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(tokens[LETTER:WIND, 0]))
-    width, calm_width = (int(max(calm + lengths[FIRST], n)) for n in (windy, calm + lead))
-    pieces = Pieces(table, size, width, calm_width, append_only, wording, tokenizer, template, glue[3])
+    pieces = Pieces(table, size, *widths, append_only, wording, tokenizer, template, glue[3])
     prove(pieces)
     return pieces
 

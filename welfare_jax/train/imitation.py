@@ -201,9 +201,8 @@ class Maze:
         self.setup = loop.build(self.config)
         self.supply = supervised.build(self.setup, self.config)
         self.collect = loop.collector(self.setup, self.config)
-        turns = self.setup.maze.turns
         self.own = supervised.make_judge(
-            self.setup.graphdef, self.setup.pieces, self.config.train, self.supply.width, turns, self.setup.dtype
+            self.setup.graphdef, self.setup.pieces, self.config.train, self.supply.width, self.setup.dtype
         )[1]
 
     def train(self, workdir, lam: float) -> dict:

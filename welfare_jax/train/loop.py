@@ -142,11 +142,12 @@ def describe(setup: Setup, config) -> str:
     count = sum(v.size for v in setup.initial.values())
     total = count + sum(v.size for v in setup.frozen.values())
     said = "append-only" if setup.pieces.append_only else "rewrites its history: turns are kept as they were shown"
+    first, later = setup.pieces.widths(setup.maze.calm)
+    slots = f"{first} slots in the first turn, {later} in the others"
     extra = intervene.describe(config.train.intervene)
     return (
         f"{config.model.path}: {total:,} parameters, {count:,} trained; chat template {said}; "
-        f"{setup.pieces.width} slots a turn; {jax.device_count()} x {jax.devices()[0].device_kind}"
-        + (f"; {extra}" if extra else "")
+        f"{slots}; {jax.device_count()} x {jax.devices()[0].device_kind}" + (f"; {extra}" if extra else "")
     )
 
 
@@ -215,13 +216,13 @@ def updater(setup: Setup, config, tx, places, several: bool, width: int = 0):
 
     rows: a batch of planned trajectories, played: episodes, each None where the algorithm does without.
     """
-    cfg, turns, where = config.train, setup.maze.turns, parallel.devices(config, setup.mesh)
+    cfg, where = config.train, parallel.devices(config, setup.mesh)
     _, iv = intervene.build(cfg.intervene, setup.lm.spec)
     if width:
-        imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg, width, turns, setup.dtype, where)
+        imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg, width, setup.dtype, where)
         program = lambda now, frozen, initial, rows, played, knobs, iv: imitate(now, frozen, rows, played, knobs, iv)
     else:
-        learn = step.make_update(setup.graphdef, setup.pieces, tx, cfg, turns, setup.dtype, where)
+        learn = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze, setup.dtype, where)
         program = lambda now, frozen, initial, rows, played, knobs, iv: learn(
             now, frozen, initial, played, cfg.temperature, knobs, iv
         )

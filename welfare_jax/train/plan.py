@@ -7,6 +7,7 @@ rollout and the update need beside them is read off the programs' jaxprs at the 
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -114,9 +115,10 @@ def local(spec: Spec, config, mesh) -> tuple[Spec, ConfigDict]:
     if spec.kv_heads % tensor == 0:
         spec = dataclasses.replace(spec, heads=spec.heads // tensor, kv_heads=spec.kv_heads // tensor)
     spec = dataclasses.replace(spec, mlp=spec.mlp // (tensor if spec.mlp % tensor == 0 else 1))
-    kept = cfg.groups * min(cfg.keep_best, cfg.group_size)
+    kept, episodes = cfg.groups * min(cfg.keep_best, cfg.group_size), cfg.groups * cfg.group_size // rows
+    members = episodes if kept else math.gcd(cfg.group_size, episodes)  # of a maze, on one device
     cfg.update(
-        groups=1, group_size=cfg.groups * cfg.group_size // rows, rollout_batch=cfg.rollout_batch // rows,
+        groups=episodes // members, group_size=members, rollout_batch=cfg.rollout_batch // rows,
         micro_batch=max(cfg.micro_batch // rows, 1), keep_best=kept // rows,
     )  # fmt: skip
     out.sft.batch = max(out.sft.batch // rows, 1)
@@ -132,7 +134,8 @@ def rollout(spec: Spec, pieces: text.Pieces, config) -> tuple[cost.Cost, int, tu
     )
     args = (trainable, frozen, jax.eval_shape(lambda: jax.random.key(0)), 0, cfg.temperature)
     at_once = cfg.rollout_batch or cfg.groups * cfg.group_size
-    cache = jax.eval_shape(lambda: decoder.empty_cache(spec, at_once, params.turns * pieces.width, dtype))
+    slots = pieces.slots(params.turns, params.calm)
+    cache = jax.eval_shape(lambda: decoder.empty_cache(spec, at_once, slots, dtype))
     return cost.of(program, *args), cost.tree_size(cache), jax.eval_shape(program, *args)[0]
 
 
@@ -144,13 +147,14 @@ def update(spec: Spec, pieces: text.Pieces, config, episodes) -> cost.Cost:
     now = state.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(tx.init, trainable))
     if algorithm.planned:
         turns = config.maze.turns
-        program = supervised.make_imitate(graphdef, pieces, tx, cfg, turns * pieces.calm_width, turns, dtype)
+        program = supervised.make_imitate(graphdef, pieces, tx, cfg, pieces.slots(turns, calm=True), dtype)
         shape = functools.partial(jax.ShapeDtypeStruct, (config.sft.batch, turns))
         wide = jax.ShapeDtypeStruct((config.sft.batch, turns, 4), jnp.int8)
         rows = planned.Planned(shape(jnp.int8), wide, shape(jnp.int16), shape(jnp.int16), wide, shape(jnp.float32))
         args = (frozen, rows, episodes if config.sft.policy_samples else None)
     else:
-        program = step.make_update(graphdef, pieces, tx, cfg, config.maze.turns, dtype)
+        params = maze.Params(**config.maze.to_dict())
+        program = step.make_update(graphdef, pieces, tx, cfg, params, dtype)
         args = (frozen, trainable if cfg.kl_coef or algorithm.restart else None, episodes, cfg.temperature)
     return cost.of(program, now, *args, donated=True)
 
@@ -182,8 +186,9 @@ def make(config, topology: str, known: Source) -> Plan:
     several, cfg = len(organisms.configs(config)), own.train
     # Every pass reads all weights: a turn of a rollout, a gradient pass forward, again where recomputed, and back.
     weights = cost.tree_size(_start(spec, own)[1])
-    parts = cfg.group_size // (cfg.rollout_batch or cfg.group_size)
-    examples = own.sft.batch if ALGORITHMS[cfg.algorithm].planned else cfg.keep_best or cfg.group_size
+    rows = cfg.groups * cfg.group_size
+    parts = rows // (cfg.rollout_batch or rows)
+    examples = own.sft.batch if ALGORITHMS[cfg.algorithm].planned else cfg.keep_best or rows
     passes = cfg.epochs * -(-examples // cfg.micro_batch) * (2 + cfg.remat)
     read = (parts * (config.maze.turns * weights + several * cache * config.maze.turns / 2), passes * weights)
     flops = (several * collect.flops, several * learn.flops)
@@ -282,7 +287,8 @@ def report(config) -> str:
     known, name = source(config), config.topology
     _, _, trainable, frozen = _start(known.spec, config)
     total, count = (sum(v.size for v in part.values()) for part in (frozen | trainable, trainable))
-    slots, episodes = config.maze.turns * known.pieces.width, config.train.groups * config.train.group_size
+    slots = known.pieces.slots(config.maze.turns, not config.maze.wind)
+    episodes = config.train.groups * config.train.group_size
     said = [
         f"{config.model.path}: {total:,} parameters, {count:,} trained; {episodes} episodes of {slots} slots a step"
         + (f" ({known.note})" if known.note else "")

@@ -4,6 +4,7 @@ Both see the same decoder function, so at the first update the probability ratio
 T slots, N turns.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import optax
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
-from welfare_jax.models import decoder, lora
+from welfare_jax.models import decoder, interventions, lora
 from welfare_jax.rl import advantages, objectives, rollout
 from welfare_jax.text import pieces as text
 from welfare_jax.train import state as state_lib
@@ -57,6 +58,9 @@ def make_collect(
     episodes = groups * group_size
     at_once = (min(at_once, episodes) or episodes) // devices.count
     spread = devices.name is None and mesh is not None and mesh.size > 1
+    dealt = mesh_lib.Devices(mesh=mesh).rows if spread else 1
+    alike = math.gcd(rollout.begin_alike(params, group_size), at_once // dealt)
+    widths = pieces.widths(params.calm)
 
     def collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None):
         graph, weights = graphdef, join(trainable, frozen, dtype)
@@ -67,20 +71,18 @@ def make_collect(
         states = rollout.group_states(k_maze, groups, group_size, params)
         grids = states.grid[::group_size]
         table = pieces.table if tiles is None else text.permuted(pieces.table, tiles)
-        policy = rollout.from_model(model, table.letters, iv)
-        if spread:
-            grow = policy.grow
-            policy = policy._replace(grow=lambda carry, slots: tuple(_lay(c, mesh) for c in grow(carry, slots)))
+        policy = rollout.from_model(model, table.letters, iv, lambda cache: _lay(cache, mesh) if spread else cache)
+        common = 1 if interventions.per_row(iv) else alike
 
         def play(some):
-            return rollout.play(policy, None, table, pieces.size, pieces.width, params, *some, temperature)
+            return rollout.play(policy, None, table, pieces.size, widths, params, *some, temperature, alike=common)
 
-        parts = cut(devices.mine((states, keys)), at_once)
+        parts = cut(devices.mine((states, keys)), at_once, dealt)
         if spread:
             parts = jax.lax.with_sharding_constraint(parts, mesh_lib.rows_of_parts(mesh))
         if at_once * devices.count == episodes:
             return play(jax.tree.map(lambda a: a[0], parts)), grids
-        return uncut(jax.lax.map(play, parts)), grids
+        return uncut(jax.lax.map(play, parts), dealt), grids
 
     return collect
 
@@ -91,22 +93,29 @@ def _lay(cache, mesh):
     return cache._replace(**{k: jax.lax.with_sharding_constraint(getattr(cache, k), where) for k in "kv"})
 
 
-def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_lib.ONE):
+def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_lib.ONE, opening=(0, 1)):
     """`learn(state, frozen, examples, temperature, knobs, iv=None) -> (state, metrics)`, and the model's `outputs`.
 
     Every algorithm's gradient steps: `config.epochs` passes over the examples in `config.minibatches` parts of a new
     order each time, one optimiser step a part. Within a part, gradients of `config.micro_batch` episodes at a time
     are added up; numerators and denominators stay apart until all are in. Under `jax.pmap` over `devices` every device
-    is given all examples and works on its share of each micro-batch.
+    is given all examples and works on its share of each micro-batch. opening: as in `rollout.replay`, of examples in
+    the order in which they are given.
     """
     objective = ALGORITHMS[config.algorithm].objective
     remat = config.remat and config.remat_keeps
     optimizer = optax.with_extra_args_support(optimizer)
+    first, alike = opening
+    if config.epochs * config.minibatches > 1:  # whose parts are drawn anew
+        alike = 1
 
     def outputs(trainable, frozen, tokens, mask, read, temperature, iv):
         """Log-probabilities [B, N, 4], their logsumexp before [B, N], and what the value head says [B, N]."""
         model = decoder.bind(graphdef, join(trainable, frozen, dtype))
-        hidden, logits = rollout.replay(model, tokens, mask, read, letters, iv=iv, remat=remat, hold=devices.hold)
+        common = math.gcd(alike, len(tokens) // devices.rows)
+        hidden, logits = rollout.replay(
+            model, tokens, mask, read, letters, iv=iv, remat=remat, hold=devices.hold, opening=(first, common)
+        )
         scaled = logits / jnp.maximum(temperature, 1e-6)
         head = [trainable.get(state_lib.VALUE_HEAD + name) for name in ("kernel", "bias")]
         values = None if head[0] is None else jnp.einsum("bnd,d->bn", hidden.astype(jnp.float32), head[0]) + head[1]
@@ -153,20 +162,31 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_li
     return learn, outputs
 
 
-def cut(rows, size):
-    """Leaves [B, ...] as parts [B / size, size, ...], dealt so that each device has rows of every part."""
-    return jax.tree.map(lambda a: a.reshape(min(size, len(a)), -1, *a.shape[1:]).swapaxes(0, 1), rows)
+def cut(rows, size, dealt: int = 1):
+    """Leaves [B, ...] as parts [B / size, size, ...]. Of rows that are dealt among devices, each has
+    consecutive ones in every part."""
+
+    def one(a):
+        own = min(size, len(a)) // dealt
+        return a.reshape(dealt, -1, own, *a.shape[1:]).swapaxes(0, 1).reshape(-1, dealt * own, *a.shape[1:])
+
+    return jax.tree.map(one, rows)
 
 
-def uncut(parts):
+def uncut(parts, dealt: int = 1):
     """The rows that `cut` dealt, in their order again."""
-    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), parts)
+
+    def one(a):
+        a = a.reshape(len(a), dealt, -1, *a.shape[2:]).swapaxes(0, 1)
+        return a.reshape(-1, *a.shape[3:])
+
+    return jax.tree.map(one, parts)
 
 
 def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
     """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples and devices."""
     grad = jax.value_and_grad(loss, has_aux=True)
-    parts = cut(devices.mine(examples), size // devices.count)
+    parts = cut(devices.mine(examples), size // devices.count, devices.rows)
 
     def body(total, part):
         return jax.tree_util.tree_map_with_path(_gather, total, grad(trainable, part)), None
@@ -176,7 +196,9 @@ def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
     return jax.tree_util.tree_map_with_path(lambda p, a: devices.max(a) if _is_max(p) else devices.sum(a), total)
 
 
-def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dtype=None, devices=mesh_lib.ONE):
+def make_update(
+    graphdef, pieces: text.Pieces, optimizer, config, params: maze.Params, dtype=None, devices=mesh_lib.ONE
+):
     """`update(state, frozen, initial, trajectory, temperature, knobs=None, iv=None) -> (state, metrics)`.
 
     Metrics are (sum, count) pairs. `initial` holds the trainable parameters before training where there is a KL term
@@ -184,20 +206,20 @@ def make_update(graphdef, pieces: text.Pieces, optimizer, config, turns: int, dt
     `devices` the trajectory holds each device's own episodes.
     """
     algorithm = ALGORITHMS[config.algorithm]
-    learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, dtype, devices)
+    alike = 1 if config.keep_best else rollout.begin_alike(params, config.group_size)  # the best are drawn anew
+    opening = (pieces.first_width, alike)
+    learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, dtype, devices, opening)
 
     def each(trainable, frozen, examples, temperature, iv):
         """`outputs` of all examples, a micro-batch at a time."""
         run = lambda part: outputs(trainable, frozen, *part, temperature, iv)
-        parts = cut(devices.mine(examples[:3]), config.micro_batch // devices.count)
-        return devices.whole(uncut(jax.lax.map(run, parts)))
+        parts = cut(devices.mine(examples[:3]), config.micro_batch // devices.count, devices.rows)
+        return devices.whole(uncut(jax.lax.map(run, parts), devices.rows))
 
     def prepare(state, frozen, initial, played, temperature, iv):
         """Examples with everything that does not change while they are learnt from."""
-        B = played.tokens.shape[0]
-        read = jnp.broadcast_to(rollout.answer_slots(turns, played.tokens.shape[1] // turns), (B, turns))
         batch = objectives.Batch(played.actions, None, None, played.neighbours)
-        examples = Examples(played.tokens, played.mask, read, batch)
+        examples = Examples(played.tokens, played.mask, played.read, batch)
         if algorithm.advantage is None:
             return examples
         old = objectives.policy_logps(played.logits, temperature)

@@ -10,7 +10,7 @@ import optax
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
-from welfare_jax.rl import objectives, rollout
+from welfare_jax.rl import objectives
 from welfare_jax.sft import imitation, planned
 from welfare_jax.train import stats, step
 
@@ -37,7 +37,7 @@ def build(setup, config) -> Supply:
     return Supply(train, held, planned.pipeline(train, config.seed, cfg.batch), width)
 
 
-def make_imitate(graphdef, pieces, optimizer, config, width: int, turns: int, dtype=None, devices=mesh_lib.ONE):
+def make_imitate(graphdef, pieces, optimizer, config, width: int, dtype=None, devices=mesh_lib.ONE):
     """`imitate(state, frozen, rows, played=None, knobs=None, iv=None) -> (state, metrics)`.
 
     rows: a `Planned` batch. played: episodes of the policy itself, which enter the implied rewards of inverse soft-Q
@@ -53,7 +53,7 @@ def make_imitate(graphdef, pieces, optimizer, config, width: int, turns: int, dt
         examples = step.Examples(tokens, mask, read, objectives.Batch(whole[0], None, None, whole[1]))
         if played is not None:
             played = devices.whole(played)
-            examples = _beside(examples, played, turns)
+            examples = _beside(examples, played)
         state, metrics = learn(state, frozen, examples, 1.0, knobs, iv)
         metrics |= {"tokens": (examples.mask.sum(), 1.0), "packed": (mask.sum(), mask.size)}
         if played is not None:
@@ -63,18 +63,18 @@ def make_imitate(graphdef, pieces, optimizer, config, width: int, turns: int, dt
     return imitate
 
 
-def _beside(examples, played, turns):
+def _beside(examples, played):
     """Demonstrations and the policy's own episodes in one batch, as wide as the wider."""
     n, m = len(examples.tokens), len(played.tokens)
     wide = max(examples.tokens.shape[1], played.tokens.shape[1])
-    read = jnp.broadcast_to(rollout.answer_slots(turns, played.tokens.shape[1] // turns), (m, turns))
     pad = lambda a: jnp.pad(a, ((0, 0), (0, wide - a.shape[1])))
     weights = jnp.repeat(jnp.array([(n + m) / n, 0.0]), jnp.array([n, m]), total_repeat_length=n + m)
     joined = (
         jnp.concatenate(pair)
         for pair in (
-            (pad(examples.tokens), pad(played.tokens)), (pad(examples.mask), pad(played.mask)), (examples.read, read),
-            (examples.batch.actions, played.actions), (examples.batch.neighbours, played.neighbours),
+            (pad(examples.tokens), pad(played.tokens)), (pad(examples.mask), pad(played.mask)),
+            (examples.read, played.read), (examples.batch.actions, played.actions),
+            (examples.batch.neighbours, played.neighbours),
         )
     )  # fmt: skip
     tokens, mask, read, actions, neighbours = joined
@@ -82,7 +82,7 @@ def _beside(examples, played, turns):
     return step.Examples(tokens, mask, read, objectives.Batch(actions, None, None, neighbours, weights=weights))
 
 
-def make_judge(graphdef, pieces, config, width: int, turns: int, dtype=None):
+def make_judge(graphdef, pieces, config, width: int, dtype=None):
     """Two programs: `plans(trainable, frozen, rows)`, agreement with plans; `own(trainable, frozen, played)`, the
     implied rewards [B, N] of episodes."""
     _, outputs = step.make_learn(graphdef, pieces.table.letters, optax.identity(), config, dtype)
@@ -92,8 +92,7 @@ def make_judge(graphdef, pieces, config, width: int, turns: int, dtype=None):
         return planned.adjacent_gold(logps, rows)
 
     def own(trainable, frozen, played):
-        read = jnp.broadcast_to(rollout.answer_slots(turns, played.tokens.shape[1] // turns), played.actions.shape)
-        logps, soft, _ = outputs(trainable, frozen, played.tokens, played.mask, read, 1.0, None)
+        logps, soft, _ = outputs(trainable, frozen, played.tokens, played.mask, played.read, 1.0, None)
         q_taken = objectives.chosen(logps, played.actions) + soft
         everywhere = jnp.ones(q_taken.shape, bool)
         return imitation.implied_rewards(q_taken, soft, everywhere, everywhere[:, 0], config.gamma)[0]
@@ -112,7 +111,7 @@ def agreement(plans, trainable, frozen, held: planned.Planned, batch: int = 64) 
 
 def findings(setup, config, supply: Supply, trained, played) -> dict:
     """Agreement with held-out plans before and after, the best rule from the same observations, implied rewards."""
-    args = (setup.graphdef, setup.pieces, config.train, supply.width, setup.maze.turns, setup.dtype)
+    args = (setup.graphdef, setup.pieces, config.train, supply.width, setup.dtype)
     plans, own = make_judge(*args)
     out = {
         name: agreement(plans, trainable, setup.frozen, supply.held)
