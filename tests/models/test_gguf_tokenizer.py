@@ -10,9 +10,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from welfare_jax.models import gguf, gguf_tokenizer, stops
 
 WORDS = (
-    "the quick fox n't we'll IT'S don't Straße naïve cafe\u0301 Ångström Привет мир こんにちは 世界 你好 안녕하세요 مرحبا "
-    "שלום नमस्ते ไทย Ελληνικά 0 7 42 1234567 3.14 1,000 ²³ ½ x=1; def f(x): {} <b> </b> <think> </think> <|im_end|> "
-    "<start_of_turn> <|eot_id|> <eos> 🏜️ 🟦 👩‍👩‍👧 🇯🇵 e\u0301 \u00a0 \u200b ▁ ▁▁ \ufffd \x07 [PAD151670] _ -- ... ?!"
+    "the quick fox n't we'll IT'S don't Straße naïve cafe\u0301 Ångström Привет мир こんにちは 世界 你好 안녕하세요 "
+    "مرحبا שלום नमस्ते ไทย Ελληνικά 0 7 42 1234567 3.14 1,000 ²³ ½ x=1; def f(x): {} <b> </b> "
+    "<think> </think> <|im_end|> <start_of_turn> <|eot_id|> <eos> 🏜️ 🟦 👩‍👩‍👧 🇯🇵 e\u0301 \u00a0 \u200b ▁ ▁▁ "
+    "\ufffd \x07 [PAD151670] _ -- ... ?!"
 ).split(" ")
 GLUE = (
     " ",
@@ -100,8 +101,10 @@ def test_phi3_marks_swallow_spaces(tmp_path):
     assert gguf_tokenizer.build(gguf.read(file)).encode("<|end|> \na") == [1, 2, 4]
 
 
-@pytest.mark.parametrize(("pre", "flag", "begins"), [
-    ("llama-bpe", None, True), ("llama-bpe", False, False), ("qwen2", None, False), ("qwen2", True, True)])  # fmt: skip
+BEGINS = [("llama-bpe", None, True), ("llama-bpe", False, False), ("qwen2", None, False), ("qwen2", True, True)]
+
+
+@pytest.mark.parametrize(("pre", "flag", "begins"), BEGINS)
 def test_whether_texts_begin_with_bos(pre, flag, begins, tiny_tokenizer_dir, tmp_path):
     values = gguf_files.tokenizer_metadata(tiny_tokenizer_dir, pre) | {"tokenizer.ggml.bos_token_id": 1}
     ours = rebuilt(values | {"tokenizer.ggml.add_bos_token": flag}, tmp_path / "m.gguf")

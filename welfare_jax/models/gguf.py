@@ -165,7 +165,8 @@ def config(header: Header) -> dict:
         "model_type": MODEL_TYPES[arch], "vocab_size": header.tensors["token_embd.weight"].shape[0],
         "hidden_size": width, "num_attention_heads": heads, "head_dim": head_dim,
         "num_hidden_layers": _need(f, "block_count"), "intermediate_size": _need(f, "feed_forward_length"),
-        "num_key_value_heads": _need(f, "attention.head_count_kv", heads), "max_position_embeddings": _need(f, "context_length"),
+        "num_key_value_heads": _need(f, "attention.head_count_kv", heads),
+        "max_position_embeddings": _need(f, "context_length"),
         "rms_norm_eps": _need(f, "attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in header.tensors,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file, rebuilt with `tokenizers` from its vocabulary and merges.
 
-`transformers` has such a reader too. It needs torch, and splits digits and words by GPT-2's rule where it does not know
-the file's, so that a text of SmolLM gets other tokens than its own tokenizer gives.
+`transformers` has such a reader too. It needs torch, and where it does not know a file's rule for cutting texts it
+takes GPT-2's, so that numbers get other tokens from it than from SmolLM's own tokenizer.
 """
 
 import numpy as np
@@ -135,7 +135,7 @@ def _sentencepiece(values, tokens, kinds, unk: str | None):
 
 
 def _merges(vocabulary: dict[str, int], kinds) -> list[tuple[str, str]]:
-    """All pairs that make a token, in the order of the tokens; runs of spaces and the like, of one score, longest first.
+    """All pairs that make a token, in the order of the tokens; before them runs of spaces and the like, longest first.
 
     The order of the pieces in a SentencePiece model is that of its merges. The scores would be another source, but
     converters write a fixed number in place of those of user-defined pieces.

@@ -41,10 +41,11 @@ class LM:
 
 
 def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
-    """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name from `huggingface_hub` or its cache.
+    """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name by `huggingface_hub` or its cache.
 
-    A folder without config.json that holds one GGUF file stands for that file. Without `weights`, only the small files of a hub folder are fetched; where that fails, the architectures in
-    `published/` stand in, which have nothing but a config.json.
+    A folder without config.json that holds one GGUF file stands for that file. Without `weights`, only the small files
+    of a hub folder are fetched; where that fails, the architectures in `published/` stand in, which have nothing but a
+    config.json.
     """
     if path_or_repo == "tiny":
         return TINY
