@@ -213,12 +213,14 @@ def steer(b: Bench) -> dict:
 
 
 def load(b: Bench) -> dict:
-    """Reading a Hugging Face folder: one of random numbers in this shape, in a process of its own, or `--folder`."""
-    from welfare_jax.models import hf, hf_save
+    """Reading a Hugging Face folder: one of random numbers in this shape, in a process of its own, or `--folder`,
+    which may be a GGUF file."""
+    from welfare_jax.models import gguf, hf, hf_save
 
     if b.args.folder:
         folder = pathlib.Path(b.args.folder)
-        size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        files = [file] if (file := gguf.find(folder)) else folder.glob("*.safetensors")
+        size = sum(p.stat().st_size for p in files)
         seconds, compiling, _ = b.time(lambda i: hf.load_params(folder, b.args.dtype)[2].layers)  # one model at a time
         return {"seconds": seconds, "compile_seconds": compiling, "mb": size / 1e6, "gb_per_s": size / 1e9 / seconds}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """Control-vector GGUF files against the gguf package's own reader and writer, and against the model's own steering."""
 
+import gguf
 import numpy as np
 import pytest
 from helpers import padded, run, tiny_model
@@ -8,7 +9,6 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import control_vector
 from welfare_jax.models import interventions as iv
 
-gguf = pytest.importorskip("gguf")
 A, B = np.random.default_rng(0).normal(size=(2, 24)).astype("f4")
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save
+from welfare_jax.models.families import common
 from welfare_jax.models.spec import small
 
 TOKENS, MASK = padded()
@@ -201,10 +204,10 @@ def test_loading_holds_little_beside_the_parameters(tmp_path):
 
 
 def test_attributes_are_refused_by_name(tmp_path):
-    """Whatever a family's code does not read, and what it reads but does not do."""
+    """What a family's code reads but does not do."""
     for i, (kind, name, value) in enumerate((
-        ("llama", "mlp_bias", True), ("qwen2", "rope_interleave", True), ("gpt_oss", "shared_experts", 2),
-        ("gemma2", "use_bidirectional_attention", True), ("glm4", "use_qk_norm", True), ("phi3", "full_attn_mod", 2),
+        ("llama", "mlp_bias", True), ("qwen2", "attention_chunk_size", 8), ("gemma2", "attention_bias", True),
+        ("gemma2", "use_bidirectional_attention", True), ("glm4", "is_causal", False), ("phi3", "full_attn_mod", 2),
     )):  # fmt: skip
         folder = tmp_path / str(i)
         save(hf_model(kind), folder)
@@ -212,6 +215,47 @@ def test_attributes_are_refused_by_name(tmp_path):
         with pytest.raises(InputError) as error:
             params(folder)
         assert name in str(error.value) and "\n" not in str(error.value)
+
+
+SMOLLM2 = {  # what its config.json says beside the architecture
+    "_model_name_or_path": "a/folder", "unk_token_id": 0, "is_llama_config": True, "rope_interleaved": False,
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_attributes_that_transformers_does_not_know_change_nothing(kind, tmp_path, monkeypatch):
+    """Refused as soon as the config class declares one of them."""
+    model = hf_model(kind)
+    save(model, tmp_path)
+    before = params(tmp_path)[2]
+    edit_config(tmp_path, **SMOLLM2)
+    assert params(tmp_path)[2] == before
+    common.declared.cache_clear()
+    monkeypatch.setattr(type(model.config), "rope_interleaved", True, raising=False)
+    with pytest.raises(InputError, match="rope_interleaved"):
+        params(tmp_path)
+    common.declared.cache_clear()
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_what_transformers_reads_undeclared_is_read_here(kind, tmp_path, monkeypatch):
+    """Its code asks configs for a few names that their classes do not declare: each must be known here."""
+    model, read, call = hf_model(kind), set(), common.Fields.__call__
+    modules = [type(model).__module__, "transformers.masking_utils", "transformers.modeling_rope_utils"]
+    text = "".join(pathlib.Path(sys.modules[m].__file__).read_text() for m in modules).replace("config.json", "")
+    asked = {*re.findall(r'config, "(\w+)"', text), *re.findall(r"config\.([a-z]\w*)\b(?!\()", text)}
+    assert {"head_dim", "is_causal", "vocab_size"} <= asked
+
+    def note(self, name, default=None):
+        read.add(name)
+        return call(self, name, default)
+
+    save(model, tmp_path)
+    monkeypatch.setattr(common.Fields, "__call__", note)
+    params(tmp_path)
+    known = {n for n in asked if common.declared(model.config.model_type, n) or common.declared("gemma3", n)}
+    assert not asked - known - read
 
 
 def test_old_configs_without_layer_types(tmp_path):

@@ -85,7 +85,8 @@ BROKEN = {  # name -> (what to break, what the message must name)
     "no_weights": (lambda d: (d / ONE).unlink(), ["no *.safetensors"]),
     "unknown_model_type": (lambda d: edit_config(d, model_type="mamba"), ["config.json", "mamba", "qwen3"]),
     "no_model_type": (lambda d: edit_config(d, model_type=None), ["config.json", "model_type"]),
-    "unhandled_attribute": (lambda d: edit_config(d, parallel_norm=True), ["config.json", "parallel_norm"]),
+    "unhandled_attribute": (lambda d: edit_config(d, attention_chunk_size=8), ["config.json", "attention_chunk_size"]),
+    "looks_ahead": (lambda d: edit_config(d, is_causal=False), ["config.json", "is_causal"]),
     "quantised": (lambda d: edit_config(d, quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     "other_activation": (lambda d: edit_config(d, hidden_act="relu"), ["hidden_act", "relu"]),
     "other_rope": (

@@ -16,14 +16,6 @@ ARCHITECTURE = "controlvector"
 _BLOCK = {"resid_post": 0, "mlp_out": 0, "resid_pre": -1}  # at which block's output the same sum appears
 
 
-def _gguf():
-    try:
-        import gguf
-    except ImportError:
-        raise InputError("GGUF files need the gguf package: pip install gguf") from None
-    return gguf
-
-
 def directions(iv: interventions.Interventions, layers: int) -> dict[int, np.ndarray]:
     """{block: float32 [D]} of an intervention's additions, scales multiplied in. Raises for all that is not one."""
     out = {}
@@ -47,7 +39,9 @@ def directions(iv: interventions.Interventions, layers: int) -> dict[int, np.nda
 
 def save(path, iv: interventions.Interventions, *, model: str, layers: int):
     """Write additions (`wj.add`, `wj.combine`) of a model with `layers` blocks; `model` is kept as a hint."""
-    found, gguf = directions(iv, layers), _gguf()
+    import gguf
+
+    found = directions(iv, layers)
     if not found:
         raise InputError(f"{path}: there is no vector to write")
     path = pathlib.Path(path)
@@ -66,7 +60,8 @@ def save(path, iv: interventions.Interventions, *, model: str, layers: int):
 
 def load(path, scale: float = 1.0) -> interventions.Interventions:
     """The additions of a control-vector file as an intervention at resid_post."""
-    gguf = _gguf()
+    import gguf
+
     try:
         reader = gguf.GGUFReader(str(path))
         field = reader.get_field("general.architecture")

@@ -1,4 +1,4 @@
-"""Hugging Face folders, read strictly: every tensor is accounted for, or loading fails with one line."""
+"""Hugging Face folders and GGUF files, read strictly: every tensor is accounted for, or loading fails in one line."""
 
 import concurrent.futures
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, stream
+from welfare_jax.models import decoder, gguf, gguf_tokenizer, stream
 from welfare_jax.models.families import gemma2, gemma3, glm4, gpt_oss, llama, phi3, qwen2, qwen3
 from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
@@ -30,7 +30,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 class LM:
     """A loaded model: pure parts plus its tokenizer; `wj.forward(lm.graphdef, lm.params, ...)` runs it.
 
-    `path` is the folder that it was read from, wherever the hub's cache may have put it.
+    `path` is the folder or GGUF file that it was read from, wherever the hub's cache may have put it.
     """
 
     graphdef: object
@@ -41,19 +41,24 @@ class LM:
 
 
 def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
-    """A local folder as it is; "tiny" is the package's own; a hub name through `huggingface_hub` or its cache.
+    """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name by `huggingface_hub` or its cache.
 
-    Without `weights`, only the small files of a hub folder are fetched; where that fails, the architectures in
-    `published/` stand in, which have nothing but a config.json.
+    A folder without config.json that holds one GGUF file stands for that file. Without `weights`, only the small files
+    of a hub folder are fetched; where that fails, the architectures in `published/` stand in, which have nothing but a
+    config.json.
     """
     if path_or_repo == "tiny":
         return TINY
     folder = pathlib.Path(path_or_repo).expanduser()
     if (folder / "config.json").is_file():
         return folder
-    advice = "pass a folder with config.json and *.safetensors (--config.model.path=DIR)"
+    if file := gguf.find(folder):
+        return file
+    advice = "pass a folder with config.json and *.safetensors, or a *.gguf file (--config.model.path=PATH)"
     if folder.exists() or path_or_repo.startswith((".", "/", "~")) or path_or_repo.count("/") != 1:
-        reason = "has no config.json" if folder.is_dir() else "does not exist"
+        reason = "does not exist"
+        if folder.exists():
+            reason = "has no config.json" if folder.is_dir() else "is not a *.gguf file"
         raise InputError(f"model {path_or_repo}: {reason}; {advice}")
     from huggingface_hub import snapshot_download
 
@@ -75,7 +80,9 @@ def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
 
 
 def raw_config(folder: pathlib.Path) -> dict:
-    """A folder's config.json as it stands; empty where there is none."""
+    """A folder's config.json as it stands, or what a GGUF file says in its place; empty where there is neither."""
+    if file := gguf.find(folder):
+        return gguf.config(gguf.read(file))
     where = folder / "config.json"
     try:
         found = json.loads(where.read_text()) if where.is_file() else {}
@@ -87,18 +94,18 @@ def raw_config(folder: pathlib.Path) -> dict:
 
 
 def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
-    """(spec, family module) of a folder's config.json, class defaults filled in by `transformers`."""
-    where = str(folder / "config.json")
+    """(spec, family module) of a folder's config.json or a GGUF file, class defaults filled in by `transformers`."""
+    where = str(gguf.find(folder) or folder / "config.json")
     raw = raw_config(folder)
     kind = raw.get("model_type")
     family = next((f for f in FAMILIES if kind in f.MODEL_TYPES), None)
     if family is None:
         known = ", ".join(t for f in FAMILIES for t in f.MODEL_TYPES)
         raise InputError(f"{where}: model_type={kind!r} is not supported (known: {known})")
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING
 
     try:
-        full = AutoConfig.from_pretrained(folder).to_dict()
+        full = CONFIG_MAPPING[kind].from_dict(raw).to_dict()
     except Exception as error:  # whatever transformers finds wrong, over several lines
         raise InputError(f"{where}: transformers refuses it ({' '.join(str(error).split())[:300]})") from None
     # Class defaults come from transformers; whatever the file itself says must be understood here.
@@ -121,7 +128,9 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
     if not index.is_file():
         found, seen = {}, sorted(folder.glob("*.safetensors"))
         if not seen:
-            raise InputError(f"{folder}: no *.safetensors file; this package reads no other weight format")
+            other = next(folder.glob("*.gguf"), None)
+            advice = f"pass {other} itself" if other else "this package reads no other folders of weights"
+            raise InputError(f"{folder}: no *.safetensors file; {advice}")
         for path in seen:
             for name, source in stream.sources(path).items():
                 if name in found:
@@ -199,7 +208,7 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
     """
     spec, family = read_config(folder)
     spec = dataclasses.replace(spec, attention=attention)
-    where = files(folder)
+    where = gguf.sources(gguf.read(file), spec, family) if (file := gguf.find(folder)) else files(folder)
     graphdef, shapes = decoder.structure(spec, None, dtype)
     flat = traverse_util.flatten_dict(shapes, sep="/")
     place = place or (lambda path, array: jax.device_put(array))
@@ -220,11 +229,15 @@ def _pages(shape, dtype):
 
 
 def has_tokenizer(folder: pathlib.Path) -> bool:
+    if file := gguf.find(folder):
+        return gguf_tokenizer.TOKENS in gguf.read(file).values
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def load_tokenizer(folder: pathlib.Path):
-    """The folder's tokenizer, never running code from it."""
+    """The tokenizer of a folder, never running code from it, or of a GGUF file."""
+    if file := gguf.find(folder):
+        return gguf_tokenizer.build(gguf.read(file))
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -239,7 +252,7 @@ def load_tokenizer(folder: pathlib.Path):
 
 
 def load(path_or_repo, dtype="float32", mesh=None, attention="plain") -> LM:
-    """Load open weights from a Hugging Face folder or hub name.
+    """Load open weights from a Hugging Face folder, a hub name or a GGUF file.
 
     dtype: "float32" or "bfloat16"; mesh: a `jax.sharding.Mesh` to spread the parameters over; attention: "plain", or
     "xla" or "cudnn" for `jax.nn.dot_product_attention` (families without soft caps and sinks; cuDNN needs a GPU and

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files, read by ranges straight into place.
+"""Tensors of safetensors and GGUF files, read by ranges straight into place.
 
 Nothing is mapped: mapped pages would count as resident memory beside the array that they are copied to. A matrix that
 has to be turned is read some rows at a time and turned in tiles, which is several times as fast as turning it whole.
@@ -17,19 +17,25 @@ from safetensors import SafetensorError, safe_open
 from welfare_jax.errors import InputError
 
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+# Of GGUF: rows are kept as blocks of 32 or 256 small integers with a scale or two.
+BLOCKS = (
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+)  # fmt: skip
 TILE = 128
 # The sixteen values of a four-bit float with two bits of exponent and one of mantissa (OCP Microscaling Formats 1.0).
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
 class Source(NamedTuple):
-    """Where a tensor lies."""
+    """Where a tensor lies, and how its rows differ from a Hugging Face checkpoint's."""
 
     file: pathlib.Path
     name: str
     dtype: str
     shape: tuple[int, ...]
     start: int  # bytes from the beginning of the file
+    pairs: int = 0  # rows of a head whose rotary pairs are neighbours in the file, halves of the head elsewhere
+    shift: float = 0.0  # what is added to every number
 
 
 def sources(file: pathlib.Path) -> dict[str, Source]:
@@ -49,27 +55,51 @@ def sources(file: pathlib.Path) -> dict[str, Source]:
     }
 
 
-def check(source: Source, shape: tuple[int, ...], dtypes=tuple(FLOATS)) -> None:
+def check(source: Source, shape: tuple[int, ...], dtypes=(*FLOATS, *BLOCKS)) -> None:
     if source.dtype not in dtypes:
         raise InputError(f"{source.file}: {source.name} has type {source.dtype}, need {' or '.join(dtypes)}")
     if source.shape != shape:
-        raise InputError(f"{source.file}: {source.name} has shape {source.shape}, config.json asks for {shape}")
+        raise InputError(f"{source.file}: {source.name} has shape {source.shape}, its config asks for {shape}")
 
 
 def read(source: Source, begin: int = 0, end: int | None = None) -> np.ndarray:
     """The rows [begin:end] along the first axis, or the whole scalar."""
-    dtype = np.dtype(np.uint8 if source.dtype == "U8" else FLOATS[source.dtype])
     end = (source.shape or (1,))[0] if end is None else end
-    row = math.prod(source.shape[1:])
-    out = np.empty((end - begin, *source.shape[1:]), dtype)
-    view, at = memoryview(out.reshape(-1).view(np.uint8)), source.start + begin * row * dtype.itemsize
+    if not source.pairs:
+        rows = _stored_rows(source, begin, end)
+    else:  # of all heads that the rows belong to
+        first, last = begin - begin % source.pairs, end + -end % source.pairs
+        rows = _stored_rows(source, first, last)
+        heads = rows.reshape(-1, source.pairs // 2, 2, *rows.shape[1:])
+        rows = heads.swapaxes(1, 2).reshape(rows.shape)[begin - first : end - first]
+    return rows.astype(np.float32) + np.float32(source.shift) if source.shift else rows
+
+
+def _stored_rows(source: Source, begin: int, end: int) -> np.ndarray:
+    """Rows as the file has them; of blocks, the float32 numbers that they stand for."""
+    if source.dtype in BLOCKS:
+        import gguf
+
+        kind = gguf.GGMLQuantizationType[source.dtype]
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        out = np.empty((end - begin, *source.shape[1:-1], source.shape[-1] // block * size), np.uint8)
+        _read_into(out, source, begin)
+        return gguf.dequantize(out, kind)
+    out = np.empty((end - begin, *source.shape[1:]), np.uint8 if source.dtype == "U8" else FLOATS[source.dtype])
+    _read_into(out, source, begin)
+    return out
+
+
+def _read_into(out: np.ndarray, source: Source, begin: int) -> None:
+    """Fill `out` with the file's bytes from row `begin` on."""
+    row = math.prod(out.shape[1:]) * out.itemsize
+    view, at = memoryview(out.reshape(-1).view(np.uint8)), source.start + begin * row
     with open(source.file, "rb", buffering=0) as f:
         while view:
             done = os.preadv(f.fileno(), [view], at)
             if not done:
                 raise InputError(f"{source.file}: {source.name} ends early; download the file again")
             view, at = view[done:], at + done
-    return out
 
 
 def fill(out: np.ndarray, source: Source, transpose: bool, part=None) -> None:

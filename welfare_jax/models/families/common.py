@@ -1,5 +1,7 @@
 """What family files share: reading a transformers config strictly, and the key map of a Llama-type checkpoint."""
 
+import functools
+import inspect
 import math
 from typing import NamedTuple
 
@@ -15,6 +17,8 @@ INERT = frozenset(
     _name_or_path name_or_path hidden_dropout _attn_implementation cache_implementation tie_encoder_decoder
     finetuning_task prefix tokenizer_class auto_map""".split()
 )
+# What transformers' masks, caches and loader read from any config, whether its class declares it or not.
+ANYWHERE = frozenset("attention_chunk_size is_causal layer_types quantization_config sliding_window".split())
 ROPE_SETTINGS = {  # what each kind may be told, beside theta and the rotated share; True: must be
     "default": {},
     "linear": {"factor": True},
@@ -52,8 +56,23 @@ class Tensor(NamedTuple):
     packed: bool = False  # MXFP4, in two tensors NAME_blocks and NAME_scales
 
 
+@functools.cache
+def declared(model_type: str | None, name: str) -> bool:
+    """Whether a model type's config class in `transformers` knows an attribute; without a type, all are known.
+
+    It keeps what it does not know, and its forward pass never asks for it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if model_type is None or name in ANYWHERE:
+        return True
+    cls = CONFIG_MAPPING[model_type]
+    arguments = (inspect.signature(c.__init__).parameters for c in cls.__mro__)
+    return name in cls.attribute_map or hasattr(cls, name) or any(name in known for known in arguments)
+
+
 class Fields:
-    """A config's attributes, each of which must be read or known to be inert."""
+    """A config's attributes, each of which must be read, known to be inert, or unknown to `transformers`."""
 
     def __init__(self, values: dict, where: str):
         self.values, self.where, self.read = values, where, set()
@@ -72,8 +91,9 @@ class Fields:
             )
 
     def finish(self):
-        unknown = sorted(k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
-        if unknown:
+        kind = self.values.get("model_type")
+        left = (k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
+        if unknown := sorted(k for k in left if declared(kind, k)):
             raise InputError(f"{self.where}: attribute {unknown[0]}={self.values[unknown[0]]!r} is not handled")
 
 
@@ -157,6 +177,7 @@ def llama_spec(f: Fields, family: str, **differences) -> Spec:
     } | differences  # fmt: skip
     if "ropes" not in made:
         made["ropes"] = (rope(f, head_dim),)
+    f.expect("is_causal", True)
     f.finish()
     return Spec(**made)
 
