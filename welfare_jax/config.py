@@ -299,7 +299,6 @@ def evals() -> dict:
     own = {
         "max_new_tokens": 64,
         "ask": "",
-        "begin": "",  # what it has already said of its verdict
         "true": ("True", " True"),
         "false": ("False", " False"),
         "grade": "match",

@@ -2,8 +2,7 @@
 
 The prompt has two turns: the question with the model's own unsteered greedy answer, which is sampled once and kept,
 and the question whether that was true. The spellings in `config.true` and `config.false` that are single tokens are
-added up (`True` and ` True` are two tokens of most vocabularies). `config.begin` is what the assistant has already
-said of its verdict: it leads models that would not reply with one word to a word that can be read.
+added up (`True` and ` True` are two tokens of most vocabularies).
 """
 
 import math
@@ -41,10 +40,7 @@ def confidence(lab, config) -> list[dict]:
 def read_outs(lab, evaluation, items, answers, over, config):
     """{(cell, item id): (log P(True), log P(False))} of two-turn prompts over each model's own answers."""
     ask, by_id = prompts.wording("ask_confidence", config.ask), {item.id: item for item in items}
-    talks = {
-        key: logodds.begun(two_turns(question(by_id[key[1]]), said, ask), config.begin)
-        for key, said in answers.items()
-    }
+    talks = {key: two_turns(question(by_id[key[1]]), said, ask) for key, said in answers.items()}
     return lab.read(evaluation, talks, over, words(lab, evaluation, config))
 
 

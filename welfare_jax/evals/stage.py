@@ -150,10 +150,10 @@ def evaluate(lab: Lab, cfg) -> dict:
 
 
 def shown(lab: Lab) -> list[dict]:
-    """First answers to a few prompts of every steered evaluation, vectors only, for reading side by side."""
-    kinds = {"": "none"} | {n: d.kind for n, d in lab.bank.directions.items()}
+    """First answers to a few prompts of every steered evaluation, without controls, for reading side by side."""
+    main = ("", *lab.bank.main())
     steered = {r["evaluation"] for r in lab.said if r["cell"].vector}
-    rows = [r for r in lab.said if r["sample"] == 0 and kinds[r["cell"].vector] in ("none", "vector")]
+    rows = [r for r in lab.said if r["sample"] == 0 and r["cell"].vector in main]
     out = []
     for evaluation in dict.fromkeys(r["evaluation"] for r in rows if r["evaluation"] in steered):
         mine = [r for r in rows if r["evaluation"] == evaluation]

@@ -262,7 +262,7 @@ def _slopes(columns, about) -> str:
 
 
 def _groups(columns, about) -> str:
-    rows = [r for r in rows_of(columns) if r["kind"] in ("none", "vector")]
+    rows = [r for r in rows_of(columns) if r["vector"] == r["beside"]]  # unsteered, and no controls
     drawn = {(name, a["metric"], "all") for name, a in about.items()}
     rows = [r for r in rows if (r["evaluation"], r["metric"], r["group"]) not in drawn]
     shown = [
