@@ -137,14 +137,15 @@ def test_openings_of_several_tokens_stay_whole(tmp_path):
     [
         ("sentiment_logodds", {"good": ("splendid", "superb")}, "evals.sentiment_logodds.good=.*no word that is one"),
         ("sentiment_logodds", {"good": ()}, "evals.sentiment_logodds.good=.*no word"),
-        ("sentiment_logodds", {"good": ("good", " ")}, "evals.sentiment_logodds.good=.*empty word"),
+        ("sentiment_logodds", {"good": ("good", " ")}, "evals.sentiment_logodds.good=.*empty"),
+        ("sentiment_logodds", {"good": "glad"}, "evals.sentiment_logodds.good=.*list of words"),
         ("sentiment_logodds", {"good": ("sad",)}, "'sad' of good is 'sad' of bad"),
         ("refusal_logodds", {"refusal": ("I cannot",), "answer": ("I can",)}, "'I can' of answer .*'I cannot'"),
         ("refusal_logodds", {"refusal": ("I",), "answer": ("I do",)}, "'I' of refusal .*'I do'"),
     ],
 )
 def test_words_that_cannot_be_told_apart_are_refused(name, changes, said, tmp_path):
-    lab, cfg = laboratory(tmp_path), settings(name, **{"bad": ("sad",)} | changes)
+    lab, cfg = laboratory(tmp_path), ConfigDict(config.evals()[name] | {"bad": ("sad",)} | changes)
     with pytest.raises(InputError, match=said) as error:
         stage.EVALUATIONS[name].run(lab, cfg)
     assert "\n" not in str(error.value) and not lab.device.calls

@@ -48,10 +48,10 @@ def sequences(lab, evaluation: str, config, sides, whole: bool):
     """
     words = {}  # token sequence -> (side, word)
     for side in sides:
-        absent = []
+        absent, given = [], f"evals.{evaluation}.{side}={config[side]!r}"
+        if isinstance(config[side], str) or not all(word.strip() for word in config[side]):
+            raise InputError(f"{given}: need a list of words, none of them empty")
         for word in config[side]:
-            if not word.strip():
-                raise InputError(f"evals.{evaluation}.{side}={list(config[side])}: holds an empty word; take it out")
             found = {ids for ids in map(lab.device.tokens, spellings(word)) if len(ids) == 1}
             if whole and len(as_written := lab.device.tokens(word)) > 1:
                 found.add(as_written)
@@ -63,10 +63,7 @@ def sequences(lab, evaluation: str, config, sides, whole: bool):
         if absent:
             lab.note(f"{evaluation}: left out of {side}, not one token of this tokenizer: {', '.join(absent)}")
         if not any(s == side for s, _ in words.values()):
-            raise InputError(
-                f"evals.{evaluation}.{side}={list(config[side])}: no word that is one token of this tokenizer; "
-                f"name one that is"
-            )
+            raise InputError(f"{given}: no word that is one token of this tokenizer; name one that is")
     return tuple(tuple(ids for ids in _free(evaluation, words) if words[ids][0] == side) for side in sides)
 
 
