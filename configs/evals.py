@@ -2,6 +2,7 @@
 
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/evals          the small decoder, minutes
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/tiny           a finished run: its model, vectors
+python -m welfare_jax.main --config=configs/evals.py:smollm2 --workdir=runs/smol   SmolLM2-135M, without any judge
 python -m welfare_jax.main --config=configs/evals.py:paper --workdir=runs/gemma    the paper's numbers
 A quick look: --config.evals.sample=0.05. The layer sweep: --config.evals.layers=all.
 """
@@ -9,6 +10,7 @@ A quick look: --config.evals.sample=0.05. The layer sweep: --config.evals.layers
 from welfare_jax.config import rl
 
 ALL = ("sentiment", "backtracking", "confidence", "refusal", "goal_tracking")
+UNJUDGED = ("confidence", "sentiment_logodds", "refusal_logodds", "samples")
 
 
 def get_config(variant="tiny"):
@@ -19,8 +21,10 @@ def get_config(variant="tiny"):
         config.model.path = "Qwen/Qwen3-4B-Instruct-2507"
         config.evals.random = config.evals.orthogonal = 100
         return config
+    if variant == "smollm2":
+        return smollm2(config)
     if variant != "tiny":
-        raise ValueError(f"variant {variant!r}: choose tiny or paper")
+        raise ValueError(f"variant {variant!r}: choose tiny, smollm2 or paper")
     config.model.path = "tiny"
     config.model.dtype = "float32"
     config.extract.per_length = 16
@@ -40,4 +44,19 @@ def get_config(variant="tiny"):
         config.evals[name].ask = "ask_tiny"  # in words that it knows
         config.evals[name].true = (" yes", "yes")
         config.evals[name].false = (" no", "no")
+    return config
+
+
+def smollm2(config):
+    """TODO"""
+    config.model.path = "models/smollm2"
+    config.model.dtype = "float32"
+    config.extract.per_length = 2
+    config.evals.names = UNJUDGED
+    config.evals.alphas = (-4.0, 0.0, 4.0)
+    config.evals.random = config.evals.orthogonal = 8
+    config.evals.sample = 0.3
+    config.evals.buckets = 2
+    config.evals.confidence.max_new_tokens = 16
+    config.evals.samples.max_new_tokens = 32
     return config

@@ -10,7 +10,8 @@ TILES = ("p", "g", "m")
 class Script:
     """`say(cell, talk, sample number) -> text`, `logp(cell, talk) -> (yes, no)`, `along(talk, pair) -> projection`."""
 
-    def __init__(self, say=None, logp=None, along=None, batch=7):
+    def __init__(self, say=None, logp=None, along=None, batch=7, vocabulary=()):
+        self.vocabulary, self.sides = vocabulary, None
         self.tell, self.logp, self.along, self.batch, self.calls = say, logp, along, batch, 0
 
     def _yield(self, rows, done, value):
@@ -27,14 +28,16 @@ class Script:
             rows, done, lambda row: self.tell(row.cell, row.talk, seen[row.cell, str(row.talk)].index(row.key))
         )
 
-    def read(self, rows, done, yes, no):
+    def read(self, rows, done, sides):
+        self.sides = sides
         return self._yield(rows, done, lambda row: list(self.logp(row.cell, row.talk)))
 
     def project(self, rows, done, pairs):
         return self._yield(rows, done, lambda row: [self.along(row.talk, pair) for pair in pairs])
 
-    def token_ids(self, words):
-        return tuple(range(ord(words[0][0]), ord(words[0][0]) + 1))
+    def tokens(self, text):
+        """A token a letter, and one for every whole word of `vocabulary`."""
+        return (self.vocabulary.index(text) + 10_000,) if text in self.vocabulary else tuple(map(ord, text))
 
 
 def bank(names=("v_mold", "v_gold"), layers=4, width=3, **kinds):

@@ -1,5 +1,7 @@
 """Rows of many cells in one batch against rows alone, against transformers with a hook, and one compilation."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from helpers import _hooked, hf_model, save, tiny_model
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
-from welfare_jax.evals import cells, directions, models
+from welfare_jax.evals import cells, confidence, directions, models
 from welfare_jax.models import chat, generate, hf, stops
 
 MESH = mesh_lib.make()
@@ -50,12 +52,12 @@ def test_p_true_agrees_with_transformers(tiny_tokenizer, tiny_tokenizer_dir, tmp
          {"role": "user", "content": "Is it true?"}]
         for said in ("a goal", "the wind pushed us on and on")
     ]  # fmt: skip
-    yes, no = run.token_ids([" yes", "yes"]), run.token_ids([" no", "no"])
-    assert len(yes) >= 1 and not set(yes) & set(no)
+    yes, no = ([run.tokens(w)[0] for w in words] for words in ((" yes", "yes"), (" no", "no")))
+    assert not set(yes) & set(no)
     grid = [cells.Cell("untrained", "v", layer, alpha, where)
             for layer in (0, 2) for alpha in (-4.0, -2.0, 0.0, 2.0, 4.0) for where in cells.WHERE]  # fmt: skip
     rows = rows_of(grid, talks)
-    ours = collect(run.read(rows, (), yes, no))
+    ours = collect(run.read(rows, (), [[(i,) for i in ids] for ids in (yes, no)]))
     assert len(ours) == len(rows)
     seen = set()
     for row in rows:
@@ -129,7 +131,7 @@ def test_a_grid_of_288_cells_compiles_the_forward_once(tiny_tokenizer):
     rows = rows_of(grid, talks)
     run = device(graphdef, params, tiny_tokenizer, found, buckets=1, batch=512)
     before = cells.read_out._cache_size(), generate._generate._cache_size()
-    logp = collect(run.read(rows, (), (5,), (6,)))
+    logp = collect(run.read(rows, (), [[(5,)], [(6,)]]))
     assert len(logp) == 9216 and np.isfinite(list(logp.values())).all()
     assert len(collect(run.speak(rows[::18], (), 2, 0.7))) == 512  # every cell; it is the forward that costs
     assert (cells.read_out._cache_size(), generate._generate._cache_size()) == (before[0] + 1, before[1] + 1)
@@ -175,10 +177,12 @@ def test_grids():
 
 
 def test_words_of_two_spellings(shared_tokenizer, tiny_tokenizer):
-    run = device(None, None, shared_tokenizer("qwen3"), None)
-    assert len(run.token_ids(["True", " True"])) == 2
-    run = device(None, None, tiny_tokenizer, None)
-    assert len(run.token_ids(["True", " True"])) == 1  # not a word there: its first byte
+    lab = lambda tokenizer: SimpleNamespace(device=device(None, None, tokenizer, None))
+    cfg = SimpleNamespace(true=("True", " True"), false=("False", " False"))
+    yes, no = confidence.words(lab(shared_tokenizer("qwen3")), "confidence", cfg)
+    assert len(yes) == len(no) == 2 and all(len(ids) == 1 for ids in yes + no)
+    yes, no = confidence.words(lab(tiny_tokenizer), "confidence", cfg)
+    assert len(yes) == len(no) == 1  # not words there: their first bytes
 
 
 def test_weights_are_named_by_what_they_are(world):

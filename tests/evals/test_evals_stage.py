@@ -114,6 +114,26 @@ def settings(model_dir, **changes):
     return cfg
 
 
+def test_no_judge_where_none_is_needed(model_dir, vector_file, tmp_path):
+    """A judge that could not be made stops only the runs that need it; what one compiled program reads is kept."""
+    cfg = settings(
+        model_dir, names=("sentiment_logodds", "refusal_logodds", "samples"), vectors=(str(vector_file),), batch=16,
+        sample=0.2, alphas=(0.0, 2.0), buckets=1,
+    )  # fmt: skip
+    cfg.evals.judge.kind, cfg.evals.judge.path = "recorded", "/nowhere.jsonl"
+    cfg.evals.sentiment_logodds.update(begin="it is", good=("north", "east"), bad=("south", "west"))
+    cfg.evals.refusal_logodds.update(refusal=("no",), answer=("north",))
+    cfg.evals.samples.max_new_tokens = 3
+    found = stage.run(cfg, tmp_path)
+    assert found["judge"] == {"name": "none", "unparseable": {}, "scored": {}}
+    assert {name.split(",")[0] for name in found["slopes"]} == {"sentiment_logodds", "refusal_logodds"}
+    written = json.loads((tmp_path / "evals.json").read_text())
+    assert list(written["evaluations"]) == ["sentiment_logodds", "refusal_logodds"] and written["samples"]
+    cfg.evals.names = ("refusal",)
+    with pytest.raises(InputError, match="nowhere.jsonl"):
+        stage.run(cfg, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -121,7 +121,7 @@ def test_a_local_judge_is_our_own_model():
             yield [(row, row.talk.upper()) for row in rows]
 
     cfg = ConfigDict({"thinking": True, "thinking_tokens": 99, "max_new_tokens": 7})
-    ask = judge.local(Fake, cfg, {"backtracking": True, "refusal": False})
+    ask = judge.local(Fake, cfg, {"backtracking"})
     for evaluation, want in (("backtracking", (True, 99)), ("refusal", (False, 7))):
         q = judge.question(evaluation, "m", "{answer}", "?", "no")
         assert list(ask([q])) == [[(q, "NO")]]
@@ -178,7 +178,7 @@ def test_endpoint_retries_and_tells_its_cost_first(served, monkeypatch, capsys, 
     server, cfg = served((429, "slow"), (503, "down"), (200, "Verdict: direct answer"), price_in=2.0, price_out=8.0)
     monkeypatch.setenv("A_KEY", "sk-secret")
     run = scripted.make(tmp_path, None, None)
-    run.judge = judge.build(cfg, None, {})
+    run.judge = judge.build(cfg, None, ())
     item = prompts.Item("s:0", "?", "", None, ())
     answers = [{"cell": run.cells[0], "item": item, "prompt": "?", "answer": f"answer {i}"} for i in range(3)]
     found = run.verdicts("refusal", answers, lambda r: judge.label(r, refusal.LABELS), "{answer}")

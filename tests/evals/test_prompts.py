@@ -45,7 +45,7 @@ def test_gsm8k_as_published(tmp_path):
 @pytest.mark.parametrize("name", [p.stem for p in sorted(prompts.SETS.glob("*.jsonl"))])
 def test_own_sets(name):
     items = prompts.read(name, TILES)
-    assert len(items) >= 7 and not any("{" in item.prompt + str(item.target) for item in items)
+    assert len(items) >= 3 and not any("{" in item.prompt + str(item.target) for item in items)
     if any(item.choices for item in items):
         assert all(item.target in "ABCD"[: len(item.choices)] for item in items if item.choices)
 

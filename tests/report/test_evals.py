@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import pathlib
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from welfare_jax import config, report
-from welfare_jax.evals import cells, stage
+from welfare_jax.evals import cells, judge, stage
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "evals"))
 import scripted  # noqa: E402
@@ -42,6 +43,70 @@ def folder(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps({"job": "evals"}))
     report.write(folder)
     return folder
+
+
+def unjudged(folder, **kw):
+    """A run of evaluations that no judge takes part in; what gold adds to the odds is 0.3 nats for each strength."""
+    sign = {"v_mold": -0.2, "v_gold": 0.3}
+    settings = config.evals()
+    words = (settings["sentiment_logodds"], ("good", "bad")), (settings["refusal_logodds"], ("refusal", "answer"))
+    vocabulary = [word for cfg, sides in words for side in sides for word in cfg[side] if word != "bad"]
+
+    def logp(c, talk):
+        return math.log(0.3) + sign.get(c.vector, 0.01) * c.alpha, math.log(0.3)
+
+    vectors = scripted.bank(("v_mold", "v_gold", "random_0/v_gold"), **{"random_0/v_gold": "random"})
+    control = vectors.directions["random_0/v_gold"]
+    vectors.directions["random_0/v_gold"] = control._replace(beside="v_gold")
+    device = scripted.Script(lambda c, talk, k: f"said at {c.alpha:g}", logp, vocabulary=vocabulary)
+    lab = scripted.make(folder, device, None, vectors, **kw)
+    lab.judge = judge.NONE
+    cfg = ConfigDict(settings | {"names": ("confidence", "sentiment_logodds", "refusal_logodds", "samples")})
+    (folder / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg)))
+    (folder / "config.json").write_text(json.dumps({"job": "evals"}))
+    return report.write(folder).read_text()
+
+
+def test_evaluations_without_a_judge(tmp_path):
+    """Panels, slopes beside their controls and answers to read, as for any other evaluation."""
+    page = unjudged(tmp_path)
+    assert "could not be shown" not in page and "Judge: none" in page
+    for name in ("confidence", "sentiment_logodds", "refusal_logodds"):
+        assert stage.EVALUATIONS[name].title in page and f"<td>{name}</td>" in page
+    assert "1 random, norm-matched" in page and "Answers side by side" in page and "said at -4" in page
+    assert "sentiment_logodds: left out of bad, not one token of this tokenizer: bad." in page
+    slopes = [r for r in rows(tmp_path, "evals_slopes") if (r["metric"], r["group"]) == ("log_odds", "all")]
+    assert {(r["evaluation"], r["vector"], round(float(r["slope"]), 6)) for r in slopes} == {
+        (e, v, s) for e in ("sentiment_logodds", "refusal_logodds")
+        for v, s in (("v_mold", -0.2), ("v_gold", 0.3), ("random_0/v_gold", 0.01))
+    }  # fmt: skip
+    assert page.count("1 of 1") == 4 + 2  # steeper than its control: gold, of each model and evaluation
+
+
+def test_a_single_strength_has_no_slope_and_still_a_section(tmp_path):
+    page = unjudged(tmp_path, alphas=(0.0,))
+    assert "Left out" not in page and "Slopes on the strength" not in page and page.count("<svg") == 1
+    assert "not steered" in page and stage.EVALUATIONS["refusal_logodds"].title in page
+    assert not (tmp_path / "tables" / "evals_slopes.csv").exists() and rows(tmp_path, "evals_cells")
+
+
+def test_a_run_of_samples_alone(tmp_path):
+    lab = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: f"said at {c.alpha:g}"), None)
+    cfg = ConfigDict(config.evals() | {"names": ("samples",)})
+    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg)))
+    (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
+    page = report.write(tmp_path).read_text()
+    assert "Left out" not in page and "said at -4" in page and "<svg" not in page
+
+
+@pytest.mark.parametrize("evaluations", [None, 7, {"sentiment": 7}, {"sentiment": {}}])
+def test_a_file_that_does_not_say_what_its_evaluations_are(evaluations, folder, tmp_path):
+    """As older runs left it: names take the place of titles and metrics."""
+    found = json.loads((folder / "evals.json").read_text()) | {"evaluations": evaluations}
+    (tmp_path / "evals.json").write_text(json.dumps(found))
+    (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
+    page = report.write(tmp_path).read_text()
+    assert page.count("<svg") == 2 and "Left out" not in page and "Slopes on the strength" in page
 
 
 def rows(folder, name):

@@ -1,6 +1,7 @@
 """Self-doubt on mathematics: does the answer turn back on itself? (arXiv:2605.30232 §4, §N)"""
 
 from welfare_jax.evals import judge, prompts, summary, text
+from welfare_jax.evals.evaluation import Evaluation
 
 LABELS = ("normal", "backtracking", judge.NONSENSE)
 
@@ -20,3 +21,8 @@ def backtracking(lab, config) -> list[dict]:
             metrics["solved"] = float(text.correct(a["answer"], a["item"].target)) if coherent else None
         out.append(summary.score("backtracking", a, metrics, v == judge.NONSENSE, v is None))
     return out
+
+
+EVALUATION = Evaluation(
+    "backtracking", backtracking, "backtracking", "Share that backtracks", judge="verdict", thinking=True
+)

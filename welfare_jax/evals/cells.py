@@ -18,8 +18,8 @@ from welfare_jax.evals.directions import Bank
 from welfare_jax.models import chat, decoder, generate, interventions, stops
 
 # Which tokens are steered. `assistant`: all that the assistant says, the last token of the prompt (where its answer
-# begins) and every new token, as in the paper. `generation`: only what it says. `readout`: only the last token of the
-# prompt. `prompt`: only what stands before that token.
+# begins) and every new token, as in the paper. `generation`: only what it says. `readout`: only the last token before
+# what is read or sampled. `prompt`: only what stands before that token.
 WHERE = ("assistant", "generation", "readout", "prompt")
 
 
@@ -41,7 +41,7 @@ class Cell(NamedTuple):
 class Row(NamedTuple):
     key: str
     cell: Cell
-    talk: str | list  # a user's message, or a conversation that ends with the user
+    talk: str | list  # a user's message, or a conversation; where the assistant spoke last, its answer goes on
 
 
 def zero(model: str) -> Cell:
@@ -84,13 +84,20 @@ class Encoded(NamedTuple):
     ids: list
     said: np.ndarray  # bool, words of the assistant
     opening: np.ndarray  # bool, the tokens that open the next answer
+    start: int  # the last token of the prompt, after which the answer begins
 
     def where(self, mode: str) -> np.ndarray:
-        last = np.arange(len(self.ids)) == len(self.ids) - 1
-        return {"assistant": self.said | last, "generation": self.said, "readout": last, "prompt": ~last}[mode]
+        at = np.arange(len(self.ids))
+        last = at == len(self.ids) - 1
+        everything = self.said | (at == self.start) | last
+        return {"assistant": everything, "generation": self.said, "readout": last, "prompt": ~last}[mode]
 
 
 def encode(tokenizer, talk, template) -> Encoded:
+    """One row of tokens. An answer that the assistant has begun is split into tokens apart from the prompt, as it
+    would be had the model said it."""
+    talk = chat.messages(talk)
+    talk, begun = (talk[:-1], talk[-1]["content"]) if talk[-1]["role"] == "assistant" else (talk, "")
     tokens, _ = chat.encode(tokenizer, [talk], template)
     said = chat.assistant_tokens(tokenizer, [talk], template, opening=False)[0]
     whole = chat.render(tokenizer, talk, template)
@@ -101,17 +108,57 @@ def encode(tokenizer, talk, template) -> Encoded:
     begin = len(bare) if whole.startswith(bare) else len(whole)
     opening = np.array([start >= begin for start, _ in offsets])
     opening[-1] = True
-    return Encoded(tokens[0].tolist(), said, opening)
+    more = tokenizer.encode(begun, add_special_tokens=False) if begun else []
+    said, opening = (np.append(a, np.full(len(more), new)) for a, new in ((said, True), (opening, False)))
+    return Encoded(tokens[0].tolist() + more, said.astype(bool), opening.astype(bool), tokens.shape[1] - 1)
+
+
+def pack(sides):
+    """Sides of token sequences as arrays for `read_out`: of each, (int32 [N] single tokens, int32 [K, M] the longer
+    sequences, -1 behind their ends)."""
+    longest = max(len(ids) for side in sides for ids in side)
+    out = []
+    for side in sides:
+        several = [ids for ids in side if len(ids) > 1]
+        table = np.full((len(several), longest), -1, np.int32)
+        for row, ids in zip(table, several):
+            row[: len(ids)] = ids
+        out.append((np.array([ids[0] for ids in side if len(ids) == 1], np.int32), table))
+    return tuple(out)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def read_out(graphdef, params, tokens, mask, iv, yes, no):
-    """Log-probabilities [B] that the next token is one of `yes` and one of `no`; rows padded at the left."""
+def read_out(graphdef, params, tokens, mask, iv, after, sides):
+    """log P [B] of every side of `pack`: that what follows begins with one of its sequences; rows padded at the left.
+
+    A token has its log-probability after the prompt; a longer sequence the sum over its tokens, each after those
+    before it, which `after` steers as new tokens. The prompt is computed once: its keys and values are kept where a
+    sequence needs them. No sequence may begin another of its side, so that probabilities add up.
+    """
     model = decoder.bind(graphdef, params)
-    last = jnp.full((len(tokens), 1), tokens.shape[1] - 1)
-    hidden, _, _ = decoder.backbone(model, tokens, mask, iv=iv, read=last, everywhere=False, residual=False)
-    logp = jax.nn.log_softmax(decoder.unembed(model, hidden[:, 0]))
-    return tuple(jax.nn.logsumexp(logp[:, ids], -1) for ids in (yes, no))
+    rows, width = tokens.shape
+    more = max(several.shape[1] for _, several in sides) - 1
+    cache = decoder.empty_cache(model.spec, rows, width + more, model.embed[...].dtype) if more else None
+    last = jnp.full((rows, 1), width - 1)
+    hidden, _, cache = decoder.backbone(
+        model, tokens, mask, cache=cache, iv=iv, read=last, everywhere=False, residual=False
+    )
+    first = jax.nn.log_softmax(decoder.unembed(model, hidden[:, 0]))
+
+    def sequence(ids):  # int32 [M] -> [B]
+        given = jnp.broadcast_to(ids[:-1], (rows, more))
+        hidden, _, _ = decoder.backbone(
+            model, jnp.maximum(given, 0), given >= 0, cache=cache, iv=after, residual=False
+        )
+        logp = jax.nn.log_softmax(decoder.unembed(model, hidden))
+        rest = jnp.take_along_axis(logp, jnp.maximum(ids[1:], 0)[None, :, None], -1)[..., 0]
+        return first[:, ids[0]] + jnp.where(ids[1:] >= 0, rest, 0.0).sum(-1)
+
+    def side(single, several):
+        parts = [first[:, single].T] + ([jax.lax.map(sequence, several)] if len(several) else [])
+        return jax.nn.logsumexp(jnp.concatenate(parts), 0)
+
+    return tuple(side(*s) for s in sides)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "hook"))
@@ -123,7 +170,7 @@ def project(graphdef, params, tokens, mask, weights, units, layers, hook):
 
 
 class Device:
-    """Runs rows on the loaded models. Evaluations see only its three methods, so a script can stand in for it."""
+    """Runs rows on the loaded models. Evaluations see only its public methods, so a script can stand in for it."""
 
     def __init__(self, models: dict[str, Model], bank: Bank | None, mesh, batch: int, buckets: int, template, seed=0):
         self.models, self.bank, self.batch, self.buckets = models, bank, batch, buckets
@@ -132,15 +179,9 @@ class Device:
         if batch % (mesh.shape["data"] * mesh.shape["fsdp"]):
             raise InputError(f"evals.batch={batch}: must be a multiple of the devices that share a batch")
 
-    def token_ids(self, words) -> tuple[int, ...]:
-        """The ids of those spellings that are one token; of the first spelling's first token where none is.
-
-        "True" and " True" are two tokens of most vocabularies and both mean true: their probabilities are added.
-        """
-        tokenizer = next(iter(self.models.values())).tokenizer
-        found = [tokenizer.encode(w, add_special_tokens=False) for w in words]
-        single = sorted({ids[0] for ids in found if len(ids) == 1})
-        return tuple(single or found[0][:1])
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """The token ids of a text by itself."""
+        return tuple(next(iter(self.models.values())).tokenizer.encode(text, add_special_tokens=False))
 
     def speak(self, rows, done, max_new_tokens: int, temperature: float):
         """Yields [(row, text), ...] a batch, for the rows whose key is not in `done`."""
@@ -154,12 +195,11 @@ class Device:
             said = (model.tokenizer.decode(n[k], skip_special_tokens=True) for n, k in zip(new, kept))
             yield list(zip(part, said))
 
-    def read(self, rows, done, yes: tuple, no: tuple):
-        """Yields [(row, [log P(yes), log P(no)]), ...] a batch; `yes` and `no` are token ids."""
+    def read(self, rows, done, sides):
+        """Yields [(row, [log P(side), ...]), ...] a batch; a side: token sequences, none of which begins another."""
+        sides = pack(sides)
         for model, part, tokens, mask, steer in self._batches(rows, done):
-            found = read_out(
-                model.graphdef, model.params, tokens, mask, steer(True), jnp.asarray(yes), jnp.asarray(no)
-            )
+            found = read_out(model.graphdef, model.params, tokens, mask, steer(True), steer(False), sides)
             yield list(zip(part, np.stack(jax.device_get(found), 1).tolist()))
 
     def project(self, rows, done, pairs):

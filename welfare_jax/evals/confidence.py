@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.evals import judge, prompts, stats, summary, text
+from welfare_jax.evals import judge, logodds, prompts, stats, summary, text
+from welfare_jax.evals.evaluation import Evaluation
 
-MASS = 0.1  # less probability than this on both words together: the read-out says nothing, the row is incoherent
 TERTILES = ("least sure third", "middle third", "surest third")
 
 
@@ -33,7 +33,7 @@ def confidence(lab, config) -> list[dict]:
         groups += [TERTILES[thirds[cell.model, name]]]
         mass = math.exp(logp[0]) + math.exp(logp[1])
         metrics = {"confidence": normalised(*logp), "log_p_true": logp[0], "log_p_false": logp[1], "mass": mass}
-        out.append(summary.score("confidence", row, metrics, mass < MASS, False, groups))
+        out.append(summary.score("confidence", row, metrics, mass < logodds.MASS, False, groups))
     return out
 
 
@@ -41,7 +41,7 @@ def read_outs(lab, evaluation, items, answers, over, config):
     """{(cell, item id): (log P(True), log P(False))} of two-turn prompts over each model's own answers."""
     ask, by_id = prompts.wording("ask_confidence", config.ask), {item.id: item for item in items}
     talks = {key: two_turns(question(by_id[key[1]]), said, ask) for key, said in answers.items()}
-    return lab.read(evaluation, talks, over, *words(lab, evaluation, config))
+    return lab.read(evaluation, talks, over, words(lab, evaluation, config))
 
 
 def normalised(log_true: float, log_false: float) -> float:
@@ -59,8 +59,10 @@ def two_turns(asked: str, said: str, then: str) -> list[dict]:
 
 
 def words(lab, evaluation, config):
-    """Token ids of the two words, for the models' common tokenizer."""
-    yes, no = (lab.device.token_ids(w) for w in (config.true, config.false))
+    """Token sequences of the two words, for `lab.read`: the spellings that are one token are added up; where none is,
+    the first token of the first spelling stands for it."""
+    tokens = [[lab.device.tokens(spelling) for spelling in word] for word in (config.true, config.false)]
+    yes, no = (tuple(sorted({ids for ids in of if len(ids) == 1} or {of[0][:1]})) for of in tokens)
     if set(yes) & set(no):
         raise InputError(
             f"evals.{evaluation}.true={list(config.true)} and false={list(config.false)} begin with the same token; "
@@ -105,3 +107,6 @@ def tertiles(lab, items, found) -> dict:
         values = [normalised(*found[zero, item.id]) for item in items]
         out |= {(zero.model, item.id): int(t) for item, t in zip(items, stats.tertiles(np.array(values)))}
     return out
+
+
+EVALUATION = Evaluation("confidence", confidence, "confidence", "Confidence, P(True)", judge="grade")

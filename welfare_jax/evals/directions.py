@@ -35,6 +35,11 @@ class Bank(NamedTuple):
     directions: dict[str, Direction]
     hook: str  # the one hook point at which all of them act
 
+    def main(self) -> list[str]:
+        """The names of the vectors that others are controls of: the trained ones, or the untrained where those are
+        all there is."""
+        return [name for name, d in self.directions.items() if d.beside == name]
+
 
 def build(sources, models, config, baseline: str, random: int, orthogonal: int, seed: int = 0) -> Bank:
     """Every vector of `sources` with its controls.

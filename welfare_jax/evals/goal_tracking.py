@@ -5,6 +5,7 @@ next answer is projected on every vector: correct against incorrect, over all an
 """
 
 from welfare_jax.evals import confidence, prompts, stats
+from welfare_jax.evals.evaluation import Evaluation
 
 
 def goal_tracking(lab, config) -> list[dict]:
@@ -41,3 +42,6 @@ def goal_tracking(lab, config) -> list[dict]:
                     "cohens_d": stats.cohens_d(a, b), "auroc": stats.auroc(a, b),
                 })  # fmt: skip
     return out
+
+
+EVALUATION = Evaluation("goal_tracking", goal_tracking, judge="grade", rows="tracking")

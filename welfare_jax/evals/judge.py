@@ -62,10 +62,17 @@ def score(reply: str, low: int, high: int) -> float | str | None:
     return label(reply, (NONSENSE,))
 
 
+def _refuse(questions):
+    raise InputError(f"evals.{questions[0].evaluation}: asks a judge, and this run has none")
+
+
+NONE = Judge("none", _refuse)  # for runs whose evaluations need no judge
+
+
 def build(config, load, thinking) -> Judge:
     """The judge of `config`; `load(path)(think)` gives a local model's `cells.Device`.
 
-    thinking: which evaluations a local model thinks about before it replies, if `config.thinking` lets it.
+    thinking: the evaluations that a local model thinks about before it replies, if `config.thinking` lets it.
     """
     kind = config.kind
     if kind == "words":
@@ -83,7 +90,7 @@ def local(devices, config, thinking) -> Callable:
     """Our own model, greedy. `devices(think)` gives the device that renders its prompts with thinking on or off."""
 
     def ask(questions):
-        think = config.thinking and thinking[questions[0].evaluation]
+        think = config.thinking and questions[0].evaluation in thinking
         longest = config.thinking_tokens if think else config.max_new_tokens
         rows = [cells.Row(q.key, cells.zero("judge"), q.text) for q in questions]
         by_key = {q.key: q for q in questions}

@@ -1,7 +1,7 @@
 """What an evaluation works with: rows over all cells, answers and read-outs that resume, verdicts by item.
 
-An evaluation is one file with one function `(lab, config) -> rows of scores`. It says what is asked, of which cells,
-and how a reply becomes a number; batching, streaming to disk and judging happen here.
+An evaluation is one file with one value, an `Evaluation` around its function `(lab, config) -> rows`. The function
+says what is asked, of which cells, and how a reply becomes a number; batching, streaming to disk and judging are here.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from welfare_jax.interp import vectors
 @dataclasses.dataclass(eq=False)
 class Lab:
     cells: list[cells.Cell]
-    device: object  # `cells.Device`, or a script with its three methods
+    device: object  # `cells.Device`, or a script with its methods
     judge: judging.Judge
     identity: dict  # by model: what names its weights
     bank: object
@@ -29,12 +29,18 @@ class Lab:
     sample: float = 1.0
     seed: int = 0
     said: list = dataclasses.field(default_factory=list)  # every answer of this run, for the report
+    notes: list = dataclasses.field(default_factory=list)  # sentences that the report should pass on
 
     def models(self) -> list[str]:
         return list(dict.fromkeys(c.model for c in self.cells))
 
     def zeros(self) -> list[cells.Cell]:
         return [cells.zero(m) for m in self.models()]
+
+    def note(self, sentence: str):
+        """Tell the user now, and the reader of the report."""
+        print(sentence, flush=True)
+        self.notes.append(sentence)
 
     def items(self, sources) -> list[Item]:
         return prompts.load(sources, self.tiles, self.sample, self.seed)
@@ -72,17 +78,20 @@ class Lab:
         self.said += out
         return out
 
-    def read(self, evaluation: str, talks: dict, over, yes, no):
-        """{(cell, item id): (log P(yes), log P(no))} of the next token; talks: (model, item id) -> conversation."""
+    def read(self, evaluation: str, talks: dict, over, sides):
+        """{(cell, item id): (log P(side), ...)}: that what follows begins with one of a side's token sequences.
+
+        talks: (model, item id) -> conversation, as in `cells.Row`; sides: as in `cells.Device.read`.
+        """
         rows, where = [], {}
         for cell in over:
             for (model, item), talk in talks.items():
                 if model == cell.model:
-                    name = self._key(evaluation, cell, item, talk, "read", yes, no)
+                    name = self._key(evaluation, cell, item, talk, "read", sides)
                     rows.append(cells.Row(name, cell, talk))
                     where[name] = (cell, item)
         found = self._run(
-            f"{evaluation}: read-outs", rows, self.readouts, lambda done: self.device.read(rows, done, yes, no),
+            f"{evaluation}: read-outs", rows, self.readouts, lambda done: self.device.read(rows, done, sides),
             lambda row, logp: {"key": row.key, "evaluation": evaluation, "item": where[row.key][1]}
             | row.cell._asdict() | {"values": logp},
         )  # fmt: skip

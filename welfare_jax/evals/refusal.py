@@ -1,6 +1,7 @@
 """Does it decline what it is asked? Direct and indirect refusals of OR-Bench prompts (arXiv:2605.30232 §4, §P)."""
 
 from welfare_jax.evals import judge, prompts, summary
+from welfare_jax.evals.evaluation import Evaluation
 
 REFUSALS = ("direct refusal", "indirect refusal")
 LABELS = ("direct answer", *REFUSALS, judge.NONSENSE)
@@ -18,3 +19,6 @@ def refusal(lab, config) -> list[dict]:
         metrics |= {k.replace(" ", "_"): float(v == k) if told else None for k in REFUSALS}
         out.append(summary.score("refusal", a, metrics, v == judge.NONSENSE, v is None))
     return out
+
+
+EVALUATION = Evaluation("refusal", refusal, "refusal", "Share refused", judge="verdict")

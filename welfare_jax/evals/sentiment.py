@@ -1,6 +1,7 @@
 """How an answer about itself, or about the tiles, sounds: a judge's score from -5 to +5 (arXiv:2605.30232 §4, §M)."""
 
 from welfare_jax.evals import judge, prompts, summary
+from welfare_jax.evals.evaluation import Evaluation
 
 LOW, HIGH = -5, 5
 
@@ -16,3 +17,6 @@ def sentiment(lab, config) -> list[dict]:
         )
         for a, v in zip(answers, verdicts)
     ]
+
+
+EVALUATION = Evaluation("sentiment", sentiment, "sentiment", "Sentiment, -5 to +5", judge="verdict")

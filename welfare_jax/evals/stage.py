@@ -22,7 +22,10 @@ from welfare_jax.evals import (
     judge,
     models,
     refusal,
+    refusal_logodds,
+    samples,
     sentiment,
+    sentiment_logodds,
     stats,
     summary,
     sweep,
@@ -32,14 +35,10 @@ from welfare_jax.evals.lab import Lab
 from welfare_jax.models import hf
 from welfare_jax.text import wording
 
-EVALUATIONS = {
-    "sentiment": sentiment.sentiment,
-    "backtracking": backtracking.backtracking,
-    "confidence": confidence.confidence,
-    "refusal": refusal.refusal,
-}
-NAMES = (*EVALUATIONS, "goal_tracking")
-THINKING = {"sentiment": False, "backtracking": True, "refusal": False, "grade": False}  # as in the paper (§L)
+MODULES = (
+    sentiment, backtracking, confidence, refusal, sentiment_logodds, refusal_logodds, goal_tracking, samples,
+)  # fmt: skip
+EVALUATIONS = {m.EVALUATION.name: m.EVALUATION for m in MODULES}
 SHOWN = 3  # prompts of each evaluation whose answers the report shows side by side
 
 
@@ -65,7 +64,8 @@ def run(config, workdir) -> dict:
     return {"judge": found["judge"], "slopes": {
         f"{s['evaluation']}, {s['model']} model, {s['vector']}, layer {s['layer']}": [s["slope"], s["error"]]
         for s in found["slopes"]
-        if s["metric"] == s["evaluation"] and s["group"] == "all" and s["kind"] in ("vector", "untrained")
+        if s["metric"] == EVALUATIONS[s["evaluation"]].metric and s["group"] == "all"
+        and s["kind"] in ("vector", "untrained")
     }}  # fmt: skip
 
 
@@ -80,8 +80,8 @@ def describe(lab: Lab, cfg) -> str:
 
 def check(cfg):
     """Refuse what would otherwise end in an error long after the start."""
-    if bad := [n for n in cfg.names if n not in NAMES]:
-        raise InputError(f"evals.names={bad[0]!r}: there is no such evaluation (known: {', '.join(NAMES)})")
+    if bad := [n for n in cfg.names if n not in EVALUATIONS]:
+        raise InputError(f"evals.names={bad[0]!r}: there is no such evaluation (known: {', '.join(EVALUATIONS)})")
     for name, least in (("batch", 1), ("buckets", 1), ("random", 0), ("orthogonal", 0)):
         if cfg[name] < least:
             raise InputError(f"evals.{name}={cfg[name]}: must be at least {least}")
@@ -94,8 +94,8 @@ def check(cfg):
 
 
 def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
-    """The laboratory on real models. A local judge is loaded when it is first asked, and once where it is a model
-    that is loaded already."""
+    """The laboratory on real models. A judge is made only where an evaluation needs one; a local one is loaded when it
+    is first asked, and once where it is a model that is loaded already."""
     cfg, seed, opened = config.evals, config.seed, {}
 
     def local(path):
@@ -110,7 +110,9 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
 
         return device
 
-    asked = judge.build(cfg.judge, local, THINKING)
+    thinking = {name for name, e in EVALUATIONS.items() if e.thinking}
+    needed = any(EVALUATIONS[name].needs_judge(cfg[name]) for name in cfg.names)
+    asked = judge.build(cfg.judge, local, thinking) if needed else judge.NONE
     grid = cells.grid(loaded, bank, cfg.layers, cfg.alphas, list(cfg.where))
     device = cells.Device(loaded, bank, mesh, cfg.batch, cfg.buckets, template, seed)
     books = [Journal(workdir / "evals" / f"{name}.jsonl") for name in ("answers", "readouts", "judgements")]
@@ -120,24 +122,24 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
 
 def evaluate(lab: Lab, cfg) -> dict:
     """All evaluations of `cfg.names`: {"cells", "slopes", "sweep", "tracking", "samples", "judge", ...}."""
-    scores, tracking = [], []
-    for name in cfg.names:
-        if name == "goal_tracking":
-            tracking = goal_tracking.goal_tracking(lab, cfg[name])
-        else:
-            scores += EVALUATIONS[name](lab, cfg[name])
+    rows, named = {"scores": [], "tracking": []}, [EVALUATIONS[name] for name in cfg.names]
+    for evaluation in named:
+        rows[evaluation.rows] += evaluation.run(lab, cfg[evaluation.name])
+    scores, plain = rows["scores"], lambda v: summary.null(v) if isinstance(v, float) else v
     path = lab.answers.path.parent / "scores.jsonl"
     path.write_text("".join(json.dumps(r | {"cell": r["cell"]._asdict()}) + "\n" for r in scores))
     slopes = summary.slopes(scores, lab.bank)
+    judged = [e.name for e in named if e.judge == "verdict"]
     asked = Counter((r["evaluation"], r["unparseable"]) for r in scores)
     return {
+        "evaluations": {e.name: {"metric": e.metric, "title": e.title} for e in named if e.metric},
         "cells": summary.by_cell(scores, lab.bank), "slopes": slopes, "sweep": sweep.sweep(slopes),
-        "tracking": [{k: summary.null(v) if isinstance(v, float) else v for k, v in r.items()} for r in tracking],
-        "samples": shown(lab), "mask": stats.MASK,
+        "tracking": [{k: plain(v) for k, v in r.items()} for r in rows["tracking"]],
+        "samples": shown(lab), "mask": stats.MASK, "notes": lab.notes,
         "judge": {
             "name": lab.judge.name,
-            "unparseable": {e: asked[e, True] for e in dict.fromkeys(e for e, _ in asked)},
-            "scored": {e: asked[e, True] + asked[e, False] for e in dict.fromkeys(e for e, _ in asked)},
+            "unparseable": {e: asked[e, True] for e in judged},
+            "scored": {e: asked[e, True] + asked[e, False] for e in judged},
         },
         "vectors": {
             n: {"layer": d.layer, "kind": d.kind, "beside": d.beside, "norm": float(np.linalg.norm(d.values[d.layer]))}
@@ -148,10 +150,10 @@ def evaluate(lab: Lab, cfg) -> dict:
 
 
 def shown(lab: Lab) -> list[dict]:
-    """First answers to a few prompts of every steered evaluation, vectors only, for reading side by side."""
-    kinds = {"": "none"} | {n: d.kind for n, d in lab.bank.directions.items()}
+    """First answers to a few prompts of every steered evaluation, without controls, for reading side by side."""
+    main = ("", *lab.bank.main())
     steered = {r["evaluation"] for r in lab.said if r["cell"].vector}
-    rows = [r for r in lab.said if r["sample"] == 0 and kinds[r["cell"].vector] in ("none", "vector")]
+    rows = [r for r in lab.said if r["sample"] == 0 and r["cell"].vector in main]
     out = []
     for evaluation in dict.fromkeys(r["evaluation"] for r in rows if r["evaluation"] in steered):
         mine = [r for r in rows if r["evaluation"] == evaluation]

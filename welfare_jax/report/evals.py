@@ -10,13 +10,10 @@ from welfare_jax.report.data import Run, dicts, number
 from welfare_jax.report.markup import Missing, details, esc, num, table
 from welfare_jax.report.svg import embed
 
-TITLES = {
-    "sentiment": "Sentiment, -5 to +5", "backtracking": "Share that backtracks", "confidence": "Confidence, P(True)",
-    "refusal": "Share refused",
-}  # fmt: skip
 CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "alpha", "where")
 NUMBERS = ("mean", "low", "high", "n", "used", "incoherence", "unparseable", "masked")
 SLOPE = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "where")
+ABREAST = 4  # panels in a row of the page
 OTHERS = (style.REST, style.PATH_BASELINE, style.WIND, "#56b4e9")
 
 
@@ -52,9 +49,22 @@ def rows_of(columns: dict, **wanted) -> list[dict]:
     return [r for r in rows if all(r[k] == v for k, v in wanted.items())]
 
 
-def primary(columns: dict) -> list[dict]:
-    """The rows of every evaluation's own metric over all prompts."""
-    return [r for r in rows_of(columns, group="all") if r["metric"] == r["evaluation"]]
+def told(run: Run) -> dict:
+    """{evaluation: {"metric", "title"}} of those with a panel, in the run's order. A file from before this was written
+    has none: the evaluations' names stand for both."""
+    known = run.evals.get("evaluations")
+    known = {k: v for k, v in known.items() if isinstance(v, dict)} if isinstance(known, dict) else {}
+    found = dict.fromkeys(str(r.get("evaluation")) for r in dicts(run.evals.get("cells")))
+    return {
+        name: {"metric": str(about.get("metric", name)), "title": str(about.get("title", name))}
+        for name, about in (known | {name: known.get(name, {}) for name in found}).items()
+    }
+
+
+def primary(columns: dict, about: dict) -> list[dict]:
+    """The rows of every evaluation's own metric over all prompts; about: as from `told`."""
+    rows = rows_of(columns, group="all")
+    return [r for r in rows if r["evaluation"] in about and r["metric"] == about[r["evaluation"]]["metric"]]
 
 
 def colour(name: str, names) -> str:
@@ -65,28 +75,33 @@ def colour(name: str, names) -> str:
     return OTHERS[rest.index(name) % len(OTHERS)] if name in rest else style.UNTRAINED
 
 
-def crossing(columns: dict, chosen: dict) -> Figure:
-    """A row a model, a column an evaluation: means over strength, controls dashed, cohorts as a band; below, the
-    incoherent share. Each vector at its own layer (chosen: {vector: layer}; the first listed where that one was not
-    steered), at the first place."""
-    rows = primary(columns)
-    evaluations = [e for e in TITLES if any(r["evaluation"] == e for r in rows)]
+def crossing(columns: dict, about: dict, chosen: dict) -> Figure:
+    """A panel a model and evaluation, those of a model side by side: means over strength, controls dashed, cohorts as
+    a band; below, the incoherent share. Each vector at its own layer (chosen: {vector: layer}; the first listed where
+    that one was not steered), at the first place."""
+    rows = primary(columns, about)
+    evaluations = [e for e in about if any(r["evaluation"] == e for r in rows)]
     models = list(dict.fromkeys(r["model"] for r in rows))
-    figure = Figure(figsize=(9, 3.7 * len(models)), layout="constrained")
+    wide = min(len(evaluations), ABREAST)
+    lines = [(model, evaluations[a : a + wide]) for model in models for a in range(0, len(evaluations), wide)]
+    figure = Figure(figsize=(9, 3.7 * len(lines)), layout="constrained")
     axes = figure.subplots(
-        2 * len(models), len(evaluations), squeeze=False, sharex=True,
-        gridspec_kw={"height_ratios": (4, 1) * len(models)},
-    )  # fmt: skip
-    for i, model in enumerate(models):
-        for k, evaluation in enumerate(evaluations):
-            mine = [r for r in rows if (r["model"], r["evaluation"]) == (model, evaluation)]
-            top, low = axes[2 * i][k], axes[2 * i + 1][k]
+        2 * len(lines), wide, squeeze=False, sharex=True, gridspec_kw={"height_ratios": (4, 1) * len(lines)}
+    )
+    for i, (model, shown) in enumerate(lines):
+        for k, (top, low) in enumerate(zip(axes[2 * i], axes[2 * i + 1])):
+            if k >= len(shown):
+                top.axis("off")
+                low.axis("off")
+                continue
+            mine = [r for r in rows if (r["model"], r["evaluation"]) == (model, shown[k])]
             _panel(top, low, mine, chosen)
-            top.set_title(f"{TITLES[evaluation]}\n{model} model", fontsize=8.5)
+            top.set_title(f"{about[shown[k]]['title']}\n{model} model", fontsize=8.5)
             low.set(ylim=(0, 1), yticks=(0, 1), xticks=sorted({r["alpha"] for r in rows}))
+            low.tick_params(labelbottom=True)
             if k == 0:
                 low.set_ylabel("incoherent")
-            if i + 1 == len(models):
+            if i + 1 == len(lines):
                 low.set_xlabel("strength \u03b1")
     handles = {}
     for ax in axes[::2].flat:
@@ -102,6 +117,12 @@ def _panel(top, low, rows, chosen):
     for r in rows:
         if r["vector"]:
             steered.setdefault((r["vector"], r["kind"], r["layer"], r["where"]), []).append(r)
+    if not steered:  # strength zero alone: a point, not a line
+        at = [r for r in zero if not r["masked"]]
+        y = np.array([[number(r[k]) for r in at] for k in ("mean", "low", "high")])
+        top.errorbar([r["alpha"] for r in at], y[0], (y[0] - y[1], y[2] - y[0]), fmt="o", color=style.UNTRAINED,
+                     label="not steered")  # fmt: skip
+        low.bar([r["alpha"] for r in zero], [number(r["incoherence"]) for r in zero], 0.24, color=style.UNTRAINED)
     elsewhere = lambda key: key[2] != chosen.get(key[0])
     one_each = {name: at for name, *at in reversed(sorted(steered, key=elsewhere))}  # the last to be set stays
     cohorts = {}
@@ -137,14 +158,14 @@ def _chosen(run: Run) -> dict:
     return {k: v.get("layer") for k, v in vectors.items() if isinstance(v, dict)} if isinstance(vectors, dict) else {}
 
 
-def sweep(columns: dict) -> Figure:
+def sweep(columns: dict, about: dict) -> Figure:
     """Slope on the strength, layer by evaluation: a panel for every vector that steered at several layers."""
-    rows = [r for r in primary(columns) if r["kind"] in ("vector", "untrained")]
+    rows = [r for r in primary(columns, about) if r["kind"] in ("vector", "untrained")]
     panels = {}
     for r in rows:
         panels.setdefault((r["model"], r["vector"]), []).append(r)
     panels = {k: v for k, v in panels.items() if len({r["layer"] for r in v}) > 1}
-    evaluations = [e for e in TITLES if any(r["evaluation"] == e for r in rows)]
+    evaluations = [e for e in about if any(r["evaluation"] == e for r in rows)]
     top = {e: max([abs(number(r["slope"])) for r in rows if r["evaluation"] == e and number(r["slope"]) == r["slope"]],
                   default=0) or 1 for e in evaluations}  # fmt: skip
     count = max(len(panels), 1)
@@ -172,26 +193,27 @@ def sweep(columns: dict) -> Figure:
 
 
 def section(run: Run, built: dict) -> str:
-    if "evals_cells" not in built and "evals_tracking" not in built:
+    if not {"evals_cells", "evals_tracking", "evals_answers"} & built.keys():
         raise Missing("evals.json is not there: run configs/evals.py in this folder")
-    out = [_judged(run)]
+    out, about = [_judged(run)], told(run)
     if "evals_cells" in built:
         out.append(embed(
-            (crossing, built["evals_cells"], _chosen(run)),
+            (crossing, built["evals_cells"], about, _chosen(run)),
             "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X "
             "at strength zero and leave the grey band of norm-matched random directions. Dashed: the same from the "
             "untrained model, with equal norm. Shaded: 95 % intervals over prompts. The bars below show how many "
             f"answers were incoherent; means of cells above {run.evals.get('mask', 0.9):.0%} are left out.",
             "evals_cells",
         ))  # fmt: skip
-        out.append(_slopes(built["evals_slopes"]))
+        if "evals_slopes" in built:  # a single strength has none
+            out.append(_slopes(built["evals_slopes"], about))
         if "evals_sweep" in built:
             out.append(embed(
-                (sweep, built["evals_slopes"]),
+                (sweep, built["evals_slopes"], about),
                 "Slope of every metric on the strength, layer by layer; colours are scaled within each evaluation.",
                 "evals_slopes",
             ))  # fmt: skip
-        out.append(details("Raw read-outs, parts and groups", _groups(built["evals_cells"])))
+        out.append(details("Raw read-outs, parts and groups", _groups(built["evals_cells"], about)))
     if "evals_tracking" in built:
         out.append("<h3>Goal tracking: projections after truthful feedback</h3>" + _tracking(built["evals_tracking"]))
     if "evals_answers" in built:
@@ -203,15 +225,16 @@ def _judged(run) -> str:
     judge = run.evals.get("judge") if isinstance(run.evals.get("judge"), dict) else {}
     lost = judge.get("unparseable") or {}
     of = judge.get("scored") or {}
-    said = "; ".join(f"{e}: {lost.get(e, 0)} of {n}" for e, n in of.items() if e != "confidence")
-    return (
+    said = "; ".join(f"{e}: {lost.get(e, 0)} of {n}" for e, n in of.items())
+    notes = run.evals.get("notes") if isinstance(run.evals.get("notes"), list) else []
+    return "".join(f'<p class="sub">{esc(note)}.</p>' for note in notes) + (
         f'<p class="sub">Judge: {esc(judge.get("name", "not recorded"))}. Answers whose verdict could not be read: '
         f"{esc(said or 'none')}. Hook point: {esc(run.evals.get('hook', 'not recorded'))}.</p>"
     )
 
 
-def _slopes(columns) -> str:
-    rows = primary(columns)
+def _slopes(columns, about) -> str:
+    rows = primary(columns, about)
     shown = []
     for r in rows:
         if r["kind"] not in ("vector", "untrained"):
@@ -238,16 +261,18 @@ def _slopes(columns) -> str:
     return "<h3>Slopes on the strength</h3>" + table(head, shown, numeric=(3, 5, 6), css="tall")
 
 
-def _groups(columns) -> str:
-    rows = [r for r in rows_of(columns) if r["kind"] in ("none", "vector")]
-    rows = [r for r in rows if r["metric"] != r["evaluation"] or r["group"] != "all"]
+def _groups(columns, about) -> str:
+    rows = [r for r in rows_of(columns) if r["vector"] == r["beside"]]  # unsteered, and no controls
+    drawn = {(name, a["metric"], "all") for name, a in about.items()}
+    rows = [r for r in rows if (r["evaluation"], r["metric"], r["group"]) not in drawn]
     shown = [
-        [esc(r["metric"]), esc(r["group"]), esc(r["model"]), esc(r["vector"] or "none"), num(r["layer"], 0),
-         num(r["alpha"], 1, sign=True), num(r["mean"], 3), num(r["low"], 3), num(r["high"], 3), num(r["used"], 0)]
+        [*(esc(r[k]) for k in ("evaluation", "metric", "group", "model")), esc(r["vector"] or "none"),
+         num(r["layer"], 0), num(r["alpha"], 1, sign=True), *(num(r[k], 3) for k in ("mean", "low", "high")),
+         num(r["used"], 0)]
         for r in rows
     ]  # fmt: skip
-    head = ("metric", "group", "model", "vector", "layer", "\u03b1", "mean", "low", "high", "n")
-    return table(head, shown[:2000], numeric=range(4, 10), css="tall")
+    head = ("evaluation", "metric", "group", "model", "vector", "layer", "\u03b1", "mean", "low", "high", "n")
+    return table(head, shown[:2000], numeric=range(5, 11), css="tall")
 
 
 def _tracking(columns) -> str:

@@ -1,0 +1,17 @@
+"""What an evaluation is: one value, which the stage runs and the report labels its panels by."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Evaluation(NamedTuple):
+    name: str  # as in `config.evals.names`; its settings are `config.evals[name]`
+    run: Callable  # (lab, its settings) -> rows
+    metric: str = ""  # which of its metrics its panel and its slopes show; "" where it has none
+    title: str = ""  # of that panel
+    judge: str = ""  # "verdict": a judge scores its answers; "grade": only where its `grade` is "judge"; "": never
+    thinking: bool = False  # whether a local judge may think before its verdict
+    rows: str = "scores"  # the table that its rows are of: "scores" or "tracking"
+
+    def needs_judge(self, config) -> bool:
+        return self.judge == "verdict" or (self.judge == "grade" and config.grade == "judge")

@@ -1,0 +1,92 @@
+"""Log-odds of one side's words against the other's where an answer goes on: read-outs that no model has to judge.
+
+A side is a list of words or openings. What is read is the probability that the answer goes on with one of them, by the
+model's own distribution; nothing is sampled. Capitals and a leading blank do not matter: spellings that are one token
+are added up. An opening of several tokens counts whole, by its log-probability token after token, because its first
+token alone may begin the other side too ("I" begins "I cannot" and "I can").
+"""
+
+import math
+
+from welfare_jax.errors import InputError
+from welfare_jax.evals import summary
+from welfare_jax.models import chat
+
+MASS = 0.1  # less probability than this on both sides together: the read-out says nothing, the row is incoherent
+
+
+def scores(lab, evaluation: str, config, sides: tuple[str, str], whole: bool) -> list[dict]:
+    """Scores of every cell, a row a prompt. Metrics: log-odds of the first side against the second in nats, the log
+    probability of each, and their mass, the probability of both together.
+
+    sides: the fields of `config` that hold the words; whole: see `sequences`. `config.begin` is what the assistant has
+    already said, in every prompt; it is steered like all that it says.
+    """
+    items = lab.items(config.prompts)
+    talks = {(model, item.id): begun(item.prompt, config.begin) for model in lab.models() for item in items}
+    found = lab.read(evaluation, talks, lab.cells, sequences(lab, evaluation, config, sides, whole))
+    by_id, out = {item.id: item for item in items}, []
+    for (cell, name), (first, second) in found.items():
+        mass = math.exp(first) + math.exp(second)
+        metrics = {"log_odds": first - second, f"log_p_{sides[0]}": first, f"log_p_{sides[1]}": second, "mass": mass}
+        row = {"cell": cell, "item": by_id[name], "sample": 0}
+        out.append(summary.score(evaluation, row, metrics, mass < MASS, False))
+    return out
+
+
+def begun(talk, begin: str):
+    """The conversation, with the beginning of the assistant's answer where there is one."""
+    return [*chat.messages(talk), {"role": "assistant", "content": begin}] if begin else talk
+
+
+def sequences(lab, evaluation: str, config, sides, whole: bool):
+    """The token sequences of each side, none of which begins another, for `lab.read`.
+
+    Of every word, the spellings that are one token. A word without any is left out, and the user told which, or, with
+    `whole`, counts as it is written, token after token. Raises InputError on a side without words, and on words that
+    the two sides share or that begin one another, for no answer may count on both.
+    """
+    words = {}  # token sequence -> (side, word)
+    for side in sides:
+        absent, given = [], f"evals.{evaluation}.{side}={config[side]!r}"
+        if isinstance(config[side], str) or not all(word.strip() for word in config[side]):
+            raise InputError(f"{given}: need a list of words, none of them empty")
+        for word in config[side]:
+            found = {ids for ids in map(lab.device.tokens, spellings(word)) if len(ids) == 1}
+            if whole and len(as_written := lab.device.tokens(word)) > 1:
+                found.add(as_written)
+            absent += [] if found else [word]
+            for ids in sorted(found):
+                other, taken = words.setdefault(ids, (side, word))
+                if other != side:
+                    raise InputError(_shared(evaluation, other, taken, side, word))
+        if absent:
+            lab.note(f"{evaluation}: left out of {side}, not one token of this tokenizer: {', '.join(absent)}")
+        if not any(s == side for s, _ in words.values()):
+            raise InputError(f"{given}: no word that is one token of this tokenizer; name one that is")
+    return tuple(tuple(ids for ids in _free(evaluation, words) if words[ids][0] == side) for side in sides)
+
+
+def spellings(word: str) -> list[str]:
+    """As it is written, in small letters and with a capital; each also after a blank."""
+    cases = (word, word.lower(), word[:1].upper() + word[1:])
+    return list(dict.fromkeys(blank + case for case in cases for blank in ("", " ")))
+
+
+def _free(evaluation, words) -> list[tuple[int, ...]]:
+    """The sequences that no other begins: what goes on from a listed opening is part of that opening."""
+    out = []
+    for ids, (side, word) in words.items():
+        begins = next((words[ids[:n]] for n in range(1, len(ids)) if ids[:n] in words), None)
+        if begins is None:
+            out.append(ids)
+        elif begins[0] != side:
+            raise InputError(_shared(evaluation, *begins, side, word))
+    return out
+
+
+def _shared(evaluation, side, word, other, longer) -> str:
+    return (
+        f"evals.{evaluation}: {word!r} of {side} is {longer!r} of {other}, or how it begins, for this tokenizer; an "
+        f"answer must not count on both sides: take one of them out"
+    )

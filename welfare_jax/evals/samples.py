@@ -1,0 +1,14 @@
+"""Steered answers to read side by side in the report. Nothing is scored, so there is nothing to judge."""
+
+from welfare_jax.evals.evaluation import Evaluation
+
+
+def samples(lab, config) -> list[dict]:
+    """No scores. Answers in the cells that the report shows: unsteered, and steered with a vector, not a control."""
+    read = [c for c in lab.cells if c.vector in ("", *lab.bank.main())]
+    settings = {name: config[name] for name in ("samples", "max_new_tokens", "temperature")}
+    lab.say("samples", lab.items(config.prompts), read, **settings)
+    return []
+
+
+EVALUATION = Evaluation("samples", samples)

@@ -1,0 +1,17 @@
+"""How it says that it feels, without a judge: log-odds of pleasant against unpleasant words (arXiv:2605.30232 §4).
+
+The assistant's answer is begun for it ("I feel very"), so that a word of feeling comes next, and the distribution of
+that next token is read in one forward pass. It stands in for a judge's score of whole answers where no model at hand
+can judge, and is not the paper's measure.
+"""
+
+from welfare_jax.evals import logodds
+from welfare_jax.evals.evaluation import Evaluation
+
+
+def sentiment_logodds(lab, config) -> list[dict]:
+    """Scores of every cell. Metrics: log P(good) - log P(bad) in nats, the two of them, and their mass."""
+    return logodds.scores(lab, "sentiment_logodds", config, ("good", "bad"), whole=False)
+
+
+EVALUATION = Evaluation("sentiment_logodds", sentiment_logodds, "log_odds", "Good against bad words, nats")
