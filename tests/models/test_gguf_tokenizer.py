@@ -50,6 +50,7 @@ CASES = {"qwen3": ("qwen2", "gpt2"), "llama3_1": ("llama-bpe", "gpt2"), "gptoss"
          "gemma3": ("default", "llama")}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ids_of_released_tokenizers(name, shared_tokenizer, tmp_path):
     """Words of several alphabets, digits, emoji, marks and runs of spaces; also what the rest of the package asks."""
