@@ -48,15 +48,22 @@ def get_config(variant="tiny"):
 
 
 def smollm2(config):
-    """TODO"""
+    """SmolLM2-135M-Instruct, from `models/smollm2`, a folder with its .gguf; nothing is judged.
+
+    In the folder of a finished run there are 2 models x (1 + 36 directions x 2 strengths) = 146 cells; 128 of them are
+    the 32 controls'. A cell reads 5 prompts of 80 or 112 tokens (confidence), 8 of 48 or 64 (sentiment), 10 of 48 and
+    after each 5 openings of 2 tokens (refusal): 1,500 tokens. That makes 218,000 tokens or, at 0.25 GFLOP each, 55
+    TFLOP: under four minutes on two cores that do 250 GFLOP/s, 5:08 in all as measured on such. Alone, it is one
+    model, half of that, and 90 walks to make the vectors from. `evals.sample` and `evals.random` take more of both.
+    """
     config.model.path = "models/smollm2"
     config.model.dtype = "float32"
     config.extract.per_length = 2
     config.evals.names = UNJUDGED
     config.evals.alphas = (-4.0, 0.0, 4.0)
     config.evals.random = config.evals.orthogonal = 8
-    config.evals.sample = 0.3
+    config.evals.sample = 0.25
     config.evals.buckets = 2
-    config.evals.confidence.max_new_tokens = 16
-    config.evals.samples.max_new_tokens = 32
+    config.evals.confidence.max_new_tokens = 8
+    config.evals.samples.max_new_tokens = 24
     return config

@@ -43,7 +43,7 @@ class Script:
 def bank(names=("v_mold", "v_gold"), layers=4, width=3, **kinds):
     rng = np.random.default_rng(0)
     make = lambda n: directions.Direction(
-        rng.normal(size=(layers, width)).astype("f4"), 2, kinds.get(n, "vector"), n.replace("u_", "v_")
+        rng.normal(size=(layers, width)).astype("f4"), 2, kinds.get(n, "vector"), n.split("/")[-1].replace("u_", "v_")
     )
     return directions.Bank({n: make(n) for n in names}, "resid_post")
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def check(found, folder):
     for name, v in found["vectors"].items():
         beside = found["vectors"][v["beside"]]
         assert v["norm"] == pytest.approx(beside["norm"], rel=1e-3) and v["layer"] == beside["layer"], name
-    assert sum(found["judge"]["scored"].values()) == len(lines(folder / "evals" / "scores.jsonl"))
+    scored = Counter(json.loads(line)["evaluation"] for line in lines(folder / "evals" / "scores.jsonl"))
+    assert found["judge"]["scored"] == {"sentiment": scored["sentiment"]} and scored["confidence"]  # which none judges
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["evals"]["judge"]["name"] == "words"
     assert "sk-" not in (folder / "evals" / "config.json").read_text()

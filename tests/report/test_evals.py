@@ -56,8 +56,6 @@ def unjudged(folder, **kw):
         return math.log(0.3) + sign.get(c.vector, 0.01) * c.alpha, math.log(0.3)
 
     vectors = scripted.bank(("v_mold", "v_gold", "random_0/v_gold"), **{"random_0/v_gold": "random"})
-    control = vectors.directions["random_0/v_gold"]
-    vectors.directions["random_0/v_gold"] = control._replace(beside="v_gold")
     device = scripted.Script(lambda c, talk, k: f"said at {c.alpha:g}", logp, vocabulary=vocabulary)
     lab = scripted.make(folder, device, None, vectors, **kw)
     lab.judge = judge.NONE
