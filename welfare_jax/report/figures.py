@@ -181,7 +181,8 @@ def geometry(table, intervals=None) -> Figure:
                 look = LINE[model] | {"color": COLOUR[vector]}
                 _line(ax, table["layer"], table[f"{name}_{vector}_{model}"], **look, label=f"v_{vector}, {model}")
     norms.set(title="Norms of the vectors", ylabel="norm", ylim=(0, None))
-    noise.set(title="Sampling noise in the vectors", ylabel="share of squared length", ylim=(0, None))
+    # Where a vector is nearly zero, noise is many times its length: more than all is all.
+    noise.set(title="Sampling noise in the vectors", ylabel="share of squared length", ylim=(0, 1.05))
     for ax in (*pairs, norms, noise):
         _layers(ax)
     _legend(pairs[0])
