@@ -327,6 +327,7 @@ def variants(name):
         *variants("paper"),
         *variants("tiny"),
         *variants("pretrain"),
+        *variants("smollm2"),
         *variants("amplification"),
     ],
     ids=":".join,

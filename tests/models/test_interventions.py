@@ -9,7 +9,7 @@ from helpers import hf_model, padded, params, run, save, tiny_model, torch_run
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, lora
+from welfare_jax.models import decoder, interventions, lora
 from welfare_jax.models.interventions import HOOKS, ablate, add, combine, scale_neurons, without_masks
 from welfare_jax.models.layers import Lora
 
@@ -292,6 +292,18 @@ def test_no_intervention_and_neutral_ones_change_nothing(sides):
         np.testing.assert_allclose(
             run(graphdef, weights, TOKENS, mask=MASK, interventions=iv).logits, plain, atol=1e-5
         )
+
+
+def test_what_treats_rows_differently():
+    one, rows, mask = np.ones(8), np.ones((3, 8)), np.ones((3, 5), bool)
+    alike = [interventions.add(one, 0), interventions.ablate(one, 1), interventions.scale_neurons(np.ones((2, 4)))]
+    apart = [
+        interventions.add(rows, 0), interventions.add(one, np.arange(3)), interventions.add(one, 0, np.ones(3)),
+        interventions.add(one, 0, where=mask), interventions.ablate(rows), interventions.ablate(one, np.arange(3)),
+        interventions.scale_neurons(np.ones((3, 2, 4))),
+    ]  # fmt: skip
+    assert not any(map(interventions.per_row, [None, *alike, interventions.combine(*alike)]))
+    assert all(map(interventions.per_row, [*apart, interventions.combine(alike[0], apart[0])]))
 
 
 def test_masks_can_be_dropped():

@@ -9,6 +9,7 @@ import optax
 import pytest
 import worlds
 
+from welfare_jax.envs import maze
 from welfare_jax.models import decoder
 from welfare_jax.rl import objectives
 from welfare_jax.train import state, step
@@ -186,6 +187,30 @@ def test_kl_to_the_reference(world, played, gradient):
         kl += (np.exp(p) * (p - q)).sum()
     assert kl > 1e-4
     assert away["loss"] - without["loss"] == pytest.approx(50.0 * kl / CFG.z / 8, rel=1e-2)
+
+
+@pytest.mark.parametrize("wind", [0.0, 0.3])
+def test_turns_are_as_wide_as_they_can_get(wind, world):
+    """Without wind no slot is kept for its sentence; the first turn, which nothing precedes, has its own width."""
+    params = maze.Params(size=15, turns=worlds.TURNS, wind=wind)
+    collect = worlds.collector(world._replace(maze=params), CFG)
+    out = jax.device_get(collect(world.trainable, world.frozen, SEED, 0, CFG.temperature)[0])
+    assert out.tokens.shape == out.mask.shape == (8, world.pieces.slots(worlds.TURNS, calm=wind == 0))
+    ends = world.pieces.first_width - 1 + np.arange(worlds.TURNS) * world.pieces.widths(calm=wind == 0)[1]
+    assert (out.read == ends).all() and out.mask[:, ends].all()
+    for i in range(8):
+        logps = answers(world, world.trainable, out, i)
+        np.testing.assert_allclose(objectives.policy_logps(out.logits[i], CFG.temperature), logps, atol=1e-4)
+
+
+def test_cut_and_uncut():
+    """Consecutive rows stay together, on every device that shares them."""
+    rows = np.arange(24)
+    np.testing.assert_array_equal(step.cut(rows, 8), rows.reshape(3, 8))
+    two = step.cut(rows, 8, 2)
+    np.testing.assert_array_equal(two[0], [0, 1, 2, 3, 12, 13, 14, 15])
+    np.testing.assert_array_equal(step.uncut(two, 2), rows)
+    np.testing.assert_array_equal(step.cut(rows, 100), rows[None])
 
 
 def test_metrics_of_a_batch(played, gradient):
