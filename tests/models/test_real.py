@@ -108,7 +108,8 @@ def test_a_game_is_the_templates_rendering(lm, pieces):
     """The default system prompt before the first turn included."""
     keys = jax.random.split(jax.random.key(1), 2)
     states = rollout.group_states(jax.random.key(0), 2, 1, MAZE)
-    played = rollout.play(rollout.uniform(), None, pieces.table, pieces.size, pieces.width, MAZE, states, keys, 1.0)
+    table, size, widths = pieces.table, pieces.size, pieces.widths()
+    played = rollout.play(rollout.uniform(), None, table, size, widths, MAZE, states, keys, 1.0)
     played = jax.device_get(played)
     for row in range(2):
         talk = []
@@ -132,7 +133,7 @@ def test_one_step_of_training(lm, pieces):
     assert np.isfinite(played.rewards).all() and np.ptp(played.rewards.sum(-1)) > 0
     optimizer = state.optimizer(cfg)
     before = state.State(jnp.int32(0), trainable, optimizer.init(trainable))
-    update = jax.jit(step.make_update(graphdef, pieces, optimizer, cfg, MAZE.turns))
+    update = jax.jit(step.make_update(graphdef, pieces, optimizer, cfg, MAZE))
     after, metrics = update(before, frozen, None, played, 1.0)
     metrics = step.values(metrics)
     assert all(v is None or np.isfinite(v) for v in metrics.values()), metrics
