@@ -27,21 +27,17 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "layout", "grown"),
-    [("gemma3", layout, False) for layout in LAYOUTS] + [("gemma3", "between", True), ("qwen3", "singles", False)],
-)
-def test_chunks_through_a_cache_equal_one_forward(kind, layout, grown, models):
-    """Also where a cache starts without room and grows, and where a row's first chunk is all padding."""
+@pytest.mark.parametrize(("kind", "layout"), [("gemma3", layout) for layout in LAYOUTS] + [("qwen3", "singles")])
+def test_chunks_through_a_cache_equal_one_forward(kind, layout, models):
+    """Also where a row's first chunk is all padding."""
     graphdef, params = models[kind]
     widths, empty = LAYOUTS[layout]
     total = sum(widths)
     tokens = np.random.default_rng(1).integers(3, VOCAB, (3, total)).astype(np.int32)
     mask = np.concatenate([np.arange(w) >= np.array(empty)[:, i : i + 1] for i, w in enumerate(widths)], 1)
-    cache = decoder.empty_cache(decoder.static(graphdef)[0], 3, 0 if grown else 17, jnp.float32)
+    cache = decoder.empty_cache(decoder.static(graphdef)[0], 3, 17, jnp.float32)
     logits, at = [], 0
     for w in widths:
-        cache = decoder.grow(cache, at + w) if grown else cache
         out = run(graphdef, params, tokens[:, at : at + w], mask=mask[:, at : at + w], cache=cache)
         cache, at = out.cache, at + w
         logits.append(np.asarray(out.logits))
@@ -228,19 +224,21 @@ def test_padding_among_older_keys_takes_no_part_however_scores_lie(shift):
 
 
 def test_a_cache_of_fresh_parts_equals_one_forward(models):
-    """Each part is appended when the next one comes; the room beyond holds copies that nobody counts."""
+    """A stretch that is full, one with room, which holds copies that nobody counts, and the new part."""
     graphdef, params = models["qwen3"]
     model = decoder.bind(graphdef, params)
     want = run(graphdef, params, TOKENS, mask=MASK).logits
     part = lambda a, b, cache: decoder.backbone(model, TOKENS[:, a:b], MASK[:, a:b], cache=cache, fresh=True)
-    half = TOKENS.shape[1] // 2
-    hidden, _, first = part(0, half, None)
-    again, _, last = part(half, TOKENS.shape[1], decoder.grow(first, half + 5))
-    got = jnp.concatenate([decoder.unembed(model, h) for h in (hidden, again)], 1)
+    third, end = TOKENS.shape[1] // 3, TOKENS.shape[1]
+    hidden, _, first = part(0, third, None)
+    more, _, second = part(third, 2 * third, (first, decoder.room_after(first, 2)))
+    filling = decoder.append(decoder.room_after(first, third + 5), second)
+    again, _, last = part(2 * third, end, (first, filling))
+    got = jnp.concatenate([decoder.unembed(model, h) for h in (hidden, more, again)], 1)
     np.testing.assert_allclose(np.asarray(got)[MASK], np.asarray(want)[MASK], atol=2e-5)
-    both = decoder.append(decoder.grow(first, TOKENS.shape[1]), last)
-    assert int(both.used) == TOKENS.shape[1] and (np.asarray(both.count) == MASK.sum(1)).all()
-    assert ((np.asarray(both.pos) != attention.NOWHERE) == MASK).all()
+    rest = decoder.append(decoder.append(decoder.room_after(first, end - third), second), last)
+    assert int(rest.used) == end - third and (np.asarray(rest.count) == MASK[:, third:].sum(1)).all()
+    assert ((np.asarray(rest.pos) != attention.NOWHERE) == MASK[:, third:]).all()
 
 
 def test_one_compilation_for_all_layers_scales_vectors_and_masks(models):

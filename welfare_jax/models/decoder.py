@@ -123,14 +123,6 @@ def empty_cache(spec: Spec, batch: int, slots: int, dtype) -> Cache:
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), pos, jnp.zeros(batch, jnp.int32), jnp.int32(0))
 
 
-def grow(cache: Cache, slots: int) -> Cache:
-    """The same cache with `slots` slots in all; the new ones hold copies of the last key, which nobody counts."""
-    more = slots - cache.k.shape[3]
-    wide, mode = [(0, 0)] * 3 + [(0, more), (0, 0)], "edge" if cache.k.shape[3] else "constant"
-    pos = jnp.pad(cache.pos, ((0, 0), (0, more)), constant_values=attention.NOWHERE)
-    return cache._replace(k=jnp.pad(cache.k, wide, mode), v=jnp.pad(cache.v, wide, mode), pos=pos)
-
-
 def room_after(cache: Cache, slots: int) -> Cache:
     """A cache of `slots` empty slots for what follows `cache`, holding copies of its last key, which nobody counts."""
     k, v = (jnp.repeat(a[:, :, :, -1:], slots, 3) for a in (cache.k, cache.v))
@@ -240,7 +232,7 @@ def backbone(
     save what both of its sides need.
     hold(x) is called on the stream [B, T, D] before every layer, to say where its rows lie.
     fresh: return a cache of the T new slots alone, for `append`. The caches given, one or a tuple of them in order,
-    must be made of such parts by `grow`, `room_after`, `append` and `repeat`, each part with a token in every row:
+    must be made of such parts by `room_after`, `append` and `repeat`, each part with a token in every row:
     then every slot holds a key that the row's later tokens see, and they are read in fewer passes. Otherwise at most
     one cache is given.
     Returns hidden, residual [L, B, P, D] (None unless `residual` and `read` are given; a tuple if `hook` is), cache.
