@@ -112,6 +112,17 @@ def test_a_common_opening_changes_nothing(remat, world, plain):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, np.abs(b).max()))
 
 
+def test_an_episode_of_one_turn(world):
+    """It is all opening."""
+    graphdef, params, pieces = world
+    one, args = dataclasses.replace(MAZE, turns=1), (CALL[0], CALL[1])
+    out = jax.device_get(episodes(world, alike=MEMBERS)(*args, one, 0.7, None))[1]
+    assert out.tokens.shape == (B, pieces.first_width) and out.logits.shape == (B, 1, 4)
+    model, seen = decoder.bind(graphdef, params), (out.tokens, out.mask, out.read, pieces.table.letters)
+    got = rollout.replay(model, *seen, opening=(pieces.first_width, MEMBERS))[1]
+    np.testing.assert_allclose(got, out.logits, atol=1e-4)
+
+
 def test_rows_that_are_steered_apart_have_no_common_opening(world):
     graphdef, params, pieces = world
     out = jax.device_get(episodes(world)(*CALL, steer(3.0)))[1]

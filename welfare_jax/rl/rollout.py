@@ -183,7 +183,7 @@ def replay(model, tokens, mask, read, letters, *, iv=None, remat=False, hold=lam
     """
     kw = {"everywhere": False, "residual": False, "remat": remat, "slice_last": not remat, "hold": hold, "iv": iv}
     first, alike = opening
-    if alike == 1 or interventions.per_row(iv):
+    if alike == 1 or first == tokens.shape[1] or interventions.per_row(iv):  # nothing to share, or no rest
         hidden, _, _ = decoder.backbone(model, tokens, mask, read=read, **kw)
         return hidden, decoder.unembed(model, hidden, letters)
     begin, end = _one_of(tokens[:, :first], alike), jnp.full((len(tokens) // alike, 1), first - 1)
