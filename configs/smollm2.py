@@ -40,17 +40,17 @@ def get_config(variant="learn"):
     train = config.train
     train.lora.update(rank=16, alpha=32.0)
     train.update(
-        algorithm="reinforce", steps=120, schedule_steps=120, groups=4, group_size=16, micro_batch=16, lr=1e-4,
-        warmup=5, temperature=1.0, reward_scale=0.1, z=5.0, entropy_coef=0.3, merge_lora=True, remat=False,
+        algorithm="all_actions", steps=40, schedule_steps=40, groups=8, group_size=4, micro_batch=16, lr=3e-4,
+        warmup=4, temperature=1.0, reward_scale=0.1, z=5.0, entropy_coef=0.1, merge_lora=True, remat=False,
         checkpoint_every=5, eval_every=10,
     )  # fmt: skip
-    config.curve.update(every=10, per_length=4)
+    config.curve.update(every=5, per_length=8)
     config.extract.update(per_length=40)
     config.axes.update(stories=1, topics_limit=4, max_new_tokens=80, first_token=20)
     if variant == "quick":
         quick(config)
     elif variant == "full":
-        train.update(steps=360, schedule_steps=360)
+        train.update(steps=200, schedule_steps=200, groups=16)
         config.extract.update(per_length=100)
     elif variant == "sft":
         train.update(algorithm="sft", micro_batch=16)

@@ -10,6 +10,7 @@ VARIANTS = {
     "dr_grpo": {},
     "grpo": {"algorithm": "grpo", "kl": "k3", "kl_coef": 1e-3, "entropy_coef": 0.0},
     "reinforce": {"algorithm": "reinforce"},
+    "all_actions": {"algorithm": "all_actions", "reward_scale": 0.1},
     "ppo": {"algorithm": "ppo", "epochs": 2, "minibatches": 2, "reward_scale": 0.05, "entropy": "plain"},
     "expert_iteration": {
         "algorithm": "expert_iteration", "keep_best": 2, "groups": 16, "epochs": 4, "minibatches": 4, "lr": 4e-3,

@@ -27,7 +27,7 @@ def random_batch(seed=0, shift=0.4, ref=True):
     batch = o.Batch(
         actions=rng.integers(0, 4, (B, N)), old_logps=log_softmax(old, -1), advantages=3 * rng.normal(size=(B, N)),
         neighbours=rng.integers(0, 3, (B, N, 4)), ref_logps=log_softmax(other, -1) if ref else None,
-        mask=mask if seed % 2 else None, returns=returns, old_values=before, values=now,
+        mask=mask if seed % 2 else None, returns=returns, old_values=before, values=now, worth=rng.normal(size=(B, N, 4)),
     )  # fmt: skip
     return batch, new
 
@@ -38,13 +38,15 @@ def tile_entropy(logits, near):
     return sum(entropy(softmax(g)) for g in groups if len(g) >= 2)
 
 
-def token(batch, logits, s, b, n):
-    """(loss, numbers) of one turn."""
+def token(batch, logits, s, b, n, every=False):
+    """(loss, numbers) of one turn; every: by what each of the four actions earns."""
     new, old, a, gain = log_softmax(logits[b, n]), batch.old_logps[b, n], batch.actions[b, n], batch.advantages[b, n]
     ratio = math.exp(min(max(new[a] - old[a], -20), 20))
     worth = min(ratio * gain, min(max(ratio, 1 - s.clip), 1 + s.clip) * gain)
     if gain < 0:
         worth = max(worth, s.dual_clip * gain)
+    if every:
+        worth = sum(math.exp(p) * w for p, w in zip(new, batch.worth[b, n]))
     equal, spread = tile_entropy(logits[b, n], batch.neighbours[b, n]), entropy(np.exp(new))
     total = -worth - s.entropy_coef * (equal if s.entropy == "equalised" else spread)
     numbers = dict(ratio=ratio, entropy=spread, equalised_entropy=equal, clip_frac=float(abs(ratio - 1) > s.clip))
@@ -62,7 +64,7 @@ def loop(name, batch, logits, s, values=None):
     mask = np.ones((B, N), bool) if batch.mask is None else batch.mask
     episodes, rows, errors = [], [], []
     for b in range(B):
-        turns = [token(batch, logits, s, b, n) for n in range(N) if mask[b, n]]
+        turns = [token(batch, logits, s, b, n, name == "all_actions") for n in range(N) if mask[b, n]]
         rows += [numbers for _, numbers in turns]
         if turns:
             episodes.append([loss for loss, _ in turns])
@@ -72,7 +74,7 @@ def loop(name, batch, logits, s, values=None):
             errors.append(max((v - target) ** 2, (near - target) ** 2) / 2)
     metrics = {k: np.mean([r[k] for r in rows]) for k in rows[0]}
     metrics["ratio_error_max"] = max(abs(r["ratio"] - 1) for r in rows)
-    if name == "dr_grpo":
+    if name in ("dr_grpo", "all_actions"):
         return np.mean([sum(e) / s.z for e in episodes]), metrics
     if name == "grpo":
         return np.mean([np.mean(e) for e in episodes]), metrics
@@ -83,7 +85,7 @@ def objective(name, batch, logits, s=SETTINGS):
     return getattr(o, name)(batch, o.policy_logps(logits, 1.0), s)
 
 
-@pytest.mark.parametrize("name", ["dr_grpo", "grpo", "ppo"])
+@pytest.mark.parametrize("name", ["dr_grpo", "all_actions", "grpo", "ppo"])
 @pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, OTHER), (3, SETTINGS)])
 @pytest.mark.parametrize("ref", [True, False])
 def test_loss_and_metrics_equal_a_loop(name, seed, settings, ref):
@@ -108,7 +110,7 @@ def differences(f, x, step=1e-6):
     return out
 
 
-@pytest.mark.parametrize(("name", "settings"), [("dr_grpo", SETTINGS), ("grpo", OTHER), ("ppo", OTHER)])
+@pytest.mark.parametrize(("name", "settings"), [("dr_grpo", SETTINGS), ("all_actions", OTHER), ("grpo", OTHER), ("ppo", OTHER)])
 def test_gradient_by_finite_differences(name, settings):
     batch, logits = random_batch(5)
     want = differences(lambda x: loop(name, batch, x, settings)[0], logits)
@@ -164,6 +166,19 @@ def test_extreme_ratios_stay_finite(sign):
     assert np.isfinite(value) and np.isfinite(grad).all()
     assert all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(metrics))
     assert float(metrics["ratio"][0] / (B * N)) == pytest.approx(math.exp(20 * sign), rel=1e-4)
+
+
+def test_all_actions_is_what_sampled_actions_tend_to():
+    """Its gradient is the mean, over all four actions as often as the policy makes them, of REINFORCE's."""
+    batch, logits = random_batch(ref=False)
+    batch, settings = batch._replace(old_logps=log_softmax(logits, -1)), o.Surrogate(z=1.0)
+    got = jax.grad(lambda x: objective("all_actions", batch, x, settings)[0])(jnp.asarray(logits))
+    sampled = np.zeros(logits.shape)
+    for action in range(4):
+        one = batch._replace(actions=np.full((B, N), action), advantages=batch.worth[..., action])
+        grad = jax.grad(lambda x, one=one: objective("dr_grpo", one, x, settings)[0])(jnp.asarray(logits))
+        sampled += np.exp(batch.old_logps[..., action])[..., None] * np.asarray(grad)
+    np.testing.assert_allclose(got, sampled, atol=1e-6)
 
 
 def test_nothing_gained_gives_no_gradient():

@@ -58,7 +58,7 @@ def check_gain(before, after):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dr_grpo", "grpo", "reinforce", "ppo", "expert_iteration", "rl_fft"])
+@pytest.mark.parametrize("name", ["dr_grpo", "grpo", "reinforce", "all_actions", "ppo", "expert_iteration", "rl_fft"])
 def test_reinforcement_learning_improves_the_reward(name, shared):
     setup, collect = shared
     # Expert Iteration starts from the base each round, with the best episodes alone: more of them, and few rounds.

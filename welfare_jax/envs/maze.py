@@ -95,6 +95,11 @@ class Observation(NamedTuple):
     wind: jax.Array  # int32 [], -1 for none
 
 
+def worth(params: Params):
+    """float32 [3]: what a turn earns that enters a tile of each role, before any wind."""
+    return params.turn_reward + jnp.stack([jnp.float32(0), params.gold_reward, params.mold_reward])
+
+
 def start(grid, x, y, order, params: Params) -> State:
     """The state of an episode that begins at (x, y) of `grid`."""
     x, y, zero = jnp.int32(x), jnp.int32(y), jnp.int32(0)

@@ -86,7 +86,7 @@ def _search(state, params, beams, merge):
     corner = jnp.clip(jnp.stack([state.y, state.x]) - moves, 0, size - w)
     roles = jax.lax.dynamic_slice(maze.tiles(state, params), corner, (w, w)).astype(jnp.int32)
     spent = jnp.full_like(roles, maze.MOLD) if params.melt else jnp.where(roles == maze.GOLD, maze.PATH, roles)
-    worth = params.turn_reward + jnp.stack([jnp.float32(0), params.gold_reward, params.mold_reward])
+    worth = maze.worth(params)
     mold, rest = worth[maze.MOLD], params.turns - state.turn
     bounds = _optimistic(jnp.maximum(worth[roles], worth[spent]), worth[spent], mold, moves)
     table, roles, spent = bounds.reshape(moves, -1), roles.reshape(-1), spent.reshape(-1)

@@ -31,6 +31,7 @@ class Batch(NamedTuple):
     old_values: jax.Array | None = None  # float32 [B, N], what it said when the episodes were played
     values: jax.Array | None = None  # float32 [B, N], what it says now
     soft_values: jax.Array | None = None  # float32 [B, N], logsumexp of the four logits now
+    worth: jax.Array | None = None  # float32 [B, N, 4], what each action earns at once; None outside the maze
 
 
 class Surrogate(NamedTuple):
@@ -104,12 +105,15 @@ def turns(batch: Batch):
     return jnp.ones(batch.actions.shape) if batch.mask is None else batch.mask.astype(jnp.float32)
 
 
-def _surrogate(batch: Batch, new_logps, config: Surrogate):
+def _surrogate(batch: Batch, new_logps, config: Surrogate, every_action=False):
     """(loss [B, N] with bonus and penalty, zero where a turn does not count; metrics)."""
     mask = turns(batch)
     difference = chosen(new_logps, batch.actions) - chosen(batch.old_logps, batch.actions)
     ratio = jnp.exp(jnp.clip(difference, -20.0, 20.0))
-    loss = clipped_surrogate(ratio, batch.advantages, config.clip, config.dual_clip)
+    if every_action:
+        loss = -jnp.sum(jnp.exp(new_logps) * batch.worth, -1)
+    else:
+        loss = clipped_surrogate(ratio, batch.advantages, config.clip, config.dual_clip)
     bonus = spread = entropy(new_logps)
     if batch.neighbours is not None:
         equalised = equalised_entropy(new_logps, batch.neighbours)
@@ -142,6 +146,16 @@ def grpo(batch: Batch, new_logps, config: Surrogate):
     loss, metrics = _surrogate(batch, new_logps, config)
     length = turns(batch).sum(-1)
     return jnp.sum(loss.sum(-1) / jnp.maximum(length, 1)), (length > 0).sum(), metrics
+
+
+def all_actions(batch: Batch, new_logps, config: Surrogate):
+    """What the policy earns at once, averaged over all four actions and not over those drawn; Z as in Dr. GRPO.
+
+    The all-action policy gradient (Sutton, McAllester, Singh and Mansour 2000, section 2) at a discount of zero: the
+    maze says what each move would earn, so nothing of the gradient is left to chance but the states.
+    """
+    loss, metrics = _surrogate(batch, new_logps, config, every_action=True)
+    return loss.sum() / config.z, turns(batch).any(-1).sum(), metrics
 
 
 def ppo(batch: Batch, new_logps, config: Surrogate):

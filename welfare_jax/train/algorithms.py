@@ -18,6 +18,7 @@ class Algorithm(NamedTuple):
     value_head: bool = False
     restart: bool = False  # every step starts again from the parameters before training
     planned: bool = False  # learns from the planner's trajectories
+    every_action: bool = False  # asks what the moves that were not made would have earned: the maze only
 
 
 def _gae(rewards, values, config, mask=None):
@@ -29,6 +30,7 @@ ALGORITHMS = {
     "dr_grpo": Algorithm(objectives.dr_grpo, lambda r, v, c, m: (advantages.group_advantage(r, c.group_size), None)),
     "grpo": Algorithm(objectives.grpo, lambda r, v, c, m: (advantages.group_normalised(r, c.group_size), None)),
     "reinforce": Algorithm(objectives.dr_grpo, lambda r, v, c, m: (advantages.turn_advantage(r, c.group_size), None)),
+    "all_actions": Algorithm(objectives.all_actions, lambda r, v, c, m: (r, None), every_action=True),
     "ppo": Algorithm(objectives.ppo, _gae, value_head=True),
     "expert_iteration": Algorithm(imitation.maximum_likelihood, restart=True),
     "sft": Algorithm(imitation.maximum_likelihood, planned=True),

@@ -218,7 +218,8 @@ def make_update(
 
     def prepare(state, frozen, initial, played, temperature, iv):
         """Examples with everything that does not change while they are learnt from."""
-        batch = objectives.Batch(played.actions, None, None, played.neighbours)
+        worth = config.reward_scale * maze.worth(params)[played.neighbours] if algorithm.every_action else None
+        batch = objectives.Batch(played.actions, None, None, played.neighbours, worth=worth)
         examples = Examples(played.tokens, played.mask, played.read, batch)
         if algorithm.advantage is None:
             return examples
