@@ -82,6 +82,16 @@ BROKEN = {  # name -> (what to break, what the message must name)
     "transposed": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].T.copy()})), [KEY, "shape"]),
     "integers": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].astype("i4")})), [KEY, "I32"]),
     "duplicate": (duplicate, [KEY, ONE, "more.safetensors"]),
+    "two_spellings": (
+        lambda d: retensor(d, lambda t: t.update({KEY.removeprefix("model."): t[KEY] + 1})),
+        [KEY, KEY.removeprefix("model.")],
+    ),
+    "untied_without_a_head": (lambda d: retensor(d, lambda t: t.pop("lm_head.weight")), ["missing", "lm_head.weight"]),
+    "other_file": (
+        lambda d: edit_config(d, transformers_weights="other.safetensors"),
+        ["config.json", "transformers_weights"],
+    ),
+    "adapter": (lambda d: (d / "adapter_config.json").write_text("{}"), ["adapter_config.json", "wj.load_peft"]),
     "no_weights": (lambda d: (d / ONE).unlink(), ["no *.safetensors"]),
     "unknown_model_type": (lambda d: edit_config(d, model_type="mamba"), ["config.json", "mamba", "qwen3"]),
     "no_model_type": (lambda d: edit_config(d, model_type=None), ["config.json", "model_type"]),
@@ -196,6 +206,86 @@ def from_transformers(folder, tokens, mask):
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     with torch.no_grad():
         return torch_run(model, tokens, mask)[0].numpy()
+
+
+def same_as_transformers(folder, dtype="float32"):
+    """The folder's spec, once both libraries give the same logits for it."""
+    tokens, mask = padded()
+    graphdef, weights, spec = hf.load_params(folder, dtype)
+    got = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
+    assert np.abs(from_transformers(folder, tokens, mask) - got)[mask].max() < 1e-4
+    return spec
+
+
+def test_a_whole_file_goes_before_an_older_index(sharded, tmp_path):
+    shutil.copytree(sharded, tmp_path / "model")
+    newer = save(hf_model("qwen3", rms_norm_eps=1e-6), tmp_path / "newer")
+    retensor(newer, lambda t: t.update({KEY: 2 * t[KEY]}))
+    shutil.copy(newer / ONE, tmp_path / "model" / ONE)
+    same_as_transformers(tmp_path / "model")
+    _, weights, _ = params(tmp_path / "model")
+    assert jnp.array_equal(weights["blocks"]["mlp"]["up"]["kernel"][1].T, load_file(newer / ONE)[KEY])
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2", "gemma3", "phi3", "glm4", "gpt_oss"])
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_a_base_model_saved_alone(kind, shard, tmp_path):
+    """Its names have no `model.` in front."""
+    model = hf_model(kind, tie_word_embeddings=True)
+    model.model.save_pretrained(tmp_path, max_shard_size=shard)
+    assert not any(name.startswith("model.") for name in hf.files(tmp_path))
+    same_as_transformers(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["model", "model.language_model"])
+def test_parts_of_a_multimodal_model_saved_alone(part, tmp_path):
+    """With its vision tower but without a head, or the text model without either: as the whole folder reads."""
+    whole = hf_model("gemma3_vision")
+    save(whole, tmp_path / "whole")
+    whole.get_submodule(part).save_pretrained(tmp_path / "part")
+    (_, a, one), (_, b, other) = (params(tmp_path / name) for name in ("whole", "part"))
+    assert one == other and jax.tree.all(jax.tree.map(jnp.array_equal, a, b))
+
+
+HEADS = ("lm_head.weight", "model.lm_head.weight")
+
+
+@pytest.mark.parametrize(("kind", "head"), [*((k, HEADS[0]) for k in FAMILIES), ("qwen2", HEADS[1]),
+                                            ("gemma3_vision", "language_model.lm_head.weight")])  # fmt: skip
+def test_a_tied_config_over_a_head_of_its_own(kind, head, tiny_tokenizer_dir, tmp_path):
+    """A head that differs is kept and written back; an equal one is the embedding."""
+    save(hf_model(kind, tie_word_embeddings=True), tmp_path / "in", tiny_tokenizer_dir)
+    embed = next(v for k, v in load_file(tmp_path / "in" / ONE).items() if k.endswith("embed_tokens.weight"))
+    retensor(tmp_path / "in", lambda t: t.update({head: embed.copy()}))
+    assert same_as_transformers(tmp_path / "in").tied
+    other = embed.copy()
+    other[-1, -1] += 1
+    retensor(tmp_path / "in", lambda t: t.update({head: other}))
+    assert not same_as_transformers(tmp_path / "in").tied
+    out = hf_save.save_hf(hf.load(tmp_path / "in"), tmp_path / "out")
+    assert not json.loads((out / "config.json").read_text())["tie_word_embeddings"]
+    assert not same_as_transformers(out).tied
+
+
+def test_heads_are_compared_as_they_are_loaded(tmp_path):
+    """Equal in bfloat16, and not in float32."""
+    save(hf_model("qwen2", tie_word_embeddings=True), tmp_path)
+    retensor(tmp_path, lambda t: t.update({HEADS[0]: t["model.embed_tokens.weight"] * np.float32(1 + 2**-20)}))
+    assert hf.load_params(tmp_path, "bfloat16")[2].tied and not hf.load_params(tmp_path, "float32")[2].tied
+
+
+def test_a_head_alone_is_the_embedding_too(tmp_path):
+    save(hf_model("llama", tie_word_embeddings=True), tmp_path)
+    retensor(tmp_path, lambda t: t.update({HEADS[0]: t.pop("model.embed_tokens.weight")}))
+    assert same_as_transformers(tmp_path).tied
+
+
+def test_a_head_of_another_shape_is_refused(tmp_path):
+    save(hf_model("qwen2", tie_word_embeddings=True), tmp_path)
+    retensor(tmp_path, lambda t: t.update({HEADS[0]: t["model.embed_tokens.weight"][:-1].copy()}))
+    with pytest.raises(InputError) as error:
+        params(tmp_path)
+    one_line(error, HEADS[0], "shape")
 
 
 SAVED = [(kind, 1 << 30) for kind in (*FAMILIES, "gemma3_vision")] + [("qwen3", 20_000), ("gpt_oss", 40_000)]

@@ -20,7 +20,8 @@ from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
 
 FAMILIES = (qwen2, qwen3, llama, gemma2, gemma3, gpt_oss, glm4, phi3)
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TINY = pathlib.Path(__file__).parents[1] / "tiny_base"  # the small decoder that ships with the package
 PUBLISHED = pathlib.Path(__file__).parent / "published"  # <owner>/<name>/config.json of released models
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -123,8 +124,18 @@ def family_of(spec: Spec):
 
 
 def files(folder: pathlib.Path) -> dict[str, stream.Source]:
-    """Tensor name -> where it lies, from the index where there is one. Every file's header and length are checked."""
+    """Tensor name -> where it lies, from the index where there is one. Every file's header and length are checked.
+
+    As in `transformers`, a file that holds a whole model goes before an index.
+    """
     index = folder / INDEX
+    if (adapter := folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{adapter}: an adapter beside a whole model, which transformers would add to it; move the adapter to a "
+            f"folder of its own, and use wj.load_peft for the two together"
+        )
+    if index.is_file() and (folder / SINGLE).is_file():
+        return stream.sources(folder / SINGLE)
     if not index.is_file():
         found, seen = {}, sorted(folder.glob("*.safetensors"))
         if not seen:
@@ -157,6 +168,38 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
     return {name: inside[shard][name] for name, shard in shards.items()}
 
 
+def renamed(where: dict[str, stream.Source]) -> dict[str, stream.Source]:
+    """Tensors by the names that a causal model's checkpoint has for them.
+
+    `AutoModel.save_pretrained` leaves the leading `model.` out, and multimodal models put `language_model.` around.
+    """
+    out = {}
+    for name, source in where.items():
+        new = re.sub(r"^(model\.)*language_model\.(model\.)*", "model.", name)
+        new = re.sub(r"^(model\.)*(?=(embed_tokens|layers|norm|rotary_emb)\.)", "model.", new)
+        new = re.sub(r"^(model\.)*(?=lm_head\.)", "", new)
+        if new in out:
+            raise InputError(f"{source.file}: tensors {out[new].name} and {name} are both {new}; keep one of them")
+        out[new] = source
+    return out
+
+
+def tie(spec: Spec, where: dict[str, stream.Source], dtype: str):
+    """(spec, tensors) where the config says that the unembedding is the embedding and the files hold both.
+
+    As in `transformers`, a head that differs in the type that is loaded is a head of its own, an equal one is left
+    out, and a head without an embedding stands for it.
+    """
+    if not spec.tied or HEAD not in where:
+        return spec, where
+    rest = {name: source for name, source in where.items() if name != HEAD}
+    if EMBED not in where:
+        return spec, rest | {EMBED: where[HEAD]}
+    if stream.equal(where[EMBED], where[HEAD], dtype):
+        return spec, rest
+    return dataclasses.replace(spec, tied=False), where
+
+
 def plan(spec: Spec, family, names) -> dict[str, Tensor]:
     """Parameter path -> its place in the checkpoint. Refuses unknown and missing names."""
     tensors = family.tensors(spec, names)
@@ -164,8 +207,7 @@ def plan(spec: Spec, family, names) -> dict[str, Tensor]:
     missing = [n for n in needed if n not in names]
     if missing:
         raise InputError(f"checkpoint: {len(missing)} tensors are missing, first {missing[0]}")
-    ignored = family.IGNORED + ((r"(.*\.)?lm_head\.weight",) if spec.tied else ())
-    unknown = sorted(n for n in set(names) - set(needed) if not any(re.fullmatch(p, n) for p in ignored))
+    unknown = sorted(n for n in set(names) - set(needed) if not any(re.fullmatch(p, n) for p in family.IGNORED))
     if unknown:
         raise InputError(f"checkpoint: {len(unknown)} unknown tensors, first {unknown[0]}")
     return {t.path: t for t in tensors}
@@ -208,7 +250,10 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
     """
     spec, family = read_config(folder)
     spec = dataclasses.replace(spec, attention=attention)
-    where = gguf.sources(gguf.read(file), spec, family) if (file := gguf.find(folder)) else files(folder)
+    if file := gguf.find(folder):
+        where = gguf.sources(gguf.read(file), spec, family)
+    else:
+        spec, where = tie(spec, renamed(files(folder)), dtype)
     graphdef, shapes = decoder.structure(spec, None, dtype)
     flat = traverse_util.flatten_dict(shapes, sep="/")
     place = place or (lambda path, array: jax.device_put(array))

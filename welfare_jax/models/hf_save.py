@@ -59,11 +59,10 @@ def config_json(lm: hf.LM, dtype: str) -> dict:
     if "text_config" in config:
         outer, config = config, dict(config["text_config"])
         config |= {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
-        config |= {"tie_word_embeddings": lm.spec.tied}
         config |= {k: outer[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if k in outer}
     for stale in ("dtype", "quantization_config"):  # experts are written unpacked
         config.pop(stale, None)
-    return config | {"torch_dtype": dtype}
+    return config | {"torch_dtype": dtype, "tie_word_embeddings": lm.spec.tied}
 
 
 def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True) -> pathlib.Path:

@@ -102,6 +102,15 @@ def _read_into(out: np.ndarray, source: Source, begin: int) -> None:
             view, at = view[done:], at + done
 
 
+def equal(a: Source, b: Source, dtype: str) -> bool:
+    """Whether two tensors hold the same numbers once both are `dtype`; some rows at a time."""
+    if a.shape != b.shape or not {a.dtype, b.dtype} <= {*FLOATS}:
+        return False
+    kind, rows = np.dtype(dtype), (a.shape or (1,))[0]
+    parts = ((at, min(at + 8 * TILE, rows)) for at in range(0, rows, 8 * TILE))
+    return all(np.array_equal(*(read(x, *part).astype(kind) for x in (a, b))) for part in parts)
+
+
 def fill(out: np.ndarray, source: Source, transpose: bool, part=None) -> None:
     """Put a tensor, or a `Part` of it, into `out`, turned and converted as needed."""
     first, last, index = 0, source.shape[0], None

@@ -18,7 +18,9 @@ INERT = frozenset(
     finetuning_task prefix tokenizer_class auto_map""".split()
 )
 # What transformers' masks, caches and loader read from any config, whether its class declares it or not.
-ANYWHERE = frozenset("attention_chunk_size is_causal layer_types quantization_config sliding_window".split())
+ANYWHERE = frozenset(
+    "attention_chunk_size is_causal layer_types quantization_config sliding_window transformers_weights".split()
+)
 ROPE_SETTINGS = {  # what each kind may be told, beside theta and the rotated share; True: must be
     "default": {},
     "linear": {"factor": True},
@@ -182,17 +184,15 @@ def llama_spec(f: Fields, family: str, **differences) -> Spec:
     return Spec(**made)
 
 
-def llama_tensors(
-    spec: Spec, prefix: str = "model.", norms: dict[str, str] | None = None, fused: tuple[str, ...] = ()
-) -> list[Tensor]:
+def llama_tensors(spec: Spec, norms: dict[str, str] | None = None, fused: tuple[str, ...] = ()) -> list[Tensor]:
     """The key map shared by the Llama line of checkpoints.
 
     `norms` maps our norm names to theirs; `fused` lists what the checkpoint keeps in one tensor: "qkv", "gate_up".
     """
     norms = norms or {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
-    layer = prefix + "layers.{i}."
+    layer = "model.layers.{i}."
     heads, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    out = [Tensor("embed", prefix + "embed_tokens.weight"), Tensor("final_norm/scale", prefix + "norm.weight")]
+    out = [Tensor("embed", "model.embed_tokens.weight"), Tensor("final_norm/scale", "model.norm.weight")]
     out += [Tensor(f"blocks/{ours}/scale", f"{layer}{theirs}.weight") for ours, theirs in norms.items()]
     for name, part in _parts("qkv", (heads, kv, kv), "qkv" in fused):
         theirs = f"{layer}self_attn.{'qkv' if part else name}_proj"

@@ -1,6 +1,6 @@
 """Gemma 3: five local layers to one global, two rotary bases, four norms a block, scaled embeddings.
 
-Multimodal folders hold the same decoder under another prefix; their vision tower is left where it is.
+Of multimodal folders the same decoder is read; their vision tower is left where it is.
 """
 
 from welfare_jax.models.families.common import Fields, Tensor, alternating, llama_tensors, rope, windows
@@ -9,7 +9,6 @@ from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("gemma3", "gemma3_text")
 IGNORED = (r".*\.rotary_emb\..*", r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*")
-PREFIXES = ("model.", "language_model.model.", "model.language_model.")
 
 
 def spec(config: dict, where: str) -> Spec:
@@ -30,6 +29,4 @@ def spec(config: dict, where: str) -> Spec:
 
 
 def tensors(spec: Spec, names) -> list[Tensor]:
-    prefix = next((p for p in PREFIXES if p + "embed_tokens.weight" in names), PREFIXES[0])
-    head = "language_model.lm_head.weight" if prefix == "language_model.model." else "lm_head.weight"
-    return [t._replace(name=head) if t.path == "unembed" else t for t in llama_tensors(spec, prefix, NORMS)]
+    return llama_tensors(spec, norms=NORMS)
