@@ -84,12 +84,38 @@ def test_written_adapters_run_in_peft_and_come_back(kind, changes, folders, tmp_
         np.testing.assert_allclose(back[path], x, atol=1e-6, err_msg=jax.tree_util.keystr(path))
 
 
+ALPHAS = (  # by layer, by a pattern, by a whole name, and what fits nothing because it begins or ends inside a name
+    {"layers.0.self_attn.q_proj": 64},
+    {r".*\.layers\.2\..*(q_proj|v_proj)$": 64, "v_proj": 1},
+    {"^model.layers.1.mlp.down_proj": 1, "q_proj": 3},
+    {"self_attn.q_proj": 5, "down_pro": 9, "attn.v_proj": 9, "odel.layers.0.mlp.down_proj": 9, r"layers\.\d\.mlp": 9},
+)
+QVD = ["q_proj", "v_proj", "down_proj"]
 THEIRS = {
     "qwen3": dict(r=4, lora_alpha=6, target_modules="all-linear"),
     "patterns": dict(
         r=2, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"], rank_pattern={"down_proj": 5},
         alpha_pattern={"mlp.down_proj": 3}, use_rslora=True,
     ),
+    **{f"alphas{i}": dict(r=4, lora_alpha=12, target_modules=QVD, alpha_pattern=a) for i, a in enumerate(ALPHAS)},
+    "ranks_by_layer": dict(
+        r=2, target_modules=QVD, rank_pattern={"layers.0.self_attn.q_proj": 5, r"model\.layers\.1\..*": 3},
+        alpha_pattern={r".*\.1\.mlp\.down_proj": 9},
+    ),
+    "some_layers": dict(target_modules=QVD, layers_to_transform=[0, 2]),
+    "one_layer": dict(target_modules=QVD, layers_to_transform=1, layers_pattern="layers"),
+    "whole_names": dict(target_modules=["model.layers.1.mlp.up_proj", "layers.2.self_attn.o_proj"]),
+    "regex": dict(target_modules=r"model\.layers\.[02]\..*_proj", exclude_modules=r".*\.o_proj"),
+    "excluded": dict(target_modules="all-linear", exclude_modules=["lm_head", "layers.1.mlp.gate_proj", "k_proj"]),
+    "no_alpha": dict(target_modules=QVD, lora_alpha=0, alpha_pattern={"q_proj": 4}),
+    "gemma3_vision_patterns": dict(
+        r=4, target_modules=r".*language_model.*\.(q_proj|up_proj)", alpha_pattern={
+            "model.layers.0.self_attn.q_proj": 60, "^model.language_model.layers.1.self_attn.q_proj": 60,
+            r"language_model\.layers\.2\.mlp\.up_proj": 60}),
+    "phi3_patterns": dict(
+        r=4, target_modules=["qkv_proj", "down_proj", "gate_up_proj"],
+        alpha_pattern={"layers.1.self_attn.qkv_proj": 40}, rank_pattern={"layers.0.mlp.gate_up_proj": 2}),
+    "gpt_oss": dict(r=3, lora_alpha=8, target_modules=["q_proj", "o_proj", "down_proj"]),
     "phi3": dict(r=4, lora_alpha=8, target_modules=["qkv_proj", "down_proj", "gate_up_proj"]),
     "gemma3_vision": dict(r=4, lora_alpha=6, target_modules=r".*language_model.*\.(q_proj|up_proj)"),
 }  # fmt: skip
@@ -97,7 +123,8 @@ THEIRS = {
 
 @pytest.mark.parametrize("case", THEIRS)
 def test_adapters_made_by_peft_run_here(case, folders, tmp_path):
-    folder = folders("qwen3" if case == "patterns" else case)
+    kind = next((k for k in (*KINDS[::-1], "gpt_oss") if case.startswith(k)), "qwen3")
+    folder = folders(kind)
     model = peft_lib.get_peft_model(base(folder), peft_lib.LoraConfig(task_type="CAUSAL_LM", **THEIRS[case]))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -131,6 +158,45 @@ BROKEN = {
     "bias": (lambda d: settings(d, bias="all"), ["bias", "all"]),
     "head": (lambda d: settings(d, modules_to_save=["lm_head"]), ["modules_to_save"]),
     "unknown": (lambda d: rewrite(d, lambda t: t.update(extra=np.zeros(3, "f4"))), ["extra"]),
+    "twice": (
+        lambda d: rewrite(d, lambda t: t.update({KEY.replace(".weight", ".default.weight"): t[KEY] + 1})),
+        ["twice", "up_proj.lora_A"],
+    ),
+    "not_a_target": (lambda d: settings(d, target_modules=["q_proj"]), ["target_modules", "mlp"]),
+    "no_targets": (lambda d: settings(d, target_modules=None), [peft.CONFIG]),
+    "layer_left_out": (lambda d: settings(d, layers_to_transform=[0, 1]), ["layers.2.", "target_modules"]),
+    "other_rank": (lambda d: settings(d, r=2), ["rank 2", peft.CONFIG]),
+    "rank_of_a_layer": (lambda d: settings(d, rank_pattern={"layers.1.mlp.up_proj": 7}), ["layer 1", "rank 7"]),
+    "no_number": (lambda d: settings(d, lora_alpha="much"), [peft.CONFIG]),
+    "no_regex": (lambda d: settings(d, alpha_pattern={"(": 3}), [peft.CONFIG]),
+    "no_dictionary": (lambda d: settings(d, rank_pattern=["q_proj"]), [peft.CONFIG]),
+    "rank_zero": (lambda d: settings(d, r=0), [peft.CONFIG, "rank 0"]),
+    **{
+        name: (lambda d, name=name: settings(d, init_lora_weights=name), ["init_lora_weights", name, "merge"])
+        for name in ("pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "of_tomorrow")
+    },
+    **{
+        name: (lambda d, name=name, value=value: settings(d, **{name: value}), [name])
+        for name, value in {
+            "trainable_token_indices": [1, 2],
+            "target_parameters": ["experts.down_proj"],
+            "lora_bias": True,
+            "layer_replication": [[0, 2], [1, 3]],
+            "megatron_config": {"a": 1},
+            "alora_invocation_tokens": [4],
+            "use_qalora": True,
+            "kasa_config": {"beta": 1e-4},
+            "of_tomorrow": 1,
+        }.items()
+    },
+    "blocks": (
+        lambda d: save_file(load_file(d / peft.WEIGHTS), d / peft.WEIGHTS, {peft.BLOCKS: '{"mlp.up_proj": ["x"]}'}),
+        [peft.BLOCKS, "mlp.up_proj"],
+    ),
+    "no_blocks": (
+        lambda d: save_file(load_file(d / peft.WEIGHTS), d / peft.WEIGHTS, {peft.BLOCKS: "[1]"}),
+        [peft.BLOCKS],
+    ),
     "missing": (lambda d: rewrite(d, lambda t: t.pop(KEY)), ["layer 1", "mlp.up_proj"]),
     "wrong_shape": (lambda d: rewrite(d, lambda t: t.update({KEY: t[KEY][:2].copy()})), ["layer 1", "rank"]),
     "other_model": (
@@ -155,6 +221,40 @@ def test_broken_adapters_are_refused(case, written, folders, tmp_path):
     assert "\n" not in str(error.value)
     for name in names:
         assert name in str(error.value)
+
+
+PLAIN = dict(r=4, lora_alpha=6, target_modules=QVD)
+LEFT_ALONE = {  # what changes nothing, set in the file after training
+    "gaussian": {"init_lora_weights": "gaussian"}, "orthogonal": {"init_lora_weights": "orthogonal"},
+    "random": {"init_lora_weights": False}, "mica": {"init_lora_weights": "mica"},
+    "eva": {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}}, "corda": {"corda_config": {"verbose": False}},
+    "loftq": {"loftq_config": {"loftq_bits": 4}}, "turned": {"fan_in_fan_out": True},
+    "tied": {"ensure_weight_tying": True},
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [*LEFT_ALONE, "pissa", "olora"])
+def test_settings_that_change_nothing_are_those_that_change_nothing_in_peft(case, folders, tmp_path):
+    """PiSSA and OLoRA take their first product off the weights, at every load: those are refused."""
+    folder = folders("qwen3")
+    model = peft_lib.get_peft_model(base(folder), peft_lib.LoraConfig(task_type="CAUSAL_LM", **PLAIN))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+    model.save_pretrained(tmp_path)
+    plain = torch_logits(model.base_model.model)
+    settings(tmp_path, **LEFT_ALONE.get(case, {"init_lora_weights": case}))
+    theirs = torch_logits(peft_lib.PeftModel.from_pretrained(base(folder), tmp_path).base_model.model)
+    if case in LEFT_ALONE:
+        assert np.abs(theirs - plain).max() < 1e-5
+        assert np.abs(logits(peft.load_peft(hf.load(folder), tmp_path)) - theirs).max() < 1e-4
+    else:
+        assert np.abs(theirs - plain).max() > 0.1
+        with pytest.raises(InputError, match=case):
+            peft.load_peft(hf.load(folder), tmp_path)
 
 
 def test_what_has_no_peft_form_is_refused(folders, tmp_path):
