@@ -88,8 +88,14 @@ def test_attention_is_chosen_when_loading(tmp_path, tiny_tokenizer_dir):
             hf.load(tmp_path, attention=attention)
 
 
-def test_longrope_refuses_a_cache_that_it_cannot_follow(tmp_path):
-    graphdef, weights, spec = params(save(hf_model("phi3", original_max_position_embeddings=18), tmp_path))
+DYNAMIC = dict(rope_parameters=dict(rope_type="dynamic", rope_theta=500.0, factor=6.0), max_position_embeddings=18)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("phi3", dict(original_max_position_embeddings=18)), ("internlm3", DYNAMIC)]
+)
+def test_frequencies_by_length_refuse_a_cache_that_they_cannot_follow(kind, changes, tmp_path):
+    graphdef, weights, spec = params(save(hf_model(kind, **changes), tmp_path))
     with pytest.raises(InputError, match="19 slots.*18 tokens"):
         run(graphdef, weights, TOKENS, mask=MASK, cache=decoder.empty_cache(spec, 3, 19, jnp.float32))
 

@@ -90,8 +90,8 @@ BROKEN = {  # name -> (what to break, what the message must name)
     "quantised": (lambda d: edit_config(d, quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     "other_activation": (lambda d: edit_config(d, hidden_act="relu"), ["hidden_act", "relu"]),
     "other_rope": (
-        lambda d: edit_config(d, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
-        ["rope", "dynamic"],
+        lambda d: edit_config(d, rope_parameters={"rope_type": "proportional", "factor": 4.0, "rope_theta": 1e4}),
+        ["rope", "proportional"],
     ),
     "rope_setting": (
         lambda d: edit_config(

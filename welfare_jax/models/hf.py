@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import math
 import mmap
@@ -15,11 +16,10 @@ from flax import traverse_util
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, gguf, gguf_tokenizer, stream
-from welfare_jax.models.families import gemma2, gemma3, glm4, gpt_oss, llama, phi3, qwen2, qwen3
+from welfare_jax.models.families import FAMILIES
 from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
 
-FAMILIES = (qwen2, qwen3, llama, gemma2, gemma3, gpt_oss, glm4, phi3)
 INDEX = "model.safetensors.index.json"
 TINY = pathlib.Path(__file__).parents[1] / "tiny_base"  # the small decoder that ships with the package
 PUBLISHED = pathlib.Path(__file__).parent / "published"  # <owner>/<name>/config.json of released models
@@ -160,7 +160,7 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
 def plan(spec: Spec, family, names) -> dict[str, Tensor]:
     """Parameter path -> its place in the checkpoint. Refuses unknown and missing names."""
     tensors = family.tensors(spec, names)
-    needed = list(dict.fromkeys(n for t in tensors for i in layers(spec, t) for n in stored(t, i)))
+    needed = list(dict.fromkeys(n for t in tensors for at in places(spec, t) for n in stored(t, at)))
     missing = [n for n in needed if n not in names]
     if missing:
         raise InputError(f"checkpoint: {len(missing)} tensors are missing, first {missing[0]}")
@@ -171,26 +171,28 @@ def plan(spec: Spec, family, names) -> dict[str, Tensor]:
     return {t.path: t for t in tensors}
 
 
-def layers(spec: Spec, t: Tensor):
-    return range(spec.layers) if "{i}" in t.name else [0]
+def places(spec: Spec, t: Tensor) -> list[tuple[int, ...]]:
+    """The indices (), (layer,) or (layer, expert) of the pieces of a parameter that a checkpoint keeps apart."""
+    axes = [range(n) for mark, n in (("{i}", spec.layers), ("{e}", spec.experts)) if mark in t.name]
+    return list(itertools.product(*axes))
 
 
-def stored(t: Tensor, layer: int) -> tuple[str, ...]:
-    """The names under which a checkpoint keeps a tensor."""
-    name = t.name.format(i=layer)
+def stored(t: Tensor, at: tuple[int, ...]) -> tuple[str, ...]:
+    """The names under which a checkpoint keeps a piece of a parameter."""
+    name = t.name.format(**dict(zip("ie", at, strict=False)))
     return (f"{name}_blocks", f"{name}_scales") if t.packed else (name,)
 
 
 def raw_shape(t: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in the checkpoint of the tensor that holds a parameter of this shape (of one layer)."""
+    """The shape in the checkpoint of the tensor that holds a parameter of this shape (of one piece)."""
     shape = list(shape[::-1] if t.transpose else shape)
     if t.part is not None:
         shape[t.part.axis] = t.part.total
     return tuple(shape)
 
 
-def _fill(out, t: Tensor, where, layer: int) -> None:
-    found, shape = [where[n] for n in stored(t, layer)], raw_shape(t, out.shape)
+def _fill(out, t: Tensor, where, at: tuple[int, ...]) -> None:
+    found, shape = [where[n] for n in stored(t, at)], raw_shape(t, out.shape)
     if t.packed:
         experts, n_in, n_out = shape
         stream.check(found[0], (experts, n_out, n_in // 32, 16), ("U8",))
@@ -216,8 +218,7 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, t in plan(spec, family, where).items():
             array = _pages(flat[path].shape, flat[path].dtype)
-            slots = array if "{i}" in t.name else [array]
-            list(pool.map(lambda i, t=t, slots=slots: _fill(slots[i], t, where, i), layers(spec, t)))
+            list(pool.map(lambda at, t=t, array=array: _fill(array[at], t, where, at), places(spec, t)))
             params[path] = jax.block_until_ready(place(path, array))
     return graphdef, traverse_util.unflatten_dict(params, sep="/"), spec
 

@@ -22,6 +22,7 @@ ANYWHERE = frozenset("attention_chunk_size is_causal layer_types quantization_co
 ROPE_SETTINGS = {  # what each kind may be told, beside theta and the rotated share; True: must be
     "default": {},
     "linear": {"factor": True},
+    "dynamic": {"factor": True},
     "llama3": {"factor": True, "low_freq_factor": True, "high_freq_factor": True},
     "yarn": {
         "factor": True, "attention_factor": False, "mscale": False, "mscale_all_dim": False, "beta_fast": False,
@@ -47,7 +48,7 @@ class Part(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """Where one parameter lies in a checkpoint; `{i}` in the name is the layer."""
+    """Where one parameter lies in a checkpoint; `{i}` in the name is the layer, `{e}` the expert."""
 
     path: str
     name: str
@@ -118,10 +119,12 @@ def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | 
         raise InputError(f"{f.where}: rope setting {lacking[0]!r} is missing for rope_type={kind!r}")
     made = {"theta": float(theta), "dim": int(head_dim * share), "kind": kind}
     made["factor"] = float(given.get("factor") or (longest / original if kind == "longrope" else 1.0))
-    if kind == "llama3":
+    if kind == "dynamic":
+        made["original"] = longest
+    elif kind == "llama3":
         made |= {"original": original, "low": given["low_freq_factor"], "high": given["high_freq_factor"]}
     elif kind == "yarn":
-        made |= {"original": original, "low": given.get("beta_slow", 1.0), "high": given.get("beta_fast", 32.0)}
+        made |= {"original": original, "low": given.get("beta_slow") or 1.0, "high": given.get("beta_fast") or 32.0}
         made |= {"truncate": given.get("truncate", True), "attention": _yarn_attention(made["factor"], given)}
     elif kind == "longrope":
         made |= {"original": original, "short": tuple(given["short_factor"]), "long": tuple(given["long_factor"])}
@@ -134,13 +137,28 @@ def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | 
     return Rope(**made)
 
 
+def ropes_by_layer(f: Fields, head_dim: int, windows, far: float | None = None, near: float | None = None) -> dict:
+    """`ropes` and `rope_of` of a spec whose layers with a window have a rotary embedding of their own.
+
+    far and near: the bases of layers without and with a window, where the settings do not say.
+    """
+    settings = dict(f("rope_parameters", {}))
+    full, sliding = settings.pop("full_attention", None), settings.pop("sliding_attention", None)
+    if full is None and sliding is None:  # an older file: only layers without a window stretch
+        full, settings = f("rope_scaling", settings), {}
+    if settings:
+        raise InputError(f"{f.where}: rope_parameters has {sorted(settings)[0]!r} beside those of each kind of layer")
+    ropes = rope(f, head_dim, full or {}, far), rope(f, head_dim, sliding or {}, near)
+    return {"ropes": ropes, "rope_of": tuple(int(w > 0) for w in windows)}
+
+
 def _yarn_attention(factor: float, given: dict) -> float:
     """What cosine and sine are multiplied by (arXiv:2309.00071 §3.4)."""
 
     def stretch(weight):
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    if "mscale" in given and "mscale_all_dim" in given:
+    if given.get("mscale") and given.get("mscale_all_dim"):
         inferred = stretch(given["mscale"]) / stretch(given["mscale_all_dim"])
     else:
         inferred = stretch(1.0)
