@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import warnings
 from typing import NamedTuple
 
 from welfare_jax.errors import InputError
@@ -15,7 +16,7 @@ INERT = frozenset(
     initializer_range is_encoder_decoder label2id max_position_embeddings max_window_layers model_type
     output_attentions output_hidden_states pad_token_id problem_type return_dict transformers_version use_cache
     _name_or_path name_or_path hidden_dropout _attn_implementation cache_implementation tie_encoder_decoder
-    finetuning_task prefix tokenizer_class auto_map""".split()
+    finetuning_task prefix tokenizer_class auto_map num_labels""".split()
 )
 # What transformers' masks, caches and loader read from any config, whether its class declares it or not.
 ANYWHERE = frozenset("attention_chunk_size is_causal layer_types quantization_config sliding_window".split())
@@ -72,8 +73,16 @@ def declared(model_type: str | None, name: str) -> bool:
     return name in cls.attribute_map or hasattr(cls, name) or any(name in known for known in arguments)
 
 
+@functools.cache
+def _defaults(model_type: str | None):
+    """The config of a model type that sets nothing."""
+    from transformers import CONFIG_MAPPING
+
+    return None if model_type is None else CONFIG_MAPPING[model_type]()
+
+
 class Fields:
-    """A config's attributes, each of which must be read, known to be inert, or unknown to `transformers`."""
+    """A config's attributes: each must be read, known to be inert, at its default, or unknown to `transformers`."""
 
     def __init__(self, values: dict, where: str):
         self.values, self.where, self.read = values, where, set()
@@ -93,9 +102,14 @@ class Fields:
 
     def finish(self):
         kind = self.values.get("model_type")
-        left = (k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
-        if unknown := sorted(k for k in left if declared(kind, k)):
-            raise InputError(f"{self.where}: attribute {unknown[0]}={self.values[unknown[0]]!r} is not handled")
+        left = sorted(k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
+        known = [k for k in left if declared(kind, k)]
+        odd = [k for k in known if self.values[k] != getattr(_defaults(kind), k, None)]
+        if odd:
+            raise InputError(f"{self.where}: attribute {odd[0]}={self.values[odd[0]]!r} is not handled")
+        if ignored := ", ".join(k for k in left if k not in known):
+            # Python shows a warning of the same words once.
+            warnings.warn(f"{self.where}: transformers does not know {ignored}: ignored", stacklevel=2)
 
 
 def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | None = None) -> Rope:
