@@ -40,20 +40,23 @@ class LM:
     path: str
 
 
-def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
+def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> pathlib.Path:
     """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name by `huggingface_hub` or its cache.
 
-    A folder without config.json that holds one GGUF file stands for that file. Without `weights`, only the small files
+    revision: a branch, tag or commit of a hub model; empty: its main branch. A folder without config.json that holds
+    one GGUF file stands for that file. Without `weights`, only the small files
     of a hub folder are fetched; where that fails, the architectures in `published/` stand in, which have nothing but a
     config.json.
     """
-    if path_or_repo == "tiny":
-        return TINY
-    folder = pathlib.Path(path_or_repo).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if file := gguf.find(folder):
-        return file
+    folder = TINY if path_or_repo == "tiny" else pathlib.Path(path_or_repo).expanduser()
+    local = folder if (folder / "config.json").is_file() else gguf.find(folder)
+    if local and revision:
+        raise InputError(
+            f"model {path_or_repo}: only hub models have revisions, and this one is on disk; leave out "
+            f"model.revision={revision!r}, or name the model as OWNER/NAME"
+        )
+    if local:
+        return local
     advice = "pass a folder with config.json and *.safetensors, or a *.gguf file (--config.model.path=PATH)"
     if folder.exists() or path_or_repo.startswith((".", "/", "~")) or path_or_repo.count("/") != 1:
         reason = "does not exist"
@@ -65,16 +68,19 @@ def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
     wanted = {
         "allow_patterns": ["*.json", "*.jinja", "tokenizer.model", "*.txt"] + ["*.safetensors"] * weights,
         "ignore_patterns": ["*/*", "consolidated*"],  # the same weights again, in other programs' formats
+        "revision": revision or None,
     }
+    causes = []
     for offline in (False, True):
         try:
             return pathlib.Path(snapshot_download(path_or_repo, **wanted, local_files_only=offline))
         except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
-            cause = type(error).__name__
-    if not weights and (PUBLISHED / path_or_repo / "config.json").is_file():
+            causes.append(type(error).__name__)
+    if not weights and not revision and (PUBLISHED / path_or_repo / "config.json").is_file():
         return PUBLISHED / path_or_repo
     raise InputError(
-        f"model {path_or_repo}: not in the local hub cache and not downloadable ({cause}); "
+        f"model {path_or_repo}{revision and f' at revision {revision!r}'}: not in the local hub cache and not "
+        f"downloadable ({causes[0]}); "
         f"log in with `hf auth login` where the model is gated, or {advice}"
     )
 
@@ -252,19 +258,19 @@ def load_tokenizer(folder: pathlib.Path):
         raise InputError(f"{folder}: no usable tokenizer ({first[:120]})") from None
 
 
-def load(path_or_repo, dtype="float32", mesh=None, attention="plain") -> LM:
+def load(path_or_repo, dtype="float32", mesh=None, attention="plain", revision="") -> LM:
     """Load open weights from a Hugging Face folder, a hub name or a GGUF file.
 
     dtype: "float32" or "bfloat16"; mesh: a `jax.sharding.Mesh` to spread the parameters over; attention: "plain", or
     "xla" or "cudnn" for `jax.nn.dot_product_attention` (families without soft caps and sinks; cuDNN needs a GPU and
-    bfloat16). Returns an `LM` with `.graphdef`, `.params`, `.spec`, `.tokenizer`. Raises `InputError` in one line on
-    anything it cannot account for.
+    bfloat16); revision: a branch, tag or commit of a hub model. Returns an `LM` with `.graphdef`, `.params`, `.spec`,
+    `.tokenizer`. Raises `InputError` in one line on anything it cannot account for.
     """
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype={dtype!r}: use 'float32' or 'bfloat16'")
     if attention == "cudnn" and (jax.default_backend() != "gpu" or dtype != "bfloat16"):
         raise InputError("attention='cudnn': needs an NVIDIA GPU and dtype='bfloat16'; use 'plain' or 'xla'")
-    folder = resolve(str(path_or_repo))
+    folder = resolve(str(path_or_repo), revision=revision)
     place = None
     if mesh is not None:
         from welfare_jax import hosts
