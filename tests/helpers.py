@@ -29,6 +29,12 @@ _MORE = {  # per family: transformers' names and what its small model needs besi
     "llama": ("Llama", dict(rope_parameters=dict(
         rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
         original_max_position_embeddings=32))),
+    "mistral": ("Mistral", dict(sliding_window=5, num_attention_heads=5, num_key_value_heads=1, head_dim=12)),
+    "ministral3": ("Ministral3", dict(rope_parameters=dict(
+        rope_type="yarn", rope_theta=500.0, factor=8.0, beta_fast=4.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+        original_max_position_embeddings=6, llama_4_scaling_beta=0.4))),
+    "qwen3_moe": ("Qwen3Moe", dict(
+        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True)),
     "gemma2": ("Gemma2", dict(
         sliding_window=5, query_pre_attn_scalar=24, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)),
     "gemma3": ("Gemma3Text", _GEMMA),
@@ -42,6 +48,16 @@ _MORE = {  # per family: transformers' names and what its small model needs besi
     "phi3": ("Phi3", dict(num_attention_heads=5, num_key_value_heads=1, sliding_window=9, rope_parameters=dict(
         rope_type="longrope", rope_theta=500.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.1, 1.3],
         long_factor=[2.0, 3.0, 5.0]), original_max_position_embeddings=32)),
+    "olmo2": ("Olmo2", dict(rms_norm_eps=1e-5)),
+    "olmo3": ("Olmo3", dict(num_hidden_layers=4, sliding_window=5, rope_parameters=dict(
+        full_attention=dict(
+            rope_type="yarn", rope_theta=500.0, factor=8.0, beta_fast=4.0, beta_slow=1.0,
+            original_max_position_embeddings=32),
+        sliding_attention=dict(rope_type="default", rope_theta=500.0)))),
+    "smollm3": ("SmolLM3", dict(num_hidden_layers=4, no_rope_layer_interval=2)),
+    "granite": ("Granite", dict(
+        embedding_multiplier=1.7, attention_multiplier=0.4, residual_multiplier=0.6, logits_scaling=0.7)),
+    "internlm3": ("InternLM3", {}),
 }  # fmt: skip
 FAMILIES = tuple(_MORE)
 
@@ -80,7 +96,7 @@ def hf_model(kind="qwen3", **changes):
         if settings.get("head_dim", 1) is None:
             del settings["head_dim"]
         config = getattr(t, name + "Config")(**settings)
-        cls = getattr(t, name.removesuffix("Text") + "ForCausalLM")
+        cls = t.AutoModelForCausalLM._model_mapping[type(config)]
     config._attn_implementation = "eager"
     return randomise(cls(config))
 

@@ -19,7 +19,12 @@ def rl() -> ConfigDict:
         "seed": 0,
         "plan": False,  # only print what the run would need
         "topology": "",  # of which machine: v5e-8, v5p-16, 8xH100, ...; empty: of the common ones
-        "model": {"path": "", "dtype": "bfloat16", "attention": "plain"},  # or "xla", "cudnn": see models/hf.py
+        "model": {
+            "path": "",  # a folder, a GGUF file or a hub name
+            "revision": "",  # of a hub model: a branch, tag or commit
+            "dtype": "bfloat16",
+            "attention": "plain",  # or "xla", "cudnn": see models/hf.py
+        },
         "mesh": {"data": 0, "fsdp": 1, "tensor": 1},  # data=0: whatever the others leave
         "parallel": "jit",  # of a step over the mesh; or "pmap": whole parameters and own episodes on every device
         # A run over several processes; see hosts.py. Each is started with the same settings but for `process`.
@@ -223,7 +228,8 @@ def amplify() -> ConfigDict:
     config = ConfigDict({
         "job": "amplify",
         "seed": 0,
-        "model": {"path": "", "dtype": "float32", "attention": "plain"},  # empty: a base is pretrained first
+        # An empty path: a base is pretrained first.
+        "model": {"path": "", "revision": "", "dtype": "float32", "attention": "plain"},
         "pretrain": pretrain(),  # its seed, shape and weights follow from the three lines below
         "shape": "tiny",
         "mixture": "even",

@@ -88,8 +88,14 @@ def test_attention_is_chosen_when_loading(tmp_path, tiny_tokenizer_dir):
             hf.load(tmp_path, attention=attention)
 
 
-def test_longrope_refuses_a_cache_that_it_cannot_follow(tmp_path):
-    graphdef, weights, spec = params(save(hf_model("phi3", original_max_position_embeddings=18), tmp_path))
+DYNAMIC = dict(rope_parameters=dict(rope_type="dynamic", rope_theta=500.0, factor=6.0), max_position_embeddings=18)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("phi3", dict(original_max_position_embeddings=18)), ("internlm3", DYNAMIC)]
+)
+def test_frequencies_by_length_refuse_a_cache_that_they_cannot_follow(kind, changes, tmp_path):
+    graphdef, weights, spec = params(save(hf_model(kind, **changes), tmp_path))
     with pytest.raises(InputError, match="19 slots.*18 tokens"):
         run(graphdef, weights, TOKENS, mask=MASK, cache=decoder.empty_cache(spec, 3, 19, jnp.float32))
 
@@ -230,7 +236,8 @@ def test_attributes_that_transformers_does_not_know_change_nothing(kind, tmp_pat
     save(model, tmp_path)
     before = params(tmp_path)[2]
     edit_config(tmp_path, **SMOLLM2)
-    assert params(tmp_path)[2] == before
+    with pytest.warns(UserWarning, match="_model_name_or_path.*is_llama_config.*transformers.js_config"):
+        assert params(tmp_path)[2] == before
     common.declared.cache_clear()
     monkeypatch.setattr(type(model.config), "rope_interleaved", True, raising=False)
     with pytest.raises(InputError, match="rope_interleaved"):

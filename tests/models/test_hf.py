@@ -100,8 +100,8 @@ BROKEN = {  # name -> (what to break, what the message must name)
     "quantised": (lambda d: edit_config(d, quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     "other_activation": (lambda d: edit_config(d, hidden_act="relu"), ["hidden_act", "relu"]),
     "other_rope": (
-        lambda d: edit_config(d, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
-        ["rope", "dynamic"],
+        lambda d: edit_config(d, rope_parameters={"rope_type": "proportional", "factor": 4.0, "rope_theta": 1e4}),
+        ["rope", "proportional"],
     ),
     "rope_setting": (
         lambda d: edit_config(
@@ -191,6 +191,29 @@ def test_a_hub_name_in_the_local_cache(good, tmp_path, monkeypatch):
     hf_save.save_hf(lm, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["rms_norm_eps"] == lm.spec.norm_eps and config["max_position_embeddings"] == 256
+
+
+def test_a_revision_of_a_hub_model(good, sharded, tmp_path, monkeypatch):
+    """A branch, a tag or a commit chooses the snapshot; an unknown one is refused, and so is one of a folder."""
+    import huggingface_hub
+
+    cache, fetch = tmp_path / "models--nobody--small", huggingface_hub.snapshot_download
+    first, later = ("ab" * 20, "cd" * 20)
+    shutil.copytree(good, cache / "snapshots" / later)
+    shutil.copytree(good, cache / "snapshots" / first)
+    edit_config(cache / "snapshots" / first, rms_norm_eps=0.125)
+    (cache / "refs").mkdir()
+    for name, commit in (("main", later), ("step1000", first)):
+        (cache / "refs" / name).write_text(commit)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: fetch(*a, **k, cache_dir=tmp_path))
+    eps = lambda revision: hf.load("nobody/small", revision=revision).spec.norm_eps
+    assert eps("step1000") == eps(first) == 0.125 and eps("") == eps("main") == eps(later) == 1e-6
+    for path, revision, names in (
+        ("nobody/small", "step2000", "nobody/small.*step2000"), (good, "main", "on disk"), ("tiny", "main", "on disk"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=names) as error:
+            hf.resolve(str(path), revision=revision)
+        one_line(error, str(path))
 
 
 def test_unknown_safetensors_beside_an_index_is_not_read(sharded, tmp_path):

@@ -23,9 +23,17 @@ CASES = {
     "qwen2_tied": ("qwen2", dict(tie_word_embeddings=True, head_dim=None, num_attention_heads=4)),
     "llama": ("llama", {}),
     "llama_biases_tied": ("llama", dict(attention_bias=True, tie_word_embeddings=True, rope_parameters=None)),
+    "mistral": ("mistral", {}),
+    "mistral_unlimited": ("mistral", dict(sliding_window=None, tie_word_embeddings=True)),
+    "ministral3": ("ministral3", {}),
+    "ministral3_window": ("ministral3", dict(sliding_window=4, num_attention_heads=5, num_key_value_heads=5)),
     "gemma2": ("gemma2", {}),
     "gemma2_no_caps": ("gemma2", dict(
         attn_logit_softcapping=None, final_logit_softcapping=None, num_attention_heads=5, num_key_value_heads=5)),
+    "qwen3_moe": ("qwen3_moe", {}),
+    "qwen3_moe_window_bias_of_all": ("qwen3_moe", dict(
+        num_experts=5, num_experts_per_tok=3, norm_topk_prob=False, attention_bias=True, use_sliding_window=True,
+        sliding_window=5, tie_word_embeddings=True)),
     "gpt_oss": ("gpt_oss", {}),
     "gpt_oss_truncated_no_bias": ("gpt_oss", dict(
         attention_bias=False, num_local_experts=3, num_experts_per_tok=3, rope_parameters=dict(
@@ -36,6 +44,20 @@ CASES = {
     "glm": ("glm", {}),
     "phi3_short": ("phi3", {}),
     "phi3_plain": ("phi3", dict(rope_parameters=None, num_attention_heads=4, num_key_value_heads=2)),
+    "olmo2": ("olmo2", {}),
+    "olmo2_bias_one_kv_head": ("olmo2", dict(
+        attention_bias=True, num_attention_heads=5, num_key_value_heads=1, tie_word_embeddings=True)),
+    "olmo3": ("olmo3", {}),
+    "olmo3_all_local": ("olmo3", dict(layer_types=["sliding_attention"] * 4, rope_parameters=None)),
+    "smollm3": ("smollm3", {}),
+    "smollm3_window_bias": ("smollm3", dict(
+        no_rope_layers=[0, 1, 1, 0], use_sliding_window=True, sliding_window=5, attention_bias=True,
+        tie_word_embeddings=False)),
+    "granite": ("granite", {}),
+    "granite_bias_tied": ("granite", dict(attention_bias=True, tie_word_embeddings=True, num_key_value_heads=1)),
+    "internlm3": ("internlm3", {}),
+    "internlm3_dynamic": ("internlm3", dict(rope_parameters=dict(
+        rope_type="dynamic", rope_theta=500.0, factor=6.0), num_attention_heads=5, num_key_value_heads=5)),
     "gemma3": ("gemma3", {}),
     "gemma3_scaled_untied": ("gemma3", dict(
         num_attention_heads=5, num_key_value_heads=5, tie_word_embeddings=False, num_hidden_layers=6,
@@ -83,16 +105,23 @@ def test_logits_and_residuals(case, tmp_path):
     compare(model, save(model, tmp_path), *padded())
 
 
-def test_longrope_goes_by_the_length_of_the_text(tmp_path):
-    """As transformers does for one text: short factors up to the original context, long ones beyond it."""
-    model = hf_model("phi3", original_max_position_embeddings=12)
+DYNAMIC = dict(rope_parameters=dict(rope_type="dynamic", rope_theta=500.0, factor=6.0), max_position_embeddings=12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("phi3", dict(original_max_position_embeddings=12)), ("internlm3", DYNAMIC)]
+)
+def test_frequencies_go_by_the_length_of_the_text(kind, changes, tmp_path):
+    """As transformers does for one text: up to the original context they are others than beyond it."""
+    model = hf_model(kind, **changes)
     graphdef, weights, spec = params(save(model, tmp_path))
-    assert spec.ropes[0].attention > 1.1
+    assert spec.ropes[0].by_length and spec.ropes[0].original == 12
     tokens, mask = padded((19, 12, 13), "-lr")
     got = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
     for row, on in enumerate(mask):
         with torch.no_grad():
-            want = torch_run(model, tokens[row][on][None])[0].numpy()[0]
+            fresh = copy.deepcopy(model)  # transformers keeps the longest text so far in mind
+            want = torch_run(fresh, tokens[row][on][None])[0].numpy()[0]
         assert np.abs(got[row][on] - want).max() < 1e-4, row
 
 

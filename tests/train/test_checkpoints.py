@@ -108,12 +108,16 @@ def test_differences_of_the_real_config():
     assert checkpoints.differences(base, free.to_dict()) == []
     bound = config.rl()
     bound.train.lr, bound.train.lora.rank, bound.maze.wind, bound.model.dtype, bound.seed = 1.0, 4, 0.0, "float32", 9
+    bound.model.revision = "step1000"
     assert checkpoints.differences(json.loads(json.dumps(base)), bound.to_dict()) == [
-        ("maze.wind", 0.1, 0.0), ("model.dtype", "bfloat16", "float32"), ("seed", 0, 9), ("train.lora.rank", 32, 4),
-        ("train.lr", 3e-6, 1.0),
+        ("maze.wind", 0.1, 0.0), ("model.dtype", "bfloat16", "float32"), ("model.revision", "", "step1000"),
+        ("seed", 0, 9), ("train.lora.rank", 32, 4), ("train.lr", 3e-6, 1.0),
     ]  # fmt: skip
     added = base | {"more": {"a": 1}}
     assert checkpoints.differences(base, added) == [("more.a", None, 1)]
+    before = base | {"model": {k: v for k, v in base["model"].items() if k != "revision"}}
+    assert checkpoints.differences(before, base) == []  # of a run from before there were revisions
+    assert checkpoints.differences(before, bound.to_dict())[2] == ("model.revision", None, "step1000")
 
 
 def test_every_free_setting_exists():

@@ -16,13 +16,14 @@ from welfare_jax.models.layers import Lora
 from welfare_jax.train import state
 
 
-def load(path: str, trained: str, dtype: str, mesh) -> dict[str, Model]:
+def load(path: str, trained: str, dtype: str, mesh, revision: str = "") -> dict[str, Model]:
     """{"untrained": Model, "trained": Model}; the second only where `trained` names it.
 
-    trained: the folder of a run (its newest checkpoint), or a model as for `wj.load`. Of a run with adapters both
-    models share the base weights and one compiled program; the untrained one's adapters add nothing.
+    trained: the folder of a run (its newest checkpoint), or a model as for `wj.load`; revision: of `path`, where that
+    is a hub model. Of a run with adapters both models share the base weights and one compiled program; the untrained
+    one's adapters add nothing.
     """
-    lm = hf.load(path, dtype, mesh)
+    lm = hf.load(path, dtype, mesh, revision=revision)
     if not trained:
         return {"untrained": _model(lm.graphdef, lm.params, lm.tokenizer)}
     folder = pathlib.Path(trained).expanduser()

@@ -54,7 +54,7 @@ def run(config, workdir) -> dict:
     words, template = wording.of(config.text)
     trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")
     sources = list(cfg.vectors) or [str(workdir) if (workdir / "vectors").is_dir() else "maze"]
-    loaded = models.load(config.model.path, trained, config.model.dtype, mesh)
+    loaded = models.load(config.model.path, trained, config.model.dtype, mesh, config.model.revision)
     bank = directions.build(sources, loaded, config, cfg.baseline, cfg.random, cfg.orthogonal, config.seed)
     lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
     print(describe(lab, cfg), flush=True)
@@ -101,7 +101,7 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
     def local(path):
         def device(think):
             if not opened:
-                same = hf.resolve(path) == hf.resolve(config.model.path)
+                same = hf.resolve(path) == hf.resolve(config.model.path, revision=config.model.revision)
                 opened["judge"] = (
                     loaded["untrained"] if same else models.load(path, "", cfg.judge.dtype, mesh)["untrained"]
                 )

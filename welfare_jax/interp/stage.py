@@ -189,7 +189,8 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     for name in models:
         result[name] = describe(found[name], axes[name], tokenizer)
         chosen = {v: result[name]["selection"][v]["layer"] for v in ("mold", "gold")}
-        about = {"model": f"{config.model.path or 'tiny'} ({name})", "hook": "resid_post", "data": facts["data"]}
+        model = "@".join(filter(None, (config.model.path or "tiny", config.model.revision)))
+        about = {"model": f"{model} ({name})", "hook": "resid_post", "data": facts["data"]}
         save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, facts["position"], about)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])

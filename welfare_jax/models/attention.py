@@ -20,6 +20,12 @@ def _seen(qpos, kpos, window):
     return seen if window is None else seen & (kpos[:, None, :] > qpos[:, :, None] - window)
 
 
+def grown(q, qpos, growth: float, span: int):
+    """Queries q [B, H, T, d] times 1 + growth * log(1 + p // span) at positions qpos [B, T], in q's type."""
+    size = 1.0 + growth * jnp.log1p((qpos // span).astype(jnp.float32))
+    return q * size[:, None, :, None].astype(q.dtype)
+
+
 def fill(k, kpos):
     """Keys k [B, K, S, d] with a copy of the row's first token's in place of padding, as `attend` wants `filled`."""
     real = kpos != NOWHERE

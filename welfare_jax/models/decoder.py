@@ -28,7 +28,8 @@ class Block(nnx.Module):
         def norm():
             return Norm(spec.width, spec, dtype)
 
-        self.attn_norm, self.mlp_norm = norm(), norm()
+        self.attn_norm = norm() if spec.pre_norms else None
+        self.mlp_norm = norm() if spec.pre_norms else None
         self.attn_post_norm = norm() if spec.post_norms else None
         self.mlp_post_norm = norm() if spec.post_norms else None
 
@@ -180,6 +181,8 @@ def _attention(block, spec, h, rows, window, rope, older, take, fresh):
     if take is not None:
         h, qpos, rope = take(h), take(qpos), tuple(take(r) for r in rope)
     q = block.attn.queries(h, rope)
+    if spec.query_growth:
+        q = attention.grown(q, qpos, spec.query_growth, spec.query_span)
     sinks = None if block.attn.sinks is None else block.attn.sinks[...]
     parts = (*older, (k, v, rows.kpos))
     if spec.attention != "plain":
@@ -205,14 +208,18 @@ def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fres
     rope = tuple(r[kind] for r in rows.rope)
     window = None if rows.window is None else rows.window[layer]
     x = hook("resid_pre", x)
-    out, k, v = _attention(block, spec, block.attn_norm(x), rows, window, rope, older, take, fresh)
+    h = x if block.attn_norm is None else block.attn_norm(x)
+    out, k, v = _attention(block, spec, h, rows, window, rope, older, take, fresh)
     if take is not None:
         x = take(x)
     out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
+    out = out if spec.residual_scale == 1.0 else out * spec.residual_scale
     x = x + hook("attn_out", out, take)
     touched = "mlp_neurons" in wanted or interventions.acts_at(iv, "mlp_neurons")
-    out = block.mlp(block.mlp_norm(x), (lambda n: hook("mlp_neurons", n, take)) if touched else None)
+    h = x if block.mlp_norm is None else block.mlp_norm(x)
+    out = block.mlp(h, (lambda n: hook("mlp_neurons", n, take)) if touched else None)
     out = block.mlp_post_norm(out) if block.mlp_post_norm is not None else out
+    out = out if spec.residual_scale == 1.0 else out * spec.residual_scale
     x = x + hook("mlp_out", out, take)
     return hook("resid_post", x, take), k, v, seen
 
@@ -246,7 +253,7 @@ def backbone(
     windows = jnp.asarray([w or attention.NOWHERE for w in spec.windows], jnp.int32) if any(spec.windows) else None
     held = sum(c.k.shape[3] for c in caches)
     for rope in spec.ropes:
-        if rope.long and held > rope.original:  # every key would have to be made again
+        if rope.by_length and held > rope.original:  # every key would have to be made again
             raise InputError(
                 f"cache: {held} slots; {spec.family} changes its rotary factors beyond {rope.original} "
                 "tokens, which no cache can follow: use fewer, or no cache"
@@ -309,6 +316,7 @@ def unembed(model: Decoder, hidden, rows=None):
     weight = (model.embed if model.unembed is None else model.unembed)[...]
     weight = weight if rows is None else weight[rows]
     logits = jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+    logits = logits if model.spec.logit_scale == 1.0 else logits * model.spec.logit_scale
     cap = model.spec.logit_cap
     return cap * jnp.tanh(logits / cap) if cap else logits
 

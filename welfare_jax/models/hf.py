@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import math
 import mmap
@@ -15,11 +16,10 @@ from flax import traverse_util
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, gguf, gguf_tokenizer, stream
-from welfare_jax.models.families import gemma2, gemma3, glm4, gpt_oss, llama, phi3, qwen2, qwen3
+from welfare_jax.models.families import FAMILIES
 from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
 
-FAMILIES = (qwen2, qwen3, llama, gemma2, gemma3, gpt_oss, glm4, phi3)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TINY = pathlib.Path(__file__).parents[1] / "tiny_base"  # the small decoder that ships with the package
@@ -41,20 +41,23 @@ class LM:
     path: str
 
 
-def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
+def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> pathlib.Path:
     """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name by `huggingface_hub` or its cache.
 
-    A folder without config.json that holds one GGUF file stands for that file. Without `weights`, only the small files
+    revision: a branch, tag or commit of a hub model; empty: its main branch. A folder without config.json that holds
+    one GGUF file stands for that file. Without `weights`, only the small files
     of a hub folder are fetched; where that fails, the architectures in `published/` stand in, which have nothing but a
     config.json.
     """
-    if path_or_repo == "tiny":
-        return TINY
-    folder = pathlib.Path(path_or_repo).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if file := gguf.find(folder):
-        return file
+    folder = TINY if path_or_repo == "tiny" else pathlib.Path(path_or_repo).expanduser()
+    local = folder if (folder / "config.json").is_file() else gguf.find(folder)
+    if local and revision:
+        raise InputError(
+            f"model {path_or_repo}: only hub models have revisions, and this one is on disk; leave out "
+            f"model.revision={revision!r}, or name the model as OWNER/NAME"
+        )
+    if local:
+        return local
     advice = "pass a folder with config.json and *.safetensors, or a *.gguf file (--config.model.path=PATH)"
     if folder.exists() or path_or_repo.startswith((".", "/", "~")) or path_or_repo.count("/") != 1:
         reason = "does not exist"
@@ -66,16 +69,19 @@ def resolve(path_or_repo: str, weights: bool = True) -> pathlib.Path:
     wanted = {
         "allow_patterns": ["*.json", "*.jinja", "tokenizer.model", "*.txt"] + ["*.safetensors"] * weights,
         "ignore_patterns": ["*/*", "consolidated*"],  # the same weights again, in other programs' formats
+        "revision": revision or None,
     }
+    causes = []
     for offline in (False, True):
         try:
             return pathlib.Path(snapshot_download(path_or_repo, **wanted, local_files_only=offline))
         except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
-            cause = type(error).__name__
-    if not weights and (PUBLISHED / path_or_repo / "config.json").is_file():
+            causes.append(type(error).__name__)
+    if not weights and not revision and (PUBLISHED / path_or_repo / "config.json").is_file():
         return PUBLISHED / path_or_repo
     raise InputError(
-        f"model {path_or_repo}: not in the local hub cache and not downloadable ({cause}); "
+        f"model {path_or_repo}{revision and f' at revision {revision!r}'}: not in the local hub cache and not "
+        f"downloadable ({causes[0]}); "
         f"log in with `hf auth login` where the model is gated, or {advice}"
     )
 
@@ -203,7 +209,7 @@ def tie(spec: Spec, where: dict[str, stream.Source], dtype: str):
 def plan(spec: Spec, family, names) -> dict[str, Tensor]:
     """Parameter path -> its place in the checkpoint. Refuses unknown and missing names."""
     tensors = family.tensors(spec, names)
-    needed = list(dict.fromkeys(n for t in tensors for i in layers(spec, t) for n in stored(t, i)))
+    needed = list(dict.fromkeys(n for t in tensors for at in places(spec, t) for n in stored(t, at)))
     missing = [n for n in needed if n not in names]
     if missing:
         raise InputError(f"checkpoint: {len(missing)} tensors are missing, first {missing[0]}")
@@ -213,26 +219,28 @@ def plan(spec: Spec, family, names) -> dict[str, Tensor]:
     return {t.path: t for t in tensors}
 
 
-def layers(spec: Spec, t: Tensor):
-    return range(spec.layers) if "{i}" in t.name else [0]
+def places(spec: Spec, t: Tensor) -> list[tuple[int, ...]]:
+    """The indices (), (layer,) or (layer, expert) of the pieces of a parameter that a checkpoint keeps apart."""
+    axes = [range(n) for mark, n in (("{i}", spec.layers), ("{e}", spec.experts)) if mark in t.name]
+    return list(itertools.product(*axes))
 
 
-def stored(t: Tensor, layer: int) -> tuple[str, ...]:
-    """The names under which a checkpoint keeps a tensor."""
-    name = t.name.format(i=layer)
+def stored(t: Tensor, at: tuple[int, ...]) -> tuple[str, ...]:
+    """The names under which a checkpoint keeps a piece of a parameter."""
+    name = t.name.format(**dict(zip("ie", at, strict=False)))
     return (f"{name}_blocks", f"{name}_scales") if t.packed else (name,)
 
 
 def raw_shape(t: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in the checkpoint of the tensor that holds a parameter of this shape (of one layer)."""
+    """The shape in the checkpoint of the tensor that holds a parameter of this shape (of one piece)."""
     shape = list(shape[::-1] if t.transpose else shape)
     if t.part is not None:
         shape[t.part.axis] = t.part.total
     return tuple(shape)
 
 
-def _fill(out, t: Tensor, where, layer: int) -> None:
-    found, shape = [where[n] for n in stored(t, layer)], raw_shape(t, out.shape)
+def _fill(out, t: Tensor, where, at: tuple[int, ...]) -> None:
+    found, shape = [where[n] for n in stored(t, at)], raw_shape(t, out.shape)
     if t.packed:
         experts, n_in, n_out = shape
         stream.check(found[0], (experts, n_out, n_in // 32, 16), ("U8",))
@@ -261,8 +269,7 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, t in plan(spec, family, where).items():
             array = _pages(flat[path].shape, flat[path].dtype)
-            slots = array if "{i}" in t.name else [array]
-            list(pool.map(lambda i, t=t, slots=slots: _fill(slots[i], t, where, i), layers(spec, t)))
+            list(pool.map(lambda at, t=t, array=array: _fill(array[at], t, where, at), places(spec, t)))
             params[path] = jax.block_until_ready(place(path, array))
     return graphdef, traverse_util.unflatten_dict(params, sep="/"), spec
 
@@ -296,19 +303,19 @@ def load_tokenizer(folder: pathlib.Path):
         raise InputError(f"{folder}: no usable tokenizer ({first[:120]})") from None
 
 
-def load(path_or_repo, dtype="float32", mesh=None, attention="plain") -> LM:
+def load(path_or_repo, dtype="float32", mesh=None, attention="plain", revision="") -> LM:
     """Load open weights from a Hugging Face folder, a hub name or a GGUF file.
 
     dtype: "float32" or "bfloat16"; mesh: a `jax.sharding.Mesh` to spread the parameters over; attention: "plain", or
     "xla" or "cudnn" for `jax.nn.dot_product_attention` (families without soft caps and sinks; cuDNN needs a GPU and
-    bfloat16). Returns an `LM` with `.graphdef`, `.params`, `.spec`, `.tokenizer`. Raises `InputError` in one line on
-    anything it cannot account for.
+    bfloat16); revision: a branch, tag or commit of a hub model. Returns an `LM` with `.graphdef`, `.params`, `.spec`,
+    `.tokenizer`. Raises `InputError` in one line on anything it cannot account for.
     """
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype={dtype!r}: use 'float32' or 'bfloat16'")
     if attention == "cudnn" and (jax.default_backend() != "gpu" or dtype != "bfloat16"):
         raise InputError("attention='cudnn': needs an NVIDIA GPU and dtype='bfloat16'; use 'plain' or 'xla'")
-    folder = resolve(str(path_or_repo))
+    folder = resolve(str(path_or_repo), revision=revision)
     place = None
     if mesh is not None:
         from welfare_jax import hosts

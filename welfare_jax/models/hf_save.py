@@ -39,18 +39,18 @@ def tensors(params: dict, spec: Spec, family):
     flat, names = traverse_util.flatten_dict(params, sep="/"), {}
     for t in family.tensors(spec, ()):
         names.setdefault(t.name, []).append(t)
-    for name, pieces in names.items():
+    for pieces in names.values():
         host = [(t, np.asarray(flat[t.path])) for t in pieces]
-        for i in hf.layers(spec, pieces[0]):
+        for at in hf.places(spec, pieces[0]):
             out = None
             for t, array in host:
-                array = array[i] if "{i}" in name else array
+                array = array[at]
                 if t.part is None:
                     out = array.T if t.transpose else array
                     continue
                 out = np.empty(hf.raw_shape(t, array.shape), array.dtype) if out is None else out
                 out[t.part.index(out.ndim)] = array.T if t.transpose else array
-            yield name.format(i=i), out
+            yield hf.stored(pieces[0], at)[0], out
 
 
 def config_json(lm: hf.LM, dtype: str) -> dict:
@@ -121,8 +121,9 @@ def write_random(folder: pathlib.Path, spec: Spec, tokenizer, dtype: str, shard_
     numbers = np.random.default_rng(0).standard_normal(1 << 20, np.float32).astype(kind)
     flat, shapes = traverse_util.flatten_dict(decoder.structure(spec, None, dtype)[1], sep="/"), {}
     for t in hf.family_of(spec).tensors(spec, ()):
-        shape = flat[t.path].shape[1:] if "{i}" in t.name else flat[t.path].shape
-        shapes |= {t.name.format(i=i): hf.raw_shape(t, shape) for i in hf.layers(spec, t)}
+        places = hf.places(spec, t)
+        shape = hf.raw_shape(t, flat[t.path].shape[len(places[0]) :])
+        shapes |= {hf.stored(t, at)[0]: shape for at in places}
     sizes = {name: math.prod(shape) * kind.itemsize for name, shape in shapes.items()}
     made = ((name, np.resize(numbers, shape)) for name, shape in shapes.items())
     write(folder, qwen3_config(spec, tokenizer, dtype), sizes, made, shard_bytes)

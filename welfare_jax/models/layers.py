@@ -149,17 +149,17 @@ class Attention(nnx.Module):
         self.k = Linear("attn/k", D, K * d, **kw)
         self.v = Linear("attn/v", D, K * d, **kw)
         self.o = Linear("attn/o", H * d, D, bias=spec.out_bias, lora=lora, dtype=dtype)
-        self.q_norm = Norm(d, spec, dtype) if spec.qk_norm else None
-        self.k_norm = Norm(d, spec, dtype) if spec.qk_norm else None
+        normed = (H * d, K * d) if spec.qk_norm_whole else (d, d)
+        self.q_norm, self.k_norm = (Norm(n, spec, dtype) if spec.qk_norm else None for n in normed)
         self.sinks = nnx.Param(jnp.zeros((H,), dtype)) if spec.sinks else None
         self.head_dim, self.interleaved = d, spec.interleaved
 
     def heads(self, linear, norm, x, rope):
         """[B, T, D] -> [B, heads, T, d], normed and rotated where asked."""
         y = linear(x)
-        y = y.reshape(*x.shape[:2], -1, self.head_dim)
-        y = norm(y) if norm is not None else y
-        y = y.swapaxes(1, 2)
+        if norm is not None:  # over the width of its weight: a head, or all of them
+            y = norm(y.reshape(*x.shape[:2], -1, norm.scale.shape[-1]))
+        y = y.reshape(*x.shape[:2], -1, self.head_dim).swapaxes(1, 2)
         return rotate(y, *rope, self.interleaved) if rope is not None else y
 
     def queries(self, x, rope):

@@ -1,4 +1,4 @@
-"""A mixture of experts as in GPT-OSS. N tokens, k experts a token, E experts, D width, F expert width, r LoRA rank.
+"""A mixture of experts. N tokens, k experts a token, E experts, D width, F expert width, r LoRA rank.
 
 Tokens are sorted by expert and cut into M blocks of S rows that each meet one expert's weights, so that no work is
 done for experts that were not chosen, no token is dropped, and all shapes are static.
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from welfare_jax.models.layers import Linear, Lora
+from welfare_jax.models.layers import ACTIVATIONS, Linear, Lora
 
 
 @jax.custom_vjp
@@ -38,18 +38,20 @@ grouped.defvjp(_grouped_fwd, _grouped_bwd)
 
 
 class ExpertLinear(nnx.Module):
-    """One linear layer of every expert: y = x W[e] + b[e] (+ alpha / r * x A[e] B[e]), W [E, in, out]."""
+    """One linear layer of every expert: y = x W[e] (+ b[e]) (+ alpha / r * x A[e] B[e]), W [E, in, out]."""
 
-    def __init__(self, path, experts, n_in, n_out, *, lora: Lora | None = None, dtype=jnp.float32):
+    def __init__(self, path, experts, n_in, n_out, *, bias=True, lora: Lora | None = None, dtype=jnp.float32):
         self.kernel = nnx.Param(jnp.zeros((experts, n_in, n_out), dtype))
-        self.bias = nnx.Param(jnp.zeros((experts, n_out), dtype))
+        self.bias = nnx.Param(jnp.zeros((experts, n_out), dtype)) if bias else None
         adapted = lora is not None and lora.covers(path)
         self.lora_a = nnx.LoRAParam(jnp.zeros((experts, n_in, lora.rank), jnp.float32)) if adapted else None
         self.lora_b = nnx.LoRAParam(jnp.zeros((experts, lora.rank, n_out), jnp.float32)) if adapted else None
         self.lora_scale = lora.alpha / lora.rank if adapted else 0.0
 
     def __call__(self, x, expert):
-        y = grouped(x, self.kernel[...], expert) + self.bias[...][expert][:, None]
+        y = grouped(x, self.kernel[...], expert)
+        if self.bias is not None:
+            y = y + self.bias[...][expert][:, None]
         if self.lora_a is not None:
             low = grouped(x, self.lora_a[...].astype(x.dtype), expert)
             y = y + grouped(low, (self.lora_scale * self.lora_b[...]).astype(x.dtype), expert)
@@ -73,37 +75,44 @@ def blocks(choice, experts):
 
 
 class Experts(nnx.Module):
-    """Clamped SwiGLU of every expert: (clip(up) + 1) * g * sigmoid(alpha * g), g = min(gate, limit)."""
+    """The MLP of every expert: act(gate) * up where the spec has `plain_experts`, and elsewhere a clamped SwiGLU,
+    (clip(up) + 1) * g * sigmoid(alpha * g), g = min(gate, limit).
+    """
 
     def __init__(self, spec, lora, dtype):
         D, F, E = spec.width, spec.mlp, spec.experts
-        kw = {"lora": lora, "dtype": dtype}
+        kw = {"bias": not spec.plain_experts, "lora": lora, "dtype": dtype}
         self.gate = ExpertLinear("mlp/experts/gate", E, D, F, **kw)
         self.up = ExpertLinear("mlp/experts/up", E, D, F, **kw)
         self.down = ExpertLinear("mlp/experts/down", E, F, D, **kw)
+        self.act = spec.act if spec.plain_experts else None
         self.alpha, self.limit = spec.swiglu_alpha, spec.swiglu_limit
 
     def __call__(self, x, expert, edit=None):
         """x [M, S, D] in blocks of one expert each; `edit` changes the gate's activations [M, S, F]."""
-        gate = jnp.minimum(self.gate(x, expert), self.limit)
-        up = jnp.clip(self.up(x, expert), -self.limit, self.limit)
-        neurons = gate * jax.nn.sigmoid(self.alpha * gate)
-        neurons = neurons if edit is None else edit(neurons)
-        return self.down((up + 1) * neurons, expert)
+        gate, up = self.gate(x, expert), self.up(x, expert)
+        if self.act:
+            neurons = ACTIVATIONS[self.act](gate)
+        else:
+            gate, up = jnp.minimum(gate, self.limit), jnp.clip(up, -self.limit, self.limit) + 1
+            neurons = gate * jax.nn.sigmoid(self.alpha * gate)
+        return self.down(up * (neurons if edit is None else edit(neurons)), expert)
 
 
 class MoeMlp(nnx.Module):
-    """Router with bias, then the k best experts weighed by a softmax over their logits alone."""
+    """Router, then the k best experts weighed by a softmax over their logits alone, or over all experts' logits."""
 
     def __init__(self, spec, lora, dtype):
-        self.router = Linear("mlp/router", spec.width, spec.experts, bias=True, lora=lora, dtype=dtype)
+        bias = not spec.plain_experts
+        self.router = Linear("mlp/router", spec.width, spec.experts, bias=bias, lora=lora, dtype=dtype)
         self.experts = Experts(spec, lora, dtype)
-        self.active = spec.active
+        self.active, self.weights_of_all = spec.active, spec.weights_of_all
 
     def __call__(self, x, on_neurons=None):
         """x [B, T, D]; `on_neurons` sees the gate's activation [B, T, E * F], zero where an expert was not chosen."""
-        rows, E = x.reshape(-1, x.shape[-1]), self.router.bias.shape[-1]
-        top, choice = jax.lax.top_k(self.router(rows).astype(jnp.float32), self.active)
+        rows, E = x.reshape(-1, x.shape[-1]), self.router.kernel.shape[-1]
+        logits = self.router(rows).astype(jnp.float32)
+        top, choice = jax.lax.top_k(logits, self.active)
         slot, expert, size = blocks(choice, E)
         sorted_rows = jnp.zeros((expert.size * size, rows.shape[-1]), x.dtype)
         sorted_rows = sorted_rows.at[slot].set(jnp.repeat(rows, self.active, 0)).reshape(expert.size, size, -1)
@@ -118,5 +127,5 @@ class MoeMlp(nnx.Module):
 
         out = self.experts(sorted_rows, expert, None if on_neurons is None else edit)
         out = out.reshape(-1, out.shape[-1])[slot].reshape(*choice.shape, -1)
-        weight = jax.nn.softmax(top, -1)[..., None]
-        return jnp.sum(weight * out.astype(jnp.float32), 1).astype(x.dtype).reshape(x.shape)
+        weight = jnp.exp(top - jax.nn.logsumexp(logits if self.weights_of_all else top, -1, keepdims=True))
+        return jnp.sum(weight[..., None] * out.astype(jnp.float32), 1).astype(x.dtype).reshape(x.shape)

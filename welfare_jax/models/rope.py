@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-KINDS = ("default", "linear", "llama3", "yarn", "longrope")
+KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Rope:
 
     `low` and `high` are the rotations over the `original` context between which llama3 and yarn (arXiv:2309.00071)
     blend scaled and unscaled frequencies; `attention` multiplies cosine and sine; longrope (arXiv:2402.13753) divides
-    by `short` up to `original` tokens and by `long` beyond.
+    by `short` up to `original` tokens and by `long` beyond; dynamic raises the base for texts beyond `original`. With
+    kind "none" nothing turns.
     """
 
     theta: float
@@ -30,12 +31,28 @@ class Rope:
     short: tuple[float, ...] = ()
     long: tuple[float, ...] = ()
 
+    @property
+    def by_length(self) -> bool:
+        """Whether a text longer than `original` has other frequencies, from its first token on."""
+        return self.kind in ("longrope", "dynamic")
+
+    def inv_freq_of(self, count):
+        """Inverse frequencies [B, 1, dim / 2] of texts of count [B] tokens, where they depend on the length."""
+        short = self.inv_freq()
+        if self.kind == "longrope":
+            return jnp.where((count > self.original)[:, None, None], self.inv_freq(long=True), short)
+        # The base grows by the power dim / (dim - 2) of this, so that the slowest frequency is divided by it.
+        grown = self.factor * jnp.maximum(count, self.original) / self.original - (self.factor - 1)
+        return short * grown[:, None, None] ** (-np.arange(0, self.dim, 2) / (self.dim - 2))
+
     def inv_freq(self, long: bool = False) -> np.ndarray:
         """Inverse frequencies [dim / 2] in radians per token, float32; `long`: those of a text beyond `original`."""
         freq = 1.0 / self.theta ** (np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
-        if self.kind == "longrope":
+        if self.kind == "none":
+            freq = np.zeros_like(freq)
+        elif self.kind == "longrope":
             freq = freq / np.asarray(self.long if long else self.short)
-        elif self.kind != "default":
+        elif self.kind not in ("default", "dynamic"):
             keep = self._unscaled(freq)
             freq = keep * freq + (1.0 - keep) * freq / self.factor
         return freq.astype(np.float32)
@@ -63,9 +80,7 @@ def cos_sin(ropes, pos, count):
     """cos and sin [R, B, T, dim / 2] of R rotary embeddings at positions pos [B, T]; count [B]: tokens in each row."""
     out = []
     for rope in ropes:
-        freq = rope.inv_freq()
-        if rope.long:
-            freq = jnp.where((count > rope.original)[:, None, None], rope.inv_freq(long=True), freq)
+        freq = rope.inv_freq_of(count) if rope.by_length else rope.inv_freq()
         angles = pos[..., None].astype(jnp.float32) * freq
         out.append((rope.attention * jnp.cos(angles), rope.attention * jnp.sin(angles)))
     return tuple(jnp.stack(part) for part in zip(*out, strict=True))

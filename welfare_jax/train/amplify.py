@@ -95,7 +95,7 @@ class Cell:
     def __init__(self, config, base, compiled: dict):
         self.config, cfg = config, config.train
         self.mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        self.lm = hf.load(base, config.model.dtype, self.mesh, config.model.attention)
+        self.lm = hf.load(base, config.model.dtype, self.mesh, config.model.attention, config.model.revision)
         self.graphdef, initial, frozen = loop.start(self.lm, config)
         place = lambda flat: {k: jax.device_put(v, mesh_lib.sharding(self.mesh, k, v.shape)) for k, v in flat.items()}
         self.initial, self.frozen = place(initial), place(frozen)

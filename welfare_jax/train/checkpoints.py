@@ -209,7 +209,8 @@ def differences(old: dict, new: dict, bound: bool = True) -> list[tuple]:
     a, b = (flatten(json.loads(json.dumps(settings))) for settings in (old, new))
     free = lambda k: any(k == f or k.startswith(f + ".") for f in FREE)
     fields = sorted(k for k in set(a) | set(b) if free(k) != bound)
-    return [(k, a.get(k), b.get(k)) for k in fields if a.get(k) != b.get(k)]
+    # A setting that came later and is left empty changes nothing.
+    return [(k, a.get(k), b.get(k)) for k in fields if a.get(k, "") != b.get(k, "")]
 
 
 class MetricsLog:

@@ -40,7 +40,7 @@ def load(config) -> Base:
     rows, part = mesh.shape["data"] * mesh.shape["fsdp"], config.train.micro_batch
     if part % rows:
         raise InputError(f"train.micro_batch={part}: must be a multiple of the {rows} devices that share it")
-    lm = hf.load(config.model.path, config.model.dtype, mesh, config.model.attention)
+    lm = hf.load(config.model.path, config.model.dtype, mesh, config.model.attention, config.model.revision)
     graphdef, trainable, frozen = state.adapted(lm, config.train, config.seed)
     return Base(lm, graphdef, state.placed(trainable, mesh), state.placed(frozen, mesh), mesh)
 

@@ -64,7 +64,7 @@ def build(config) -> Setup:
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     parallel.devices(config, mesh)
     params = maze.Params(**config.maze.to_dict()).check()
-    folder = hf.resolve(config.model.path)
+    folder = hf.resolve(config.model.path, revision=config.model.revision)
     pieces = tables(config, folder)
     lm = hf.load(folder, config.model.dtype, mesh, config.model.attention)
     intervene.build(config.train.intervene, lm.spec)

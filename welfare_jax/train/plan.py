@@ -66,7 +66,7 @@ class Plan(NamedTuple):
 
 def source(config) -> Source:
     """The architecture and the text of `config.model.path`; `InputError` where nothing is known of it."""
-    folder = hf.resolve(config.model.path, weights=False)
+    folder = hf.resolve(config.model.path, weights=False, revision=config.model.revision)
     spec = dataclasses.replace(hf.read_config(folder)[0], attention=config.model.attention)
     if hf.has_tokenizer(folder):
         return Source(spec, loop.tables(config, folder), "", {})

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import warnings
 from typing import NamedTuple
 
 from welfare_jax.errors import InputError
@@ -15,7 +16,7 @@ INERT = frozenset(
     initializer_range is_encoder_decoder label2id max_position_embeddings max_window_layers model_type
     output_attentions output_hidden_states pad_token_id problem_type return_dict transformers_version use_cache
     _name_or_path name_or_path hidden_dropout _attn_implementation cache_implementation tie_encoder_decoder
-    finetuning_task prefix tokenizer_class auto_map""".split()
+    finetuning_task prefix tokenizer_class auto_map num_labels""".split()
 )
 # What transformers' masks, caches and loader read from any config, whether its class declares it or not.
 ANYWHERE = frozenset(
@@ -24,6 +25,7 @@ ANYWHERE = frozenset(
 ROPE_SETTINGS = {  # what each kind may be told, beside theta and the rotated share; True: must be
     "default": {},
     "linear": {"factor": True},
+    "dynamic": {"factor": True},
     "llama3": {"factor": True, "low_freq_factor": True, "high_freq_factor": True},
     "yarn": {
         "factor": True, "attention_factor": False, "mscale": False, "mscale_all_dim": False, "beta_fast": False,
@@ -49,7 +51,7 @@ class Part(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """Where one parameter lies in a checkpoint; `{i}` in the name is the layer."""
+    """Where one parameter lies in a checkpoint; `{i}` in the name is the layer, `{e}` the expert."""
 
     path: str
     name: str
@@ -73,8 +75,16 @@ def declared(model_type: str | None, name: str) -> bool:
     return name in cls.attribute_map or hasattr(cls, name) or any(name in known for known in arguments)
 
 
+@functools.cache
+def _defaults(model_type: str | None):
+    """The config of a model type that sets nothing."""
+    from transformers import CONFIG_MAPPING
+
+    return None if model_type is None else CONFIG_MAPPING[model_type]()
+
+
 class Fields:
-    """A config's attributes, each of which must be read, known to be inert, or unknown to `transformers`."""
+    """A config's attributes: each must be read, known to be inert, at its default, or unknown to `transformers`."""
 
     def __init__(self, values: dict, where: str):
         self.values, self.where, self.read = values, where, set()
@@ -94,9 +104,14 @@ class Fields:
 
     def finish(self):
         kind = self.values.get("model_type")
-        left = (k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
-        if unknown := sorted(k for k in left if declared(kind, k)):
-            raise InputError(f"{self.where}: attribute {unknown[0]}={self.values[unknown[0]]!r} is not handled")
+        left = sorted(k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
+        known = [k for k in left if declared(kind, k)]
+        odd = [k for k in known if self.values[k] != getattr(_defaults(kind), k, None)]
+        if odd:
+            raise InputError(f"{self.where}: attribute {odd[0]}={self.values[odd[0]]!r} is not handled")
+        if ignored := ", ".join(k for k in left if k not in known):
+            # Python shows a warning of the same words once.
+            warnings.warn(f"{self.where}: transformers does not know {ignored}: ignored", stacklevel=2)
 
 
 def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | None = None) -> Rope:
@@ -120,10 +135,12 @@ def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | 
         raise InputError(f"{f.where}: rope setting {lacking[0]!r} is missing for rope_type={kind!r}")
     made = {"theta": float(theta), "dim": int(head_dim * share), "kind": kind}
     made["factor"] = float(given.get("factor") or (longest / original if kind == "longrope" else 1.0))
-    if kind == "llama3":
+    if kind == "dynamic":
+        made["original"] = longest
+    elif kind == "llama3":
         made |= {"original": original, "low": given["low_freq_factor"], "high": given["high_freq_factor"]}
     elif kind == "yarn":
-        made |= {"original": original, "low": given.get("beta_slow", 1.0), "high": given.get("beta_fast", 32.0)}
+        made |= {"original": original, "low": given.get("beta_slow") or 1.0, "high": given.get("beta_fast") or 32.0}
         made |= {"truncate": given.get("truncate", True), "attention": _yarn_attention(made["factor"], given)}
     elif kind == "longrope":
         made |= {"original": original, "short": tuple(given["short_factor"]), "long": tuple(given["long_factor"])}
@@ -136,13 +153,28 @@ def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | 
     return Rope(**made)
 
 
+def ropes_by_layer(f: Fields, head_dim: int, windows, far: float | None = None, near: float | None = None) -> dict:
+    """`ropes` and `rope_of` of a spec whose layers with a window have a rotary embedding of their own.
+
+    far and near: the bases of layers without and with a window, where the settings do not say.
+    """
+    settings = dict(f("rope_parameters", {}))
+    full, sliding = settings.pop("full_attention", None), settings.pop("sliding_attention", None)
+    if full is None and sliding is None:  # an older file: only layers without a window stretch
+        full, settings = f("rope_scaling", settings), {}
+    if settings:
+        raise InputError(f"{f.where}: rope_parameters has {sorted(settings)[0]!r} beside those of each kind of layer")
+    ropes = rope(f, head_dim, full or {}, far), rope(f, head_dim, sliding or {}, near)
+    return {"ropes": ropes, "rope_of": tuple(int(w > 0) for w in windows)}
+
+
 def _yarn_attention(factor: float, given: dict) -> float:
     """What cosine and sine are multiplied by (arXiv:2309.00071 §3.4)."""
 
     def stretch(weight):
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    if "mscale" in given and "mscale_all_dim" in given:
+    if given.get("mscale") and given.get("mscale_all_dim"):
         inferred = stretch(given["mscale"]) / stretch(given["mscale_all_dim"])
     else:
         inferred = stretch(1.0)

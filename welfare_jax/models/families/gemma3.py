@@ -3,7 +3,7 @@
 Of multimodal folders the same decoder is read; their vision tower is left where it is.
 """
 
-from welfare_jax.models.families.common import Fields, Tensor, alternating, llama_tensors, rope, windows
+from welfare_jax.models.families.common import Fields, Tensor, alternating, llama_tensors, ropes_by_layer, windows
 from welfare_jax.models.families.gemma2 import NORMS, gemma_spec
 from welfare_jax.models.spec import Spec
 
@@ -15,17 +15,9 @@ def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
     layers, head_dim = f("num_hidden_layers"), f("head_dim")
     pattern = f("_sliding_window_pattern", f("sliding_window_pattern", 6))
-    both = f("rope_parameters", {})
-    if "full_attention" in both:
-        far, near = both["full_attention"], both["sliding_attention"]
-    else:
-        far, near = f("rope_scaling", both), {}
-    ropes = (
-        rope(f, head_dim, far, f("rope_theta", 1e6)),
-        rope(f, head_dim, near, f("rope_local_base_freq", 1e4)),
-    )
     spans = windows(f, layers, alternating(layers, pattern))
-    return gemma_spec(f, "gemma3", ropes=ropes, rope_of=tuple(int(w > 0) for w in spans), windows=spans, qk_norm=True)
+    turning = ropes_by_layer(f, head_dim, spans, f("rope_theta", 1e6), f("rope_local_base_freq", 1e4))
+    return gemma_spec(f, "gemma3", windows=spans, qk_norm=True, **turning)
 
 
 def tensors(spec: Spec, names) -> list[Tensor]:
