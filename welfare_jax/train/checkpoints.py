@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from welfare_jax import hosts, runtime
+from welfare_jax import hosts, runtime, textfiles
 from welfare_jax.errors import InputError, Unfinished
 
 # Settings that may differ between the run that wrote a checkpoint and the one that resumes from it.
@@ -236,12 +236,12 @@ class MetricsLog:
 
 
 def read_metrics(path) -> list[dict]:
-    """The rows of a metrics file; a torn last line is dropped, the later of two rows of one step wins."""
+    """The rows of a metrics file; a torn line is dropped, the later of two rows of one step wins."""
     rows, path = {}, pathlib.Path(path)
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in textfiles.data(path).split(b"\n") if path.is_file() else ():
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = textfiles.loads(line, str(path))
+            rows[row["step"]] = row
+        except (InputError, TypeError, KeyError):
             continue
-        rows[row["step"]] = row
     return [rows[k] for k in sorted(rows)]
