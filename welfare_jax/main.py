@@ -109,7 +109,7 @@ def experiment(config, workdir):
         return stage.make_live(live, data, axes)
 
     if config.evals.names:
-        evaluation.check(config.evals)
+        evaluation.ready(config)
         if any(len(v) for v in config.organisms.values()) or config.distributed.coordinator:
             raise InputError("evals.names: for one model in one process; use configs/evals.py afterwards")
     setup = loop.build(config)

@@ -55,4 +55,4 @@ def feedback(path: str) -> tuple[str, str]:
     return lines[0], lines[1]
 
 
-EVALUATION = Evaluation("goal_tracking", goal_tracking, judge="grade", rows="tracking")
+EVALUATION = Evaluation("goal_tracking", goal_tracking, judge="grade", turns=3, rows="tracking")
