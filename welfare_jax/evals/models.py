@@ -45,18 +45,24 @@ def restore(folder: pathlib.Path, lm, mesh):
     step = manager.latest_step()
     if step is None:
         raise InputError(f"evals.trained={folder}: its checkpoints/ holds no checkpoint yet")
-    written = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-    weights = written.get(checkpoints.CONTENT, {}).get("weights")
+    try:
+        written = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        cfg, seed, weights = written["train"], written["seed"], written.get(checkpoints.CONTENT, {}).get("weights")
+        adapters, trainable = Lora(*(cfg["lora"][k] for k in ("rank", "alpha", "targets"))), cfg["trainable"]
+    except Exception as error:  # Orbax and json raise their own kinds
+        why = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"evals.trained={folder}: its checkpoint {step} does not say how it was made ({why})"
+        ) from None
     if weights not in (None, checkpoints.digest(lm.params)):
         raise InputError(
             f"evals.trained={folder}: its checkpoint {step} was trained on other base weights than {lm.path} holds "
             f"now; put those back, or name their folder with model.path"
         )
-    cfg, graphdef, full = written["train"], lm.graphdef, lm.params
-    if cfg["lora"]["rank"]:
-        adapters = Lora(cfg["lora"]["rank"], cfg["lora"]["alpha"], cfg["lora"]["targets"])
-        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(written["seed"]))
-    initial, frozen = state.split(full, cfg["trainable"])
+    graphdef, full = lm.graphdef, lm.params
+    if adapters.rank:
+        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(seed))
+    initial, frozen = state.split(full, trainable)
     place = lambda k, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh_lib.sharding(mesh, k, a.shape))
     wanted = {"trainable": {k: place(k, a) for k, a in initial.items()}}
     try:
