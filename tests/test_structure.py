@@ -25,7 +25,7 @@ ROOMS = (
     ("models", "envs", "text"),
     ("mesh",),
     ("hosts",),
-    ("cost", "devices"),
+    ("cost", "devices", "templates", "textfiles"),
     ("errors", "runtime"),
 )
 RANK = {room: i for i, line in enumerate(ROOMS) for room in line}

@@ -4,11 +4,11 @@ Config files start from `rl()` and change a few lines.
 """
 
 import dataclasses
-import json
 import pathlib
 
 from ml_collections import ConfigDict
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.text.wording import Wording
 
@@ -284,13 +284,13 @@ def of_run(config) -> ConfigDict:
     """The settings with which the run in folder `config.run` was made; what is read and how comes from `config`."""
     path = pathlib.Path(config.run).expanduser() / "config.json"
     try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"run={config.run}: {path.name} cannot be read ({error}); name the --workdir of a run"
-        ) from None
-    out, present = rl(), ("extract", "axes", "steer", "evals", "mesh", "distributed")
-    out.update({k: v for k, v in saved.items() if k in out and k not in present})
+        saved = textfiles.loads(textfiles.data(path), str(path))
+        out, present = rl(), ("extract", "axes", "steer", "evals", "mesh", "distributed")
+        out.update({k: v for k, v in saved.items() if k in out and k not in present})
+    except (InputError, AttributeError, TypeError, KeyError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        advice = "name the --workdir of a run"
+        raise InputError(f"run={config.run}: {path.name} cannot be read ({why}); {advice}") from None
     out.update({k: config[k] for k in present})
     return out
 

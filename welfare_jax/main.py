@@ -109,7 +109,7 @@ def experiment(config, workdir):
         return stage.make_live(live, data, axes)
 
     if config.evals.names:
-        evaluation.check(config.evals)
+        evaluation.ready(config)
         if any(len(v) for v in config.organisms.values()) or config.distributed.coordinator:
             raise InputError("evals.names: for one model in one process; use configs/evals.py afterwards")
     setup = loop.build(config)
@@ -178,18 +178,13 @@ def axes(config, workdir):
 
 def evals(config, workdir):
     """Behavioural evaluations: of a model, or in the folder of a finished run."""
-    import json
-
-    from welfare_jax import report
+    from welfare_jax import report, textfiles
     from welfare_jax.evals import stage
 
     begin = time.perf_counter()
     found = stage.run(config, workdir)
-    settings, summary = ({}, {})
-    if (workdir / "summary.json").is_file():
-        summary = json.loads((workdir / "summary.json").read_text())
-    if (workdir / "config.json").is_file():
-        settings = json.loads((workdir / "config.json").read_text())
+    read = lambda path: textfiles.loads(textfiles.data(path), str(path)) if path.is_file() else {}
+    summary, settings = read(workdir / "summary.json"), read(workdir / "config.json")
     if settings.get("job", "evals") == "evals":
         runtime.write_json(workdir / "config.json", config.to_dict())
     seconds = round(time.perf_counter() - begin, 2)

@@ -14,6 +14,8 @@ class Script:
         self.vocabulary, self.sides = vocabulary, None
         self.tell, self.logp, self.along, self.batch, self.calls = say, logp, along, batch, 0
 
+    lead = ""
+
     def _yield(self, rows, done, value):
         todo = [row for row in rows if row.key not in done]
         for a in range(0, len(todo), self.batch):

@@ -1,8 +1,11 @@
 """The trained model of a run: base weights and the newest checkpoint's adapters, in one program with the untrained."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
+import torch
 from helpers import hf_model, save
 
 from welfare_jax import config, mesh
@@ -32,7 +35,8 @@ def run(request, tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
     }
     saved = checkpoints.Checkpoints(folder, 2)
     tx = state.optimizer(cfg.train)
-    saved.save(3, state.State(jax.numpy.int32(3), trained, tx.init(trained)), cfg.to_dict())
+    settings = checkpoints.bound(cfg.to_dict(), weights=checkpoints.digest(lm.params))
+    saved.save(3, state.State(jax.numpy.int32(3), trained, tx.init(trained)), settings)
     saved.close()
     tokens = np.arange(3, 12)[None]
     return base, folder, decoder.forward(graphdef, state.join(trained, frozen), tokens).logits, tokens
@@ -58,6 +62,25 @@ def test_another_base_is_refused(run, tiny_tokenizer, tiny_tokenizer_dir, tmp_pa
     other = save(hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=2), tmp_path, tiny_tokenizer_dir)
     with pytest.raises(InputError, match="evals.trained"):
         models.load(str(other), str(run[1]), "float32", mesh.make())
+
+
+def test_exchanged_weights_of_the_same_shape_are_refused(run, tiny_tokenizer, tiny_tokenizer_dir, tmp_path):
+    model = hf_model("qwen3", vocab_size=len(tiny_tokenizer))
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 5] += 1e-3
+    other = save(model, tmp_path, tiny_tokenizer_dir)
+    with pytest.raises(InputError, match="trained on other base weights"):
+        models.load(str(other), str(run[1]), "float32", mesh.make())
+
+
+def test_a_checkpoint_that_does_not_say_how_it_was_made(run, tmp_path):
+    shutil.copytree(run[1], tmp_path / "run")
+    written = next((tmp_path / "run" / "checkpoints" / "3" / "config").glob("metadata"))
+    for text in ("[]", "{", '{"train": {}}', "\x00"):
+        written.write_text(text)
+        with pytest.raises(InputError, match="does not say how it was made") as error:
+            models.load(str(run[0]), str(tmp_path / "run"), "float32", mesh.make())
+        assert "\n" not in str(error.value)
 
 
 def test_vectors_of_a_run(run, tmp_path):

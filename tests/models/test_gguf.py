@@ -268,7 +268,6 @@ WRONG = {  # name -> (what is written otherwise, what the line must name)
     "bias": (dict(arrays={"blk.0.ffn_up.bias": np.zeros(56, "f4")}), ["unknown", "blk.0.ffn_up.bias"]),
     "shape": (dict(arrays={UP: np.zeros((55, 40), "f4")}), [UP, "55"]),
     "integers": (dict(arrays={UP: np.zeros((56, 40), "i4")}), ["I32"]),
-    "no_tokenizer": (dict(tokenizer={}), ["no tokenizer"]),
     "tokenizer_model": (dict(values={"tokenizer.ggml.model": "bert"}), ["bert", "gpt2"]),
     "pre": (dict(values={"tokenizer.ggml.pre": "martian"}), ["martian", "smollm"]),
     "no_pre": (dict(values={"tokenizer.ggml.pre": None}), ["tokenizer.ggml.pre"]),
@@ -286,6 +285,13 @@ def test_wrong_contents(case, whole, tiny, tmp_path):
     with pytest.raises(InputError) as error:
         hf.load(file)
     one_line(error, *names)
+
+
+def test_a_file_without_a_tokenizer_is_a_model(whole, tmp_path):
+    lm = hf.load(gguf_files.write(tmp_path / "m.gguf", whole[1], tokenizer={}))
+    with pytest.raises(InputError) as error:
+        lm.tokenizer  # noqa: B018
+    one_line(error, "m.gguf", "no tokenizer")
 
 
 def test_a_type_that_is_not_read(whole, tmp_path):

@@ -116,7 +116,6 @@ BROKEN = {  # name -> (what to break, what the message must name)
     "config_is_a_list": (lambda d: (d / "config.json").write_text("[1]"), ["config.json"]),
     "no_config": (lambda d: (d / "config.json").unlink(), ["config.json"]),
     "no_folder": (shutil.rmtree, ["does not exist"]),
-    "no_tokenizer": (lambda d: [p.unlink() for p in d.glob("tokenizer*")], ["tokenizer"]),
     "tokenizer_cut": (lambda d: cut(d / "tokenizer.json", 400), ["tokenizer"]),
 }
 BROKEN_SHARDS = {
@@ -157,6 +156,24 @@ def test_the_same_folders_unbroken_load(good, sharded):
     assert jax.tree.all(jax.tree.map(jnp.array_equal, a.params, b.params))
     assert a.graphdef == b.graphdef and a.spec == b.spec
     assert a.tokenizer.encode("N") == b.tokenizer.encode("N")
+
+
+def test_weights_without_a_tokenizer_are_a_model(good, tmp_path):
+    shutil.copytree(good, tmp_path / "bare")
+    for path in (tmp_path / "bare").glob("tokenizer*"):
+        path.unlink()
+    lm = hf.load(tmp_path / "bare")
+    want = hf.load(good)
+    tokens = np.arange(1, 9)[None]
+    same = [decoder.forward(m.graphdef, m.params, tokens).logits for m in (lm, want)]
+    np.testing.assert_array_equal(*same)
+    again = hf.load(hf_save.save_hf(dataclasses.replace(lm, params=lm.params), tmp_path / "again"))
+    for bare in (lm, again):
+        with pytest.raises(InputError) as error:
+            bare.tokenizer.encode("N")
+        one_line(error, bare.path, "tokenizer.json")
+    lm.tokenizer = want.tokenizer
+    assert lm.tokenizer.encode("N") == want.tokenizer.encode("N")
 
 
 def test_bad_dtype_is_refused(good):

@@ -168,9 +168,9 @@ def test_hub_datasets(monkeypatch):
     [
         ("world/poems", None, "world/questions"),
         ("nowhere.jsonl", None, "nowhere.jsonl"),
-        ("bad.jsonl", '{"text": "a"}\n{"tex', "row 2: not JSON"),
-        ("bad.jsonl", '{"text": "a"}\n{"body": "b"}', "row 2: needs a text under 'text'; it has body"),
-        ("bad.jsonl", '{"text": "a"}\n[1]', "row 2: needs a text under 'text'; it is a list"),
+        ("bad.jsonl", '{"text": "a"}\n{"tex', "line 2: not JSON"),
+        ("bad.jsonl", '{"text": "a"}\n{"body": "b"}', "line 2: needs a text under 'text'; it has body"),
+        ("bad.jsonl", '{"text": "a"}\n[1]', "line 2: needs a text under 'text'; it is a list"),
         ("one.jsonl", '{"text": "a"}', "holds 1 documents"),
         ("bad.txt", b"\xff\xfe\xff", "UTF-8"),
     ],

@@ -61,6 +61,8 @@ def test_load_holds_out_what_is_not_learnt(tmp_path):
         ('{"chosen": "a", "rejected": " "}', "needs 'chosen' and 'rejected'"),
         ('{"chosen": "a", "rejected": "a"}', "are the same"),
         ('{"prompt": "q", "chosen": [{"role": "user", "content": "x"}], "rejected": "b"}', "with a 'prompt'"),
+        ('{"chosen": [{"role": "user", "content": "x"}], "rejected": "b"}', "must both be texts"),
+        ('{"prompt": 7, "chosen": "a", "rejected": "b"}', "'prompt' must be"),
     ],
 )
 def test_mistakes_name_file_and_line(line, said, tmp_path):
@@ -71,10 +73,29 @@ def test_mistakes_name_file_and_line(line, said, tmp_path):
     assert "pairs.jsonl, line 2" in str(error.value) and "\n" not in str(error.value)
 
 
+def said(*talk):
+    return [{"role": role, "content": content} for role, content in talk]
+
+
+def test_answers_as_messages_are_the_conversations_that_texts_make(tmp_path):
+    question, answers = said(("user", "q")), [said(("assistant", a)) for a in ("yes", "no")]
+    rows = [
+        {"prompt": "q", "chosen": answers[0], "rejected": answers[1]},
+        {"prompt": question, "chosen": answers[0], "rejected": answers[1]},
+        {"prompt": "q", "chosen": question + answers[0], "rejected": question + answers[1]},
+        {"prompt": "q", "chosen": answers[0], "rejected": "no"},
+        {"chosen": question + answers[0], "rejected": question + answers[1]},
+    ]
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps(rows))
+    for pair in preferences.read(str(file)):
+        assert pair == dict(prompt=None, chosen=question + answers[0], rejected=question + answers[1], conflict=None)
+
+
 def test_mistakes_in_settings():
     with pytest.raises(InputError, match="objective 'kind'"):
         preferences.generate("kind", 1, 0)
     with pytest.raises(InputError, match="conflict=2"):
         preferences.generate("helpful", 1, 0, conflict=2)
-    with pytest.raises(InputError, match="nowhere.jsonl: not a readable"):
+    with pytest.raises(InputError, match="nowhere.jsonl: cannot be read"):
         preferences.read("nowhere.jsonl")

@@ -1,5 +1,6 @@
 """What survives a crash: checkpoints, and a metrics file that agrees with them."""
 
+import itertools
 import json
 import os
 import resource
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jax.sharding import AxisType
 
 from welfare_jax import config
@@ -98,6 +101,59 @@ def test_other_settings_are_refused(field, value, tmp_path):
     text = str(error.value)
     assert "\n" not in text and field in text and str(tmp_path) in text and "checkpoint 2" in text
     assert restored(tmp_path)[0] == 2  # still there for the settings that made it
+
+
+def test_exchanged_weights_and_texts_are_refused(tmp_path, capfd):
+    bound = lambda **digests: checkpoints.bound(CONFIG, **{"weights": "a", "text": "b"} | digests)
+    saved_at(tmp_path, [2], config=bound())
+    assert restored(tmp_path, bound())[0] == 2 and not capfd.readouterr().err
+    for name in ("weights", "text"):
+        with pytest.raises(InputError, match=rf"content\.{name}='.' \(now 'other'\)"):
+            restored(tmp_path, bound(**{name: "other"}))
+    assert restored(tmp_path, bound(more="c"))[0] == 2 and "does not name its more" in capfd.readouterr().err
+
+
+def test_a_checkpoint_without_digests_goes_on_and_says_so(tmp_path, capfd):
+    saved_at(tmp_path, [2])
+    assert restored(tmp_path, checkpoints.bound(CONFIG, weights="a"))[0] == 2
+    assert "checkpoint 2 does not name its weights by content" in capfd.readouterr().err
+
+
+def test_a_digest_sees_every_bit_and_not_where_it_lies():
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.normal(size=(4, 6)).astype("f4"), "b": jnp.asarray(rng.normal(size=8), jnp.bfloat16)}
+    want = checkpoints.digest(tree)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    assert checkpoints.digest(jax.device_put(tree, place)) == want
+    swapped, flipped, renamed = ({k: np.array(v) for k, v in tree.items()} for _ in range(3))
+    swapped["a"][[0, 3]] = swapped["a"][[3, 0]]
+    flipped["a"].view(np.uint32)[2, 3] ^= 1
+    renamed["c"] = renamed.pop("b")
+    assert len({want, *map(checkpoints.digest, (swapped, flipped, renamed))}) == 4
+
+
+def test_any_bytes_in_what_a_checkpoint_says_of_itself(tmp_path):
+    saved_at(tmp_path / "good", [2])
+    files = sorted(p.relative_to(tmp_path / "good") for p in (tmp_path / "good").rglob("*/metadata"))
+    assert {p.parts[-2] for p in files} >= {"config", "sums"}
+    count = itertools.count()
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.sampled_from(files), st.one_of(st.binary(max_size=40), st.integers(0, 200)))
+    def run(file, change):
+        folder = tmp_path / f"{next(count)}"
+        shutil.copytree(tmp_path / "good", folder)
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(change if isinstance(change, bytes) else whole[:change])
+        try:
+            step, got = restored(folder)
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert step == 2 and all((a == b).all() for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(tree(2))))
+
+    run()
 
 
 def test_differences_of_the_real_config():

@@ -1,6 +1,7 @@
 """Supervised runs: one step by hand, the same numbers after a stop, other settings refused, metrics joined."""
 
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ def settings(**changes):
 
 def base():
     start = {"value_head/kernel": jnp.zeros(3), "value_head/bias": jnp.zeros(())}
-    return fit.Base(None, None, start, {}, mesh.make())
+    return fit.Base(SimpleNamespace(params=start), None, start, {}, mesh.make())
 
 
 def loss(trainable, frozen, part):
@@ -38,7 +39,7 @@ def batches(order):
 
 def test_steps_by_hand(tmp_path):
     cfg, order = settings(), fit.shuffled(48, 0, 16)
-    found = fit.Trainer(base(), loss, cfg)(tmp_path, {"a": 1}, batches(order))
+    found = fit.Trainer(base(), loss, cfg)(tmp_path, {"a": 1}, (X, Y), batches(order))
     w, b = np.zeros(3), 0.0
     for i, row in enumerate(checkpoints.read_metrics(tmp_path / "metrics.jsonl")):
         x, y = X[order[i]].astype(float), Y[order[i]].astype(float)
@@ -66,7 +67,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
 
     cfg, order = settings(optimizer="adamw"), fit.shuffled(48, 0, 16)
     trainer = fit.Trainer(base(), loss, cfg)
-    whole = trainer(tmp_path / "whole", {"a": 1}, batches(order))
+    whole = trainer(tmp_path / "whole", {"a": 1}, (X, Y), batches(order))
 
     def stops(i):
         if i == 5:
@@ -74,16 +75,21 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
         return batches(order)(i)
 
     with pytest.raises(KeyboardInterrupt):
-        trainer(tmp_path / "cut", {"a": 1}, stops)
-    again = trainer(tmp_path / "cut", {"a": 1}, batches(order))
+        trainer(tmp_path / "cut", {"a": 1}, (X, Y), stops)
+    again = trainer(tmp_path / "cut", {"a": 1}, (X, Y), batches(order))
     assert untimed(tmp_path / "whole") == untimed(tmp_path / "cut") and len(untimed(tmp_path / "cut")) == 6
     assert all((whole[k] == again[k]).all() for k in whole)
     assert trainer.update._cache_size() == 1
     before = {p: p.read_bytes() for p in (tmp_path / "cut").rglob("*") if p.is_file()}
     with pytest.raises(InputError, match=r"a=1 \(now 2\)"):
-        trainer(tmp_path / "cut", {"a": 2}, batches(order))
+        trainer(tmp_path / "cut", {"a": 2}, (X, Y), batches(order))
+    with pytest.raises(InputError, match=r"content\.data="):
+        trainer(tmp_path / "cut", {"a": 1}, (X, Y + 1), batches(order))
+    other = base()._replace(lm=SimpleNamespace(params={"w": jnp.ones(3)}))
+    with pytest.raises(InputError, match=r"content\.weights="):
+        fit.Trainer(other, loss, cfg)(tmp_path / "cut", {"a": 1}, (X, Y), batches(order))
     assert before == {p: p.read_bytes() for p in (tmp_path / "cut").rglob("*") if p.is_file()}
-    end = trainer(tmp_path / "cut", {"a": 1}, None)  # finished: nothing is asked for
+    end = trainer(tmp_path / "cut", {"a": 1}, (X, Y), None)  # finished: nothing is asked for
     assert all((whole[k] == end[k]).all() for k in whole)
     fit.join_metrics(tmp_path, ["whole", "cut"])
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

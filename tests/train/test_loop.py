@@ -1,12 +1,15 @@
 """Building a run from its settings, and the summary of its metrics."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
+from welfare_jax.interp import vectors
 from welfare_jax.text import pieces
 from welfare_jax.train import loop
 
@@ -39,6 +42,34 @@ def test_build(folder):
 def test_full_fine_tuning_has_no_adapters(folder):
     setup = loop.build(settings(folder, **{"train.lora.rank": 0, "train.trainable": ".*"}))
     assert not setup.frozen and not any("lora" in k for k in setup.initial)
+
+
+def test_settings_name_weights_texts_and_vectors_by_content(folder, tmp_path):
+    """What differs: the weights of another folder, another wording, another vector file under the same name."""
+
+    def content(model=folder, **changes):
+        cfg = settings(model, **changes)
+        return loop.build(cfg).settings(cfg)["content"]
+
+    want, other = content(), tmp_path / "other"
+    shutil.copytree(folder, other)
+    assert content(other) == want
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"][0] += 1e-3
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    changed = content(other)
+    assert changed["weights"] != want["weights"] and changed["text"] == want["text"]
+    changed = content(**{"text.closing": "Go N, E, S or W."})
+    assert changed["weights"] == want["weights"] and changed["text"] != want["text"]
+    assert content(**{"text.date": "2001-01-01"}) == want  # this template writes no date
+    seen = []
+    for scale in (1.0, 2.0):
+        path = vectors.save(
+            tmp_path / "v.safetensors", {"gold/rest": np.full((2, 40), scale)}, model="", hook="resid_post", data="",
+            layers={"gold": 1},
+        )  # fmt: skip
+        seen.append(content(**{"train.intervene.vectors": str(path)})["vectors"])
+    assert seen[0] != seen[1]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import sys
 from welfare_jax.errors import InputError
 from welfare_jax.evals import journal, stats
 
+NEEDED = {"about", "evaluation", "verdict"}
+
 
 def compare(a: dict, b: dict) -> list[dict]:
     """One row an evaluation: {"evaluation", "both", "only_one", "unparseable", "percent", "kappa", "pearson"}.
@@ -17,7 +19,7 @@ def compare(a: dict, b: dict) -> list[dict]:
     a, b: journals by key. Verdicts that either judge left unparseable are counted and left out of the agreement;
     kappa is over labels (a score is a label too), pearson over the pairs in which both are numbers.
     """
-    left, right = ({row["about"]: row for row in rows.values() if "about" in row} for rows in (a, b))
+    left, right = ({row["about"]: row for row in rows.values() if row.keys() >= NEEDED} for rows in (a, b))
     out = []
     for evaluation in dict.fromkeys(row["evaluation"] for row in [*left.values(), *right.values()]):
         mine, theirs = ({k for k, r in side.items() if r["evaluation"] == evaluation} for side in (left, right))

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax import mesh as mesh_lib
+from welfare_jax import templates
 from welfare_jax.errors import InputError
 from welfare_jax.evals.directions import Bank
 from welfare_jax.models import chat, decoder, generate, interventions, stops
+from welfare_jax.text import pieces
 
 # Which tokens are steered. `assistant`: all that the assistant says, the last token of the prompt (where its answer
 # begins) and every new token, as in the paper. `generation`: only what it says. `readout`: only the last token before
@@ -27,7 +29,7 @@ class Model(NamedTuple):
     graphdef: object
     params: dict
     tokenizer: object
-    identity: str  # names weights in journals: a path, and a hash where they were trained here
+    identity: str  # digest of the weights, which names them in journals
 
 
 class Cell(NamedTuple):
@@ -93,22 +95,21 @@ class Encoded(NamedTuple):
         return {"assistant": everything, "generation": self.said, "readout": last, "prompt": ~last}[mode]
 
 
-def encode(tokenizer, talk, template) -> Encoded:
+def encode(tokenizer, talk, template: dict) -> Encoded:
     """One row of tokens. An answer that the assistant has begun is split into tokens apart from the prompt, as it
     would be had the model said it."""
+    lead, _ = pieces.around_answers(template)
     talk = chat.messages(talk)
     talk, begun = (talk[:-1], talk[-1]["content"]) if talk[-1]["role"] == "assistant" else (talk, "")
     tokens, _ = chat.encode(tokenizer, [talk], template)
     said = chat.assistant_tokens(tokenizer, [talk], template, opening=False)[0]
     whole = chat.render(tokenizer, talk, template)
-    bare = tokenizer.apply_chat_template(
-        chat.messages(talk), tokenize=False, add_generation_prompt=False, **(template or {})
-    )
+    bare = templates.render(tokenizer, talk, template, opening=False)
     offsets = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     begin = len(bare) if whole.startswith(bare) else len(whole)
     opening = np.array([start >= begin for start, _ in offsets])
     opening[-1] = True
-    more = tokenizer.encode(begun, add_special_tokens=False) if begun else []
+    more = tokenizer.encode(lead + begun, add_special_tokens=False) if begun else []
     said, opening = (np.append(a, np.full(len(more), new)) for a, new in ((said, True), (opening, False)))
     return Encoded(tokens[0].tolist() + more, said.astype(bool), opening.astype(bool), tokens.shape[1] - 1)
 
@@ -174,7 +175,8 @@ class Device:
 
     def __init__(self, models: dict[str, Model], bank: Bank | None, mesh, batch: int, buckets: int, template, seed=0):
         self.models, self.bank, self.batch, self.buckets = models, bank, batch, buckets
-        self.template, self.seed, self.encoded = template or {}, seed, {}
+        self.template, self.seed, self.encoded = template, seed, {}
+        self.lead, self.end = pieces.around_answers(template)  # lead: what an answer's own tokens begin with
         self.place = functools.partial(jax.device_put, device=mesh_lib.rows(mesh))
         if batch % (mesh.shape["data"] * mesh.shape["fsdp"]):
             raise InputError(f"evals.batch={batch}: must be a multiple of the devices that share a batch")
@@ -185,15 +187,16 @@ class Device:
 
     def speak(self, rows, done, max_new_tokens: int, temperature: float):
         """Yields [(row, text), ...] a batch, for the rows whose key is not in `done`."""
+        ends = stops.stop_strings(next(iter(self.models.values())).tokenizer, self.end) if self.end else None
         for model, part, tokens, mask, steer in self._batches(rows, done):
             keys = [jax.random.fold_in(jax.random.key(self.seed), int(row.key[:8], 16) >> 1) for row in part]
             new, kept = jax.device_get(generate.generate(
                 model.graphdef, model.params, tokens, mask, jnp.stack(keys + keys[:1] * (len(tokens) - len(keys))),
                 max_new_tokens=max_new_tokens, temperature=temperature, stop=stops.stop_ids(model.tokenizer),
-                interventions=steer(True), new_interventions=steer(False),
+                stop_strings=ends, interventions=steer(True), new_interventions=steer(False),
             ))  # fmt: skip
             said = (model.tokenizer.decode(n[k], skip_special_tokens=True) for n, k in zip(new, kept))
-            yield list(zip(part, said))
+            yield [(row, text.split(self.end)[0] if self.end else text) for row, text in zip(part, said)]
 
     def read(self, rows, done, sides):
         """Yields [(row, [log P(side), ...]), ...] a batch; a side: token sequences, none of which begins another."""

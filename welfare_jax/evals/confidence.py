@@ -109,4 +109,4 @@ def tertiles(lab, items, found) -> dict:
     return out
 
 
-EVALUATION = Evaluation("confidence", confidence, "confidence", "Confidence, P(True)", judge="grade")
+EVALUATION = Evaluation("confidence", confidence, "confidence", "Confidence, P(True)", judge="grade", turns=3)

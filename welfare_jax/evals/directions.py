@@ -4,7 +4,6 @@ L layers, D width. A control is scaled, layer by layer, to the norm of the vecto
 perturb the residual stream equally (arXiv:2605.30232 §4).
 """
 
-import json
 import pathlib
 from typing import NamedTuple
 
@@ -108,12 +107,12 @@ def _from_files(path, baseline):
     for origin, file in files.items():
         arrays, metadata = vectors.load(file)
         hooks.add(metadata["hook"])
-        chosen = _layers(metadata)
+        chosen = vectors.chosen(file, metadata)
         for key, values in arrays.items():
             name, _, base = key.partition("/")
             if base not in ("", baseline) or values.ndim != 2:
                 continue
-            layer = int(chosen.get(name, len(values) // 2))
+            layer = chosen.get(name, len(values) // 2)
             if origin:
                 kind = "vector" if origin == "trained" else "untrained"
                 out[f"{origin[0].replace('t', 'v')}_{name}"] = Direction(values, layer, kind, f"v_{name}")
@@ -124,14 +123,6 @@ def _from_files(path, baseline):
     if len(hooks) > 1:
         raise InputError(f"evals.vectors: the files of {path} act at {' and '.join(sorted(hooks))}")
     return out, hooks.pop()
-
-
-def _layers(metadata) -> dict:
-    try:
-        found = json.loads(metadata.get("layers", "{}"))
-    except ValueError:
-        found = {}
-    return found if isinstance(found, dict) else {}
 
 
 def _from_maze(models, config, baseline):

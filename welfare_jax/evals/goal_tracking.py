@@ -4,6 +4,7 @@ The model answers unsteered, is told truly whether it was right, and the residua
 next answer is projected on every vector: correct against incorrect, over all and within thirds of its confidence.
 """
 
+from welfare_jax.errors import InputError
 from welfare_jax.evals import confidence, prompts, stats
 from welfare_jax.evals.evaluation import Evaluation
 
@@ -17,7 +18,7 @@ def goal_tracking(lab, config) -> list[dict]:
     answers, right = confidence.own_answers(lab, "goal_tracking", items, config)
     found = confidence.read_outs(lab, "goal_tracking", items, answers, lab.zeros(), config)
     thirds = confidence.tertiles(lab, items, found)
-    well, badly = prompts.wording("feedback", config.feedback).splitlines()[:2]
+    well, badly = feedback(config.feedback)
     by_id = {item.id: item for item in items}
     talks = {
         (model, name): confidence.two_turns(
@@ -44,4 +45,14 @@ def goal_tracking(lab, config) -> list[dict]:
     return out
 
 
-EVALUATION = Evaluation("goal_tracking", goal_tracking, judge="grade", rows="tracking")
+def feedback(path: str) -> tuple[str, str]:
+    """What is said after a right and after a wrong answer: the two lines of the wording."""
+    lines = [line.strip() for line in prompts.wording("feedback", path).split("\n") if line.strip()]
+    if len(lines) != 2:
+        raise InputError(
+            f"evals.goal_tracking.feedback={path}: has {len(lines)} lines; give one for right answers, one for wrong"
+        )
+    return lines[0], lines[1]
+
+
+EVALUATION = Evaluation("goal_tracking", goal_tracking, judge="grade", turns=3, rows="tracking")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 
 
@@ -15,14 +16,23 @@ def key(*parts) -> str:
 def read(path) -> dict[str, dict]:
     """The whole rows of a journal by key; a torn last line is left out, any other bad line is an `InputError`."""
     path, rows = pathlib.Path(path), {}
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else [""]
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line end was torn
-        try:
-            row = json.loads(line)
+    lines = textfiles.data(path).split(b"\n") if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is not None:
             rows[row["key"]] = row
-        except (ValueError, TypeError, KeyError):
-            raise InputError(f"{path}, line {number}: not a row with a key; remove the line and run again") from None
+        elif line.strip() and number < len(lines):  # what follows the last line end was torn
+            raise InputError(f"{path}, line {number}: not a row with a key; remove the line and run again")
     return rows
+
+
+def _row(line: bytes) -> dict | None:
+    """The row in a line, None where there is none."""
+    try:
+        row = textfiles.loads(line, "row")
+        return row if isinstance(row["key"], str) else None
+    except (InputError, TypeError, KeyError):
+        return None
 
 
 class Journal:
@@ -33,7 +43,12 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
             with self.path.open("rb+") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)  # what a kill tore off
+                whole = file.read()
+                last = whole.rfind(b"\n") + 1
+                if _row(whole[last:]) is None:
+                    file.truncate(last)  # what a kill tore off
+                else:
+                    file.write(b"\n")
         self.file = self.path.open("a", encoding="utf-8")
 
     def __contains__(self, name) -> bool:

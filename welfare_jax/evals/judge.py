@@ -6,6 +6,7 @@ every process.
 """
 
 import json
+import pathlib
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -102,9 +103,12 @@ def local(devices, config, thinking) -> Callable:
 
 def recorded(path) -> Callable:
     """Replies that a person, or another run's judge, gave: a journal of rows with `about` and `reply`."""
-    known = {row.get("about"): row.get("reply") for row in journal.read(path).values()}
-    if not known:
+    rows = journal.read(pathlib.Path(path).expanduser()).values()
+    if not rows:
         raise InputError(f"evals.judge.path={path}: there is no such file of judgements")
+    if bad := [r for r in rows if not isinstance(r.get("about"), str) or not isinstance(r.get("reply"), str | None)]:
+        raise InputError(f"evals.judge.path={path}: the row {bad[0]['key']!r} needs texts under 'about' and 'reply'")
+    known = {row["about"]: row.get("reply") for row in rows}
 
     def ask(questions):
         missing = [q for q in questions if q.about not in known]

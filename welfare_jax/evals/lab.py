@@ -20,7 +20,7 @@ class Lab:
     cells: list[cells.Cell]
     device: object  # `cells.Device`, or a script with its methods
     judge: judging.Judge
-    identity: dict  # by model: what names its weights
+    identity: dict  # by model: digest of its weights and of how conversations become tokens
     bank: object
     answers: journal.Journal
     readouts: journal.Journal

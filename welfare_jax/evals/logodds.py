@@ -53,7 +53,8 @@ def sequences(lab, evaluation: str, config, sides, whole: bool):
             raise InputError(f"{given}: need a list of words, none of them empty")
         for word in config[side]:
             found = {ids for ids in map(lab.device.tokens, spellings(word)) if len(ids) == 1}
-            if whole and len(as_written := lab.device.tokens(word)) > 1:
+            lead = "" if config.begin else lab.device.lead
+            if whole and len(as_written := lab.device.tokens(lead + word)) > 1:
                 found.add(as_written)
             absent += [] if found else [word]
             for ids in sorted(found):

@@ -3,17 +3,18 @@
 import pathlib
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from welfare_jax import mesh as mesh_lib
+from welfare_jax import templates
 from welfare_jax.errors import InputError
+from welfare_jax.evals import journal
 from welfare_jax.evals.cells import Model
-from welfare_jax.interp import vectors
 from welfare_jax.models import decoder, hf, lora
 from welfare_jax.models.layers import Lora
-from welfare_jax.train import state
+from welfare_jax.train import checkpoints, state
+
+PROBE = [{"role": role, "content": f"Message {i}."} for i, role in enumerate(("user", "assistant", "user"))]
 
 
 def load(path: str, trained: str, dtype: str, mesh, revision: str = "") -> dict[str, Model]:
@@ -45,12 +46,24 @@ def restore(folder: pathlib.Path, lm, mesh):
     step = manager.latest_step()
     if step is None:
         raise InputError(f"evals.trained={folder}: its checkpoints/ holds no checkpoint yet")
-    written = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-    cfg, graphdef, full = written["train"], lm.graphdef, lm.params
-    if cfg["lora"]["rank"]:
-        adapters = Lora(cfg["lora"]["rank"], cfg["lora"]["alpha"], cfg["lora"]["targets"])
-        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(written["seed"]))
-    initial, frozen = state.split(full, cfg["trainable"])
+    try:
+        written = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        cfg, seed, weights = written["train"], written["seed"], written.get(checkpoints.CONTENT, {}).get("weights")
+        adapters, trainable = Lora(*(cfg["lora"][k] for k in ("rank", "alpha", "targets"))), cfg["trainable"]
+    except Exception as error:  # Orbax and json raise their own kinds
+        why = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"evals.trained={folder}: its checkpoint {step} does not say how it was made ({why})"
+        ) from None
+    if weights not in (None, checkpoints.digest(lm.params)):
+        raise InputError(
+            f"evals.trained={folder}: its checkpoint {step} was trained on other base weights than {lm.path} holds "
+            f"now; put those back, or name their folder with model.path"
+        )
+    graphdef, full = lm.graphdef, lm.params
+    if adapters.rank:
+        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(seed))
+    initial, frozen = state.split(full, trainable)
     place = lambda k, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh_lib.sharding(mesh, k, a.shape))
     wanted = {"trainable": {k: place(k, a) for k, a in initial.items()}}
     try:
@@ -70,15 +83,13 @@ def restore(folder: pathlib.Path, lm, mesh):
 
 def _model(graphdef, params, tokenizer) -> Model:
     decoder.bind(graphdef, params)  # refuses what does not fit, before anything runs
-    return Model(graphdef, params, tokenizer, fingerprint(params))
+    return Model(graphdef, params, tokenizer, checkpoints.digest(params))
 
 
-@jax.jit
-def _sums(params):
-    wide = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(params)]
-    return jnp.stack([jnp.stack([leaf.sum(), (leaf * leaf).sum()]) for leaf in wide])
-
-
-def fingerprint(params) -> str:
-    """Names weights by what they are, not by where they lie."""
-    return vectors.data_hash(np.array([f"{x:.4e}" for x in np.asarray(_sums(params)).ravel()]))
+def spoken(tokenizer, template: dict) -> str:
+    """Names how conversations become tokens: by the tokenizer's whole data, and by what the template makes of one."""
+    rendered = templates.render(tokenizer, PROBE, template, opening=True)
+    settings = {k: v for k, v in template.items() if not callable(v)} | {"own": tokenizer.chat_template}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    data = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
+    return journal.key(rendered, settings, data)

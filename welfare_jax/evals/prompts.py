@@ -1,24 +1,21 @@
-"""Prompt sets: the published JSON layout, JSONL, CSV, a hub dataset, or one of the package's own; one reader for all.
+"""Prompt sets: the published JSON layout, JSONL, CSV, TXT, a hub dataset, or one of the package's own, read alike.
 
 Row of a set: {"prompt", "category"?, "target"?, "choices"?}; other fields are ignored. GSM8K's own layout (question,
-answer ending in "#### 42") is read as well.
+answer ending in "#### 42") is read as well. In a .txt file a line is a prompt.
 """
 
-import csv
-import io
-import json
 import pathlib
-import re
 import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 
 HERE = pathlib.Path(__file__).parent
 SETS, WORDING = HERE / "sets", HERE / "wording"
-KINDS = (".json", ".jsonl", ".csv", ".parquet")
+KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 
 
 class Item(NamedTuple):
@@ -32,11 +29,10 @@ class Item(NamedTuple):
 def wording(name: str, path: str = "") -> str:
     """A text of the package (`wording/<name>.txt`), or what replaces it: a file, or another name in `wording/`."""
     file = WORDING / f"{path or name}.txt"
-    file = file if file.is_file() else pathlib.Path(path).expanduser()
     try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a readable text file ({error}); it holds the wording of {name}") from None
+        return textfiles.text(file if file.is_file() else path).strip()
+    except InputError as error:
+        raise InputError(f"{error}; it holds the wording of {name}") from None
 
 
 def tile_words(tiles) -> dict[str, str]:
@@ -56,7 +52,7 @@ def read(source: str, tiles) -> list[Item]:
     Raises `InputError` that names file and line of the first malformed row.
     """
     path = locate(source)
-    words, items = tile_words(tiles), []
+    words, items, stem = tile_words(tiles), [], textfiles.stem(path)
     for number, (line, row) in enumerate(_rows(path)):
         where = f"{path}, line {line}"
         if not isinstance(row, dict):
@@ -75,8 +71,8 @@ def read(source: str, tiles) -> list[Item]:
         if not isinstance(choices, list | tuple) or not all(isinstance(c, str) for c in choices):
             raise InputError(f"{where}: 'choices' must be a list of texts")
         prompt, target, *choices = (_fill(text, words) for text in (prompt, target, *choices))
-        category = str(row.get("category", path.stem))
-        items.append(Item(f"{path.stem}:{number}", prompt, category, target, tuple(choices)))
+        category = str(row.get("category", stem))
+        items.append(Item(f"{stem}:{number}", prompt, category, target, tuple(choices)))
     if not items:
         raise InputError(f"{path}: holds no prompt")
     return items
@@ -104,7 +100,7 @@ def load(sources, tiles, sample: float = 1.0, seed: int = 0) -> list[Item]:
 
 def locate(source: str) -> pathlib.Path:
     path = pathlib.Path(source).expanduser()
-    if path.suffix in KINDS:
+    if textfiles.kind(path) in KINDS:
         if path.is_file():
             return path
         if path.is_absolute() or ":" not in source:
@@ -114,14 +110,15 @@ def locate(source: str) -> pathlib.Path:
         return own
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         known = ", ".join(sorted(p.stem for p in SETS.glob("*.jsonl")))
-        raise InputError(f"prompts {source!r}: neither a {', '.join(KINDS)} file, nor owner/name, nor one of {known}")
+        kinds = ", ".join(KINDS)
+        raise InputError(f"prompts {source!r}: neither a {kinds} file, nor owner/name, nor one of {known}")
     return _from_hub(*source.partition(":")[::2])
 
 
 def _from_hub(repo: str, name: str) -> pathlib.Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [name] if name else [f"*{kind}" for kind in KINDS]
+    patterns = [name] if name else [f"*{kind}{packed}" for kind in KINDS for packed in ("", ".gz")]
     for offline in (False, True):
         try:
             folder = snapshot_download(repo, repo_type="dataset", allow_patterns=patterns, local_files_only=offline)
@@ -133,7 +130,7 @@ def _from_hub(repo: str, name: str) -> pathlib.Path:
             f"prompts {repo}: not in the local hub cache and not downloadable ({cause}); give a file instead"
         )
     folder = pathlib.Path(folder)
-    found = [folder / name] if name else [p for p in sorted(folder.rglob("*")) if p.suffix in KINDS]
+    found = [folder / name] if name else [p for p in sorted(folder.rglob("*")) if textfiles.kind(p) in KINDS]
     found = [p for p in found if p.is_file() and p.name != "dataset_infos.json"]
     if len(found) != 1:
         names = ", ".join(str(p.relative_to(folder)) for p in found[:6]) or "none"
@@ -144,51 +141,15 @@ def _from_hub(repo: str, name: str) -> pathlib.Path:
 def _rows(path: pathlib.Path):
     """(line number, row) of every row."""
     if path.suffix == ".parquet":
-        yield from enumerate(_parquet(path), 1)
-        return
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable UTF-8 file ({error})") from None
-    if path.suffix == ".json":
-        yield from _json_rows(path, text)
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{path}, line {number}: not JSON ({error})") from None
-    else:
-        reader = csv.DictReader(io.StringIO(text, newline=""), restkey="too many")
-        for row in reader:
-            if "too many" in row or None in row.values():
-                raise InputError(f"{path}, line {reader.line_num}: needs {len(reader.fieldnames)} fields")
-            if row.get("choices"):
-                row["choices"] = [c.strip() for c in row["choices"].split("|")]
-            yield reader.line_num, row
+        return enumerate(_parquet(path), 1)
+    found = textfiles.records(path, "prompt")
+    if textfiles.kind(path) in (".csv", ".tsv"):  # a field of a table is one text
+        found = [(i, row | {"choices": _parts(row.get("choices"))}) for i, row in found]
+    return found
 
 
-def _json_rows(path, text):
-    """The elements of a JSON array one by one, each with the line where it begins."""
-    decoder, at = json.JSONDecoder(), re.compile(r"\s*")
-    line = lambda position: text.count("\n", 0, position) + 1
-    position = at.match(text).end()
-    if text[position : position + 1] != "[":
-        raise InputError(f"{path}, line {line(position)}: need a JSON array of objects with a prompt")
-    position = at.match(text, position + 1).end()
-    while text[position : position + 1] != "]":
-        begin = position
-        try:
-            row, position = decoder.raw_decode(text, position)
-        except ValueError as error:
-            raise InputError(f"{path}, line {getattr(error, 'lineno', line(begin))}: not JSON ({error})") from None
-        yield line(begin), row
-        position = at.match(text, position).end()
-        if text[position : position + 1] == ",":
-            position = at.match(text, position + 1).end()
-        elif text[position : position + 1] != "]":
-            raise InputError(f"{path}, line {line(position)}: need a comma or the end of the array")
+def _parts(field):
+    return [part.strip() for part in field.split("|")] if field else None
 
 
 def _parquet(path):
@@ -196,4 +157,7 @@ def _parquet(path):
         from pyarrow import parquet
     except ImportError:
         raise InputError(f"{path}: reading parquet needs `pip install pyarrow`; or give a JSON file") from None
-    return parquet.read_table(path).to_pylist()
+    try:
+        return parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow raises its own kinds
+        raise InputError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:150]})") from None

@@ -21,6 +21,7 @@ from welfare_jax.evals import (
     goal_tracking,
     judge,
     models,
+    prompts,
     refusal,
     refusal_logodds,
     samples,
@@ -33,7 +34,7 @@ from welfare_jax.evals import (
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
 from welfare_jax.models import hf
-from welfare_jax.text import wording
+from welfare_jax.text import pieces, wording
 
 MODULES = (
     sentiment, backtracking, confidence, refusal, sentiment_logodds, refusal_logodds, goal_tracking, samples,
@@ -49,13 +50,14 @@ def run(config, workdir) -> dict:
     unless the config names others.
     """
     cfg, workdir = config.evals, pathlib.Path(workdir)
-    check(cfg)
+    ready(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     words, template = wording.of(config.text)
     trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")
     sources = list(cfg.vectors) or [str(workdir) if (workdir / "vectors").is_dir() else "maze"]
     loaded = models.load(config.model.path, trained, config.model.dtype, mesh, config.model.revision)
     bank = directions.build(sources, loaded, config, cfg.baseline, cfg.random, cfg.orthogonal, config.seed)
+    template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
     lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
     print(describe(lab, cfg), flush=True)
     runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
@@ -93,6 +95,32 @@ def check(cfg):
         raise InputError("evals.names and evals.alphas: name at least one evaluation and one strength")
 
 
+def ready(config):
+    """`check`, and what the evaluations would otherwise end in: files that cannot be read, a tokenizer that cannot
+    render their conversations. Loads tokenizers and no weights, so that it can come before a training."""
+    cfg = config.evals
+    check(cfg)
+    words, template = wording.of(config.text)
+    asked = {path: hf.load_tokenizer(hf.resolve(path)) for path in (config.model.path, *_judge(cfg))}
+    tokenizer = asked[config.model.path]
+    template = pieces.arguments(tokenizer, words, template)
+    for name in cfg.names:
+        item = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)[0]
+        said = [(("user", "assistant")[i % 2], item.prompt) for i in range(EVALUATIONS[name].turns)]
+        cells.encode(tokenizer, [{"role": role, "content": content} for role, content in said], template)
+    for path in _judge(cfg):
+        cells.encode(asked[path], "Is it right?", pieces.arguments(asked[path]))
+
+
+def _judge(cfg) -> list[str]:
+    """The model that judges, where one is asked."""
+    return [cfg.judge.path] if _judged(cfg) and cfg.judge.kind == "model" else []
+
+
+def _judged(cfg) -> bool:
+    return any(EVALUATIONS[name].needs_judge(cfg[name]) for name in cfg.names)
+
+
 def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
     """The laboratory on real models. A judge is made only where an evaluation needs one; a local one is loaded when it
     is first asked, and once where it is a model that is loaded already."""
@@ -105,18 +133,17 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
                 opened["judge"] = (
                     loaded["untrained"] if same else models.load(path, "", cfg.judge.dtype, mesh)["untrained"]
                 )
-            options = {"enable_thinking": think}
+            options = pieces.arguments(opened["judge"].tokenizer, template={"enable_thinking": think})
             return cells.Device(opened, None, mesh, cfg.judge.batch, cfg.buckets, options, seed)
 
         return device
 
     thinking = {name for name, e in EVALUATIONS.items() if e.thinking}
-    needed = any(EVALUATIONS[name].needs_judge(cfg[name]) for name in cfg.names)
-    asked = judge.build(cfg.judge, local, thinking) if needed else judge.NONE
+    asked = judge.build(cfg.judge, local, thinking) if _judged(cfg) else judge.NONE
     grid = cells.grid(loaded, bank, cfg.layers, cfg.alphas, list(cfg.where))
     device = cells.Device(loaded, bank, mesh, cfg.batch, cfg.buckets, template, seed)
     books = [Journal(workdir / "evals" / f"{name}.jsonl") for name in ("answers", "readouts", "judgements")]
-    identity = {name: model.identity for name, model in loaded.items()}
+    identity = {name: model.identity + models.spoken(model.tokenizer, template) for name, model in loaded.items()}
     return Lab(grid, device, asked, identity, bank, *books, tiles, cfg.sample, seed)
 
 

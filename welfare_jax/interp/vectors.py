@@ -51,11 +51,26 @@ def load(path) -> tuple[dict, dict]:
         with safe_open(path, "numpy") as f:
             metadata = dict(f.metadata() or {})
             arrays = {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable vector file ({error})") from None
+    except (SafetensorError, OSError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        # NumPy knows not all types that such files can hold, and says so in its own way.
+        raise InputError(f"{path}: not a readable vector file ({' '.join(str(error).split())[:150]})") from None
+    for name, values in arrays.items():
+        if values.dtype.kind != "f" or not np.isfinite(values).all():
+            raise InputError(f"{path}: {name} must hold finite floating-point numbers, it is {values.dtype}")
     if metadata.get("hook") not in HOOKS:
         raise InputError(f"{path}: hook point {metadata.get('hook')!r} is unknown, so it is not clear where to steer")
     return arrays, metadata
+
+
+def chosen(path, metadata: dict) -> dict[str, int]:
+    """The steering layer of each class, as the metadata of a vector file names it; empty where it names none."""
+    try:
+        found = json.loads(metadata.get("layers", "{}"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(type(layer) is int and layer >= 0 for layer in found.values()):
+        raise InputError(f"{path}: its metadata 'layers' is no JSON object of layer numbers; write the file again")
+    return found
 
 
 def fitting(path, spec, names=None) -> tuple[dict, dict]:

@@ -2,20 +2,26 @@
 
 import numpy as np
 
+from welfare_jax import templates
 from welfare_jax.errors import InputError
 
 
 def messages(prompt) -> list[dict]:
     """A string as one user message; a list of {"role", "content"} as it is."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    good = isinstance(prompt, list | tuple) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in prompt
+    )
+    if not good or not prompt:
+        raise InputError(f"prompt {str(prompt)[:80]!r}: needs a text, or a list of messages with role and content")
+    return list(prompt)
 
 
 def render(tokenizer, prompt, template=None) -> str:
     """The chat template's text, with the generation prompt unless the assistant has spoken last."""
     said = messages(prompt)
-    return tokenizer.apply_chat_template(
-        said, tokenize=False, add_generation_prompt=said[-1]["role"] != "assistant", **(template or {})
-    )
+    return templates.render(tokenizer, said, template, opening=said[-1]["role"] != "assistant")
 
 
 def encode(tokenizer, prompts, template=None, *, multiple: int = 1):
@@ -23,7 +29,10 @@ def encode(tokenizer, prompts, template=None, *, multiple: int = 1):
 
     prompts: strings (one user message each) or lists of {"role", "content"}; template: keyword arguments of the chat
     template, e.g. {"enable_thinking": False}. T is rounded up to a `multiple`, so that few shapes are compiled.
+    Raises `InputError` on an empty list, and where the template refuses a prompt or there is none.
     """
+    if isinstance(prompts, str) or not len(prompts):
+        raise InputError(f"prompts {prompts!r} for tokenizer {tokenizer.name_or_path}: need a list of at least one")
     rows = [tokenizer.encode(render(tokenizer, p, template), add_special_tokens=False) for p in prompts]
     return pad(rows, multiple)
 

@@ -31,14 +31,25 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 class LM:
     """A loaded model: pure parts plus its tokenizer; `wj.forward(lm.graphdef, lm.params, ...)` runs it.
 
-    `path` is the folder or GGUF file that it was read from, wherever the hub's cache may have put it.
+    `path` is the folder or GGUF file that it was read from, wherever the hub's cache may have put it. Weights without
+    a tokenizer are a model too: asking for `tokenizer` then raises the `InputError` that is kept in its place.
     """
 
     graphdef: object
     params: dict
     spec: Spec
-    tokenizer: object
+    tokenizer_or_error: object
     path: str
+
+    @property
+    def tokenizer(self):
+        if isinstance(self.tokenizer_or_error, InputError):
+            raise self.tokenizer_or_error
+        return self.tokenizer_or_error
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer):
+        self.tokenizer_or_error = tokenizer
 
 
 def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> pathlib.Path:
@@ -325,4 +336,10 @@ def load(path_or_repo, dtype="float32", mesh=None, attention="plain", revision="
             return hosts.put(array, sharding(mesh, path, array.shape))
 
     graphdef, params, spec = load_params(folder, dtype, place, attention)
-    return LM(graphdef, params, spec, load_tokenizer(folder), str(folder))
+    try:
+        tokenizer = load_tokenizer(folder)
+    except InputError as error:
+        if has_tokenizer(folder):
+            raise  # one that is broken is not one that is not there
+        tokenizer = error
+    return LM(graphdef, params, spec, tokenizer, str(folder))

@@ -66,7 +66,8 @@ def config_json(lm: hf.LM, dtype: str) -> dict:
 
 
 def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True) -> pathlib.Path:
-    """Write config, tokenizer and safetensors shards that `transformers` loads; of a multimodal model the decoder.
+    """Write config, safetensors shards and the tokenizer, if there is one, that `transformers` loads; of a multimodal
+    model the decoder.
 
     dtype: "float32" or "bfloat16", by default that of the parameters; merge_lora: fold adapters into the weights, else
     the weights are written as if there were none (`wj.save_peft` writes adapters alone). Returns the folder.
@@ -82,7 +83,8 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True
     made = ((name, array.astype(kind, copy=False)) for name, array in tensors(params, lm.spec, family))
     sizes = {name: array.size * kind.itemsize for name, array in tensors(params, lm.spec, family)}
     write(folder, config, sizes, made)
-    lm.tokenizer.save_pretrained(folder)
+    if not isinstance(lm.tokenizer_or_error, InputError):
+        lm.tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -76,7 +76,7 @@ def _read_object(path, notes) -> dict:
     except FileNotFoundError:
         notes.append(f"{path.name} is not there")
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name} could not be read ({error})")
         return {}
     if not isinstance(found, dict):
@@ -87,7 +87,7 @@ def _read_object(path, notes) -> dict:
 
 def _read_metrics(path, notes) -> list:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         notes.append(f"{path.name} is not there")
         return []
@@ -99,7 +99,7 @@ def _read_metrics(path, notes) -> list:
             row = json.loads(line)
             step = row.setdefault("step", i)
             steps[int(step)] = row  # a resumed run repeats steps: the later line is the one it went on from
-        except (ValueError, TypeError, AttributeError, OverflowError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             bad += 1
     if bad:
         notes.append(f"{path.name}: {bad} unreadable line(s) skipped")

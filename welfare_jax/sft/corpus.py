@@ -1,18 +1,18 @@
 """Text to pretrain on: a mixture of sources with weights, packed into rows by grain, from any step on.
 
 A source is random access to documents. Its name in the settings says which: `world/KIND` (`text.tiny_world`),
-`arithmetic/FORMAT` (`text.arithmetic`), `hub/OWNER/NAME` (a hub dataset), or the path of a .jsonl or .txt file.
+`arithmetic/FORMAT` (`text.arithmetic`), `hub/OWNER/NAME` (a hub dataset), or the path of a text file, plain or .gz.
 """
 
 import functools
 import itertools
-import json
 import pathlib
 import zlib
 
 import grain
 import numpy as np
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf
 from welfare_jax.text import arithmetic, tiny_tokenizer, tiny_world
@@ -35,32 +35,21 @@ class Generated:
         return self.make(np.random.default_rng((*self.key, number)), number)
 
 
-class Lines:
-    """The rows of a JSONL file, found by where they begin: the file itself stays on the disk."""
+class Numbered:
+    """The rows of a list or a dataset, each with its number from 1."""
 
-    def __init__(self, path: pathlib.Path):
-        self.path, self.starts, at = path, [], 0
-        with path.open("rb") as file:
-            for line in file:
-                if line.strip():
-                    self.starts.append(at)
-                at += len(line)
+    def __init__(self, rows):
+        self.rows = rows
 
     def __len__(self):
-        return len(self.starts)
+        return len(self.rows)
 
     def __getitem__(self, number):
-        with self.path.open("rb") as file:
-            file.seek(self.starts[number])
-            line = file.readline()
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{self.path}, row {number + 1}: not JSON ({error})") from None
+        return number + 1, self.rows[number]
 
 
 class Documents:
-    """Rows of a file or a dataset as documents: `messages`, or text under `column`; held-out rows apart."""
+    """Numbered rows of a file or a dataset as documents: `messages`, or text under `column`; held-out rows apart."""
 
     def __init__(self, rows, name: str, column: str, held_out: bool):
         few = min(FEW, max(len(rows) // 10, 1))
@@ -73,8 +62,7 @@ class Documents:
         return self.count
 
     def __getitem__(self, number):
-        row = self.rows[self.first + number]
-        row = {self.column: row} if isinstance(row, str) else row
+        at, row = self.rows[self.first + number]
         text, messages = (row.get(k) if isinstance(row, dict) else None for k in (self.column, "messages"))
         if isinstance(messages, list) and all(
             isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages
@@ -82,8 +70,7 @@ class Documents:
             return tiny_world.Document(self.name, tuple(messages))
         if not isinstance(text, str):
             has = f"has {', '.join(map(str, row))}" if isinstance(row, dict) else f"is a {type(row).__name__}"
-            where = f"source {self.name}, row {self.first + number + 1}"
-            raise InputError(f"{where}: needs a text under {self.column!r}; it {has}")
+            raise InputError(f"source {self.name}, line {at}: needs a text under {self.column!r}; it {has}")
         return tiny_world.Document(self.name, (), text)
 
 
@@ -96,15 +83,20 @@ def source(name: str, seed: int, level: arithmetic.Level, column: str = "text", 
     if family == "arithmetic" and kind in arithmetic.FORMATS:
         return Generated(functools.partial(_worked, kind, level, held_out), key)
     if family == "hub" and kind:
-        return Documents(_hub(kind), name, column, held_out)
-    path = pathlib.Path(name).expanduser()
-    if path.suffix not in (".jsonl", ".txt"):
+        return Documents(Numbered(_hub(kind)), name, column, held_out)
+    layout = textfiles.kind(name)
+    if layout not in (".jsonl", ".txt", ".json", ".csv", ".tsv"):
         own = [f"world/{k}" for k in tiny_world.KINDS] + [f"arithmetic/{k}" for k in arithmetic.FORMATS]
-        raise InputError(f"source {name!r}: none of {', '.join(own)}, hub/OWNER/NAME or a .jsonl or .txt file")
-    try:
-        rows = Lines(path) if path.suffix == ".jsonl" else _paragraphs(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"source {name}: not a readable UTF-8 file ({error})") from None
+        raise InputError(
+            f"source {name!r}: none of {', '.join(own)}, hub/OWNER/NAME or a .jsonl, .json, .csv, .tsv or .txt file"
+        )
+    if layout == ".jsonl":
+        rows = textfiles.Lines(name)
+    elif layout == ".txt":  # documents are parted by empty lines
+        texts = [text.strip() for text in textfiles.text(name).split("\n\n") if text.strip()]
+        rows = Numbered([{column: text} for text in texts])
+    else:
+        rows = textfiles.records(name)
     return Documents(rows, name, column, held_out)
 
 
@@ -112,11 +104,6 @@ def _worked(style, level, held_out, rng, number):
     p = arithmetic.problem(int(rng.integers(1 << 31)), number, level, held_out)
     text = arithmetic.document(p, arithmetic.solution(p, style, rng))
     return tiny_world.Document(f"arithmetic/{style}", (), text, {"problem": p})
-
-
-def _paragraphs(path) -> list[str]:
-    """Documents of a text file are parted by empty lines."""
-    return [text.strip() for text in path.read_text(encoding="utf-8").split("\n\n") if text.strip()]
 
 
 def _hub(name: str):

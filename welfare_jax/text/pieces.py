@@ -6,19 +6,25 @@ conversation; a compiled program then only gathers and packs. B rows, K pieces, 
 
 import bisect
 import dataclasses
+import datetime
+import functools
+import hashlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from welfare_jax import templates
 from welfare_jax.errors import InputError
 from welfare_jax.text.wording import Wording
 
 # For base models: a transcript with the role lines `lines`. For GPT-OSS: its channels, the answer in the final one.
 TRANSCRIPT = (
-    "{{ bos_token or '' }}{% for m in messages %}{% if m.role == 'user' %}{{ lines[0] + m.content + lines[1] }}"
-    "{% else %}{{ ' ' + m.content + lines[2] }}{% endif %}{% endfor %}"
+    "{{ bos_token or '' }}{% for m in messages %}{% if m.role == 'user' %}{{ lines[0] + m.content }}"
+    "{% elif m.role == 'assistant' %}{{ lines[1] + ' ' + m.content + lines[2] }}"
+    "{% else %}{{ raise_exception('a transcript has users and assistants only') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ lines[1] }}{% endif %}"
 )
 CHANNELS = (
     "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>"
@@ -53,10 +59,17 @@ class Pieces:
     tokenizer: object
     template: dict  # keyword arguments of apply_chat_template
     before_answer: str = ""  # text that belongs to an answer's tokens: the blank before it in a transcript
+    dated: bool = False  # the template writes a date, that of the wording
 
     def widths(self, calm: bool = False) -> tuple[int, int]:
         """Slots of the first turn, which alone holds what a template says before it all, and of a later one."""
         return self.first_width, self.calm_width if calm else self.width
+
+    @property
+    def digest(self) -> str:
+        """Names the tables by their content: every token that a player can be shown, and how turns follow."""
+        parts = [np.asarray(part).tobytes() for part in self.table]
+        return hashlib.sha256(b"|".join([*parts, repr(self.append_only).encode()])).hexdigest()[:16]
 
     def slots(self, turns: int, calm: bool = False) -> int:
         """Slots of a whole conversation."""
@@ -124,8 +137,7 @@ def _glue(tokenizer, template):
     Then whether the rendering of a longer conversation begins with that of its beginning (append-only).
     """
 
-    def render(messages):
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
+    render = functools.partial(templates.render, tokenizer, arguments=template, opening=True)
 
     def talk(n):
         roles = [
@@ -133,19 +145,10 @@ def _glue(tokenizer, template):
         ]
         return [{"role": r, "content": c} for r, c in roles]
 
-    if getattr(tokenizer, "chat_template", None) is None and "chat_template" not in template:
-        raise InputError(
-            f"tokenizer {tokenizer.name_or_path}: has no chat template; use an instruction-tuned folder, or set "
-            f"the role lines text.transcript for a base model"
-        )
-    try:
-        one, two, three = render(talk(1)), render(talk(3)), render(talk(5))
-        first, close = one.split("QuestionQ0Q")
-    except Exception as error:  # the template's own complaint, or a text that does not hold the question once
-        why = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"tokenizer {tokenizer.name_or_path}: its chat template cannot render a maze ({why})"
-        ) from None
+    one, two, three = render(talk(1)), render(talk(3)), render(talk(5))
+    if one.count("QuestionQ0Q") != 1:
+        raise InputError(f"tokenizer {tokenizer.name_or_path}: its chat template does not render a message once")
+    first, close = one.split("QuestionQ0Q")
     following = two.split("AnswerA0A")[-1].split("QuestionQ1Q")[0]
     same = three.split("AnswerA1A")[-1] == two.split("AnswerA0A")[-1].replace("Q1Q", "Q2Q")
     if not same or two.split("QuestionQ1Q")[-1] != close:
@@ -165,19 +168,35 @@ def _texts(wording: Wording, size: int, first, following, close, before_answer) 
     return texts + [f"{between[cut:]}{y}{after}" for y in range(size)]
 
 
+def arguments(tokenizer, wording: Wording | None = None, template: dict | None = None) -> dict:
+    """Keyword arguments of `apply_chat_template` with which a run renders all its conversations.
+
+    template: what is asked for, e.g. {"enable_thinking": False}, or a `chat_template` to use instead of the
+    tokenizer's. GPT-OSS gets one that answers in its final channel, `wording.transcript` one without roles, and
+    whatever writes today's date is told `wording.date`: a variable takes the place of the function of that name.
+    """
+    wording, found = wording or Wording(), dict(template or {})
+    if wording.transcript:
+        found = {"chat_template": TRANSCRIPT, "lines": list(wording.transcript)} | found
+    elif "<|channel|>" in tokenizer.get_added_vocab():
+        found = {"chat_template": CHANNELS} | found
+    return {"strftime_now": datetime.date.fromisoformat(wording.date).strftime} | found
+
+
+def around_answers(template: dict) -> tuple[str, str]:
+    """Text that begins and that ends every answer of a transcript; empty for chat templates, whose tokens do that."""
+    lines = template.get("lines")
+    return (" ", lines[2] or lines[0]) if lines else ("", "")
+
+
 def build(tokenizer, wording: Wording | None = None, size: int = 100, template: dict | None = None) -> Pieces:
     """Tokenise all pieces and prove that they compose (arXiv:2605.30232 §J; see `prove`).
 
-    template: keyword arguments for `apply_chat_template`, e.g. {"enable_thinking": False}, or a `chat_template` to
-    use instead of the tokenizer's. GPT-OSS gets one that answers in its final channel, `wording.transcript` one
-    without roles. Raises `InputError` where two answers begin with the same token, or where pieces differ from the
-    tokenizer's own reading, showing the place.
+    template: as in `arguments`. Raises `InputError` where two answers begin with the same token, or where pieces are
+    not the tokenizer's own reading, showing the place.
     """
-    wording, template = wording or Wording(), dict(template or {})
-    if wording.transcript:
-        template = {"chat_template": TRANSCRIPT, "lines": list(wording.transcript)} | template
-    elif "<|channel|>" in tokenizer.get_added_vocab():
-        template = {"chat_template": CHANNELS} | template
+    wording = wording or Wording()
+    template = arguments(tokenizer, wording, template)
     *glue, append_only = _glue(tokenizer, template)
     ids = tokenizer(_texts(wording, size, *glue), add_special_tokens=False)["input_ids"]
     answers = ids[LETTER:WIND]
@@ -187,6 +206,8 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
             f"{[tokenizer.decode(found[:1]) for found in answers]}; the rollout samples that token, so all four must "
             f"differ (text.letters)"
         )
+    another_day = template | {"strftime_now": datetime.date(2001, 1, 1).strftime}
+    dated = _glue(tokenizer, another_day)[:3] != tuple(glue[:3])
     lengths = np.array([len(i) for i in ids], np.int32)
     tokens = np.zeros((len(ids), lengths.max()), np.int32)
     for row, piece in zip(tokens, ids, strict=True):
@@ -196,7 +217,7 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
     later = calm + lengths[LETTER:WIND].max() + lengths[NEXT]
     widths = (int(n) for n in (calm + lengths[FIRST], later + lengths[WIND:NEIGHBOUR].max(), later))
     table = Table(jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(tokens[LETTER:WIND, 0]))
-    pieces = Pieces(table, size, *widths, append_only, wording, tokenizer, template, glue[3])
+    pieces = Pieces(table, size, *widths, append_only, wording, tokenizer, template, glue[3], dated)
     prove(pieces)
     return pieces
 
@@ -207,7 +228,7 @@ def follow_up(pieces: Pieces, question: str) -> list[int]:
     _, following, close, *_ = _glue(tok, pieces.template)
     said = (("user", pieces.wording.closing), ("assistant", letter), ("user", question))
     messages = [{"role": r, "content": c} for r, c in said]
-    text = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **pieces.template)
+    text = templates.render(tok, messages, pieces.template, opening=True)
     ids, whole = tok([following + question + close, text], add_special_tokens=False)["input_ids"]
     if whole[-len(ids) :] != ids:
         raise InputError(f"extract.ask={question!r}: tokenizer {tok.name_or_path} joins it with what is before it")
@@ -260,7 +281,7 @@ def prove(pieces: Pieces, conversations=None):
             ends.append(len(shown))
             if pieces.append_only and t < len(conversation) - 1:
                 continue  # a prefix of the last turn's rendering, which is compared whole
-            text = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **pieces.template)
+            text = templates.render(tok, messages, pieces.template, opening=True)
             if not pieces.append_only and t:
                 text = answer + text[_answer_end(tok, messages, pieces.template, text) :]
             jobs.append((text, shown, 0, ends) if pieces.append_only else (text, new, len(shown) - len(new), [*ends]))
@@ -272,7 +293,7 @@ def prove(pieces: Pieces, conversations=None):
 def _answer_end(tok, messages, template, text):
     """Where the last answer ends in the rendering of the whole history."""
     marked = [*messages[:-2], {"role": "assistant", "content": "AnswerA0A"}, messages[-1]]
-    tail = tok.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **template)
+    tail = templates.render(tok, marked, template, opening=True)
     return len(text) - len(tail.split("AnswerA0A")[-1])
 
 

@@ -1,7 +1,8 @@
-"""Preference pairs: from JSONL files, or two generated objectives that conflict.
+"""Preference pairs: from JSONL, CSV or JSON files, or two generated objectives that conflict.
 
 A pair is {"prompt"?, "chosen", "rejected", "conflict"?}. With a prompt (text, or a list of {"role", "content"}),
-chosen and rejected are the answers; without one they are whole texts, or whole conversations.
+chosen and rejected are the answers: texts, or lists of messages that follow the prompt, or that begin with it, as
+published sets have both. Without a prompt they are whole texts, or whole conversations.
 
 The generated world: the goal is to avoid a tile, and the user asks which way a tile lies. `helpful` prefers the answer
 that tells the way that was asked for. `harmless` prefers any answer that does not lead onto the tile to avoid. Asked
@@ -9,11 +10,9 @@ for another tile, both can be had; asked for the tile to avoid, every pair that 
 the opposite way.
 """
 
-import json
-import pathlib
-
 import numpy as np
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.text.tiny_world import AVOID, GOAL_LINES, SIDE
 from welfare_jax.text.wording import Wording
@@ -32,7 +31,7 @@ def good(objective: str, answer: str, near, asked: int, avoid: int, wording: Wor
 def generate(objective: str, count: int, seed: int, conflict: float = 0.5, wording: Wording | None = None) -> list:
     """`count` pairs under one of OBJECTIVES; `conflict`: the share in which the tile to avoid is asked for."""
     if objective not in OBJECTIVES:
-        raise InputError(f"objective {objective!r}: choose one of {', '.join(OBJECTIVES)}, or name a JSONL file")
+        raise InputError(f"objective {objective!r}: choose one of {', '.join(OBJECTIVES)}, or name a file of pairs")
     if not 0 <= conflict <= 1:
         raise InputError(f"pairs.conflict={conflict}: a share from 0 to 1")
     wording = wording or Wording()
@@ -58,30 +57,38 @@ def generate(objective: str, count: int, seed: int, conflict: float = 0.5, wordi
 
 
 def read(path: str) -> list:
-    """The pairs of a JSONL file. Raises `InputError` with the file and line of the first malformed one."""
-    file, out = pathlib.Path(path).expanduser(), []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"pairs {file}: not a readable text file ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"pairs {file}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}: not JSON ({error})") from None
+    """The pairs of a file. Raises `InputError` with the file and line of the first malformed one.
+
+    With a prompt, answers that are lists of messages come out as whole conversations without one.
+    """
+    out = []
+    for number, row in textfiles.records(path):
+        where = f"pairs {path}, line {number}"
         if not isinstance(row, dict) or any(not _said(row.get(k)) for k in ("chosen", "rejected")):
             raise InputError(f"{where}: needs 'chosen' and 'rejected', each a text or a list of messages")
-        if row.get("prompt") is not None and not (_said(row["prompt"]) and isinstance(row["chosen"], str)):
-            raise InputError(f"{where}: with a 'prompt', 'chosen' and 'rejected' are the answers' texts")
-        if row["chosen"] == row["rejected"]:
+        prompt, sides = row.get("prompt") or None, [row["chosen"], row["rejected"]]
+        if prompt is not None and not _said(prompt):
+            raise InputError(f"{where}: 'prompt' must be a text or a list of messages")
+        if sides[0] == sides[1]:
             raise InputError(f"{where}: 'chosen' and 'rejected' are the same")
-        out.append({k: row.get(k) for k in ("prompt", "chosen", "rejected", "conflict")})
+        if prompt is not None and any(isinstance(side, list) for side in sides):
+            prompt, sides = None, [_conversation(prompt, side) for side in sides]
+            if any(side[-1]["role"] != "assistant" for side in sides):
+                raise InputError(f"{where}: with a 'prompt', 'chosen' and 'rejected' are answers of the assistant")
+        if isinstance(sides[0], str) != isinstance(sides[1], str):
+            raise InputError(f"{where}: 'chosen' and 'rejected' must both be texts, or both lists of messages")
+        out.append({"prompt": prompt, "chosen": sides[0], "rejected": sides[1], "conflict": row.get("conflict")})
     if not out:
-        raise InputError(f"pairs {file}: holds no pair")
+        raise InputError(f"pairs {path}: holds no pair")
     return out
+
+
+def _conversation(prompt, answer) -> list[dict]:
+    """A prompt and its answer as one list of messages; published sets repeat the prompt in the answer, or do not."""
+    before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    after = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    plain = lambda said: [(m["role"], m["content"]) for m in said]
+    return after if plain(after[: len(before)]) == plain(before) else before + after
 
 
 def _said(value) -> bool:
@@ -98,7 +105,7 @@ def _said(value) -> bool:
 
 
 def load(source: str, count: int, held_out: int, seed: int, conflict: float) -> tuple[list, list]:
-    """(training pairs, held-out pairs) of a generated objective, or of a JSONL file in an order drawn from the seed.
+    """(training pairs, held-out pairs) of a generated objective, or of a file in an order drawn from the seed.
 
     Of a file the first `held_out` pairs of that order are held out, and at most `count` others (0: all) are learnt.
     """

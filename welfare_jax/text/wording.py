@@ -5,6 +5,7 @@ fields of `config.text` do the same.
 """
 
 import dataclasses
+import datetime
 import string
 
 from welfare_jax.errors import InputError
@@ -24,6 +25,9 @@ class Wording:
 
     `transcript` is empty where the tokenizer's chat template sets the turns. For base models it holds three role
     lines: before a message, before an answer, after an answer, for example ("Maze:\n", "\nMove:", "\n\n").
+
+    `date` is what chat templates that write today's date are told, so that a run is the same on every day. The default
+    is the one that Llama's templates write where they have no clock.
     """
 
     wind: str = "The wind pushed you {direction}.\n"
@@ -34,6 +38,7 @@ class Wording:
     letters: tuple[str, ...] = LETTERS
     transcript: tuple[str, ...] = ()
     tiles: tuple[str, ...] = ("\U0001f9fe", "\U0001f4d0", "\U0001f5c2")  # receipt, triangular ruler, card index
+    date: str = "2024-07-26"
 
     def __post_init__(self):
         wants = {"wind": {"direction"}, "place": {"x", "y"}, "neighbour": {"tile"}, "closing": set()}
@@ -62,6 +67,10 @@ class Wording:
                 f"text.transcript={self.transcript!r}: needs three lines (before a message, before an answer, after "
                 f"an answer), or none for the chat template"
             )
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            raise InputError(f"text.date={self.date!r}: needs a day as in 2024-07-26") from None
         if len(self.tiles) != 3 or len(set(self.tiles)) != 3:
             raise InputError(f"text.tiles={self.tiles!r}: needs three different tiles (path, gold, mold)")
 

@@ -165,7 +165,8 @@ class Cell:
         """Train, or continue; returns the summary of the cell."""
         config, cfg, workdir = self.config, self.config.train, pathlib.Path(workdir)
         needs = cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart
-        with record.Record(workdir, self.now, config.to_dict(), cfg, workdir.name) as run:
+        settings = checkpoints.bound(config.to_dict(), weights=checkpoints.digest(self.lm.params))
+        with record.Record(workdir, self.now, settings, cfg, workdir.name) as run:
             self.now = run.now
             for i in run:
                 begin = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import hashlib
 import json
 import pathlib
 import sys
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from welfare_jax import hosts, runtime
+from welfare_jax import hosts, runtime, textfiles
 from welfare_jax.errors import InputError, Unfinished
 
 # Settings that may differ between the run that wrote a checkpoint and the one that resumes from it.
@@ -34,7 +35,9 @@ FREE = (
     "steer",
     "evals",
     "model.path",
+    "text.date",  # where it is written it is in the piece tables, whose digest is bound
 )
+CONTENT = "content"  # digests of what a run depends on and its settings name by a path only; see `bound`
 
 
 class Checkpoints:
@@ -110,10 +113,13 @@ class Checkpoints:
     def _read(self, step: int, like, config: dict):
         """(tree, data), proven to be what was saved."""
         written = self._items(step, config=ocp.args.JsonRestore())["config"]
+        if unknown := sorted(config.get(CONTENT, {}).keys() - written.get(CONTENT, {}).keys()):
+            config = config | {CONTENT: {k: v for k, v in config[CONTENT].items() if k not in unknown}}
+            _say(f"checkpoint {step} does not name its {', '.join(unknown)} by content: taken to be what is there now")
         different, free = differences(written, config), differences(written, config, bound=False)
         if different:
             raise InputError(f"{self.folder}: its checkpoint {step} was made with {_list(different)}; "
-                "use another --workdir or the same settings")  # fmt: skip
+                "use another --workdir, or the same settings, weights and texts")  # fmt: skip
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
         items = {"state": ocp.args.StandardRestore(abstract), "sums": ocp.args.JsonRestore()}
         if (self.folder / str(step) / "data").exists():
@@ -196,6 +202,29 @@ def _sums(tree):
 PRIMES = (1_000_003, 998_244_353, 104_729, 7_919, 31, 1)
 
 
+def digest(tree) -> str:
+    """Names parameters by their content: the same wherever they lie, on however many devices, from whatever file.
+
+    Every bit counts: `sums` reads all of it once, where it lies, at about the speed of memory.
+    """
+    return hashlib.sha256(json.dumps(sums(tree), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def bound(settings: dict, **digests) -> dict:
+    """Settings with the digests of what they name only by a path: weights, tokenizer and template, data.
+
+    They are saved and compared as settings are, so a run does not go on where a folder or file was exchanged.
+    Checkpoints of earlier versions have none; they are taken to belong to what is there, and the user is told.
+    """
+    return settings | {CONTENT: digests}
+
+
+def file_digest(path) -> str:
+    """Names a file by its bytes."""
+    with pathlib.Path(path).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def flatten(config, prefix="") -> dict:
     out = {}
     for key, value in config.items():
@@ -237,12 +266,12 @@ class MetricsLog:
 
 
 def read_metrics(path) -> list[dict]:
-    """The rows of a metrics file; a torn last line is dropped, the later of two rows of one step wins."""
+    """The rows of a metrics file; a torn line is dropped, the later of two rows of one step wins."""
     rows, path = {}, pathlib.Path(path)
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in textfiles.data(path).split(b"\n") if path.is_file() else ():
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = textfiles.loads(line, str(path))
+            rows[row["step"]] = row
+        except (InputError, TypeError, KeyError):
             continue
-        rows[row["step"]] = row
     return [rows[k] for k in sorted(rows)]

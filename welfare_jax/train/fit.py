@@ -14,6 +14,7 @@ import optax
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
+from welfare_jax.interp import vectors
 from welfare_jax.models import hf
 from welfare_jax.rl import objectives
 from welfare_jax.train import checkpoints, record, state, step
@@ -84,19 +85,21 @@ class Trainer:
     """
 
     def __init__(self, base: Base, loss, cfg):
-        self.base, self.cfg = base, cfg
+        self.base, self.cfg, self.weights = base, cfg, checkpoints.digest(base.lm.params)
         self.tx = optax.with_extra_args_support(state.optimizer(cfg))
         like = state.State(jnp.int32(0), base.initial, jax.eval_shape(self.tx.init, base.initial))
         self.places = state.shardings(base.mesh, like)
         out = (self.places, mesh_lib.replicated(base.mesh))
         self.update = jax.jit(make_update(loss, self.tx, cfg), donate_argnums=(0,), out_shardings=out)
 
-    def __call__(self, folder, settings: dict, batch, label: str = "training") -> dict:
-        """The trained parameters, flat. batch: step -> pytree of arrays [B, ...], the same whenever it is asked.
+    def __call__(self, folder, settings: dict, data, batch, label: str = "training") -> dict:
+        """The trained parameters, flat. batch: step -> pytree of arrays [B, ...], the same whenever it is asked, made
+        from `data`, a pytree of NumPy arrays.
 
         Raises `InputError`, before anything is written, where the folder holds a run under other settings.
         """
         cfg, mesh, folder = self.cfg, self.base.mesh, pathlib.Path(folder)
+        settings = checkpoints.bound(settings, weights=self.weights, data=vectors.data_hash(*jax.tree.leaves(data)))
         trainable = jax.tree.map(jnp.copy, self.base.initial)  # the update gives its input's memory away
         now = jax.device_put(state.State(jnp.int32(0), trainable, self.tx.init(trainable)), self.places)
         with record.Record(folder, now, settings, cfg, label) as run:

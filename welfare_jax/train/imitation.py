@@ -20,7 +20,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.models import chat, decoder, generate, stops
 from welfare_jax.rl import objectives
 from welfare_jax.sft import imitation, planned
-from welfare_jax.text import arithmetic, diversity
+from welfare_jax.text import arithmetic, diversity, pieces, wording
 from welfare_jax.text.wording import LETTERS
 from welfare_jax.train import fit, loop, stats, supervised
 
@@ -120,9 +120,10 @@ class Arithmetic:
 
     def encode(self, problem) -> list[int]:
         """The question as a user's message, or as plain text where the tokenizer has no chat template."""
-        if self.tokenizer.chat_template is None:
+        words, template = wording.of(self.config.text)
+        if self.tokenizer.chat_template is None and not words.transcript:
             return self.tokenizer.encode(arithmetic.prompt(problem))
-        talk = chat.render(self.tokenizer, problem.question, self.config.text.template.to_dict())
+        talk = chat.render(self.tokenizer, problem.question, pieces.arguments(self.tokenizer, words, template))
         return self.tokenizer.encode(talk, add_special_tokens=False)
 
     def loss(self):
@@ -148,7 +149,7 @@ class Arithmetic:
         settings |= {"arithmetic": self.config.imitation.arithmetic.to_dict(), "soft_q": lam}
         rows = self.shown._replace(lam=np.full_like(self.shown.lam, lam))
         batch = lambda i: jax.tree.map(lambda a: a[order[i]], rows)
-        return self.trainer(workdir, settings, batch, f"arithmetic, lambda {lam:g}")
+        return self.trainer(workdir, settings, rows, batch, f"arithmetic, lambda {lam:g}")
 
     def sample(self, trainable, temperature: float) -> Samples:
         cfg, base = self.config.imitation, self.base

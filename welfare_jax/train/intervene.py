@@ -1,7 +1,5 @@
 """Interventions that are active while a model is trained, from `config.train.intervene`."""
 
-import json
-
 from welfare_jax.errors import InputError
 from welfare_jax.interp import vectors
 from welfare_jax.models import interventions
@@ -25,7 +23,7 @@ def build(config, spec):
         )
     arrays, facts = vectors.fitting(config.vectors, spec, (config.vector,))
     rows = arrays[config.vector]
-    chosen = json.loads(facts.get("layers", "{}"))
+    chosen = vectors.chosen(config.vectors, facts)
     layer = config.layer if config.layer >= 0 else chosen.get(config.vector.split("/")[0])
     if layer is None or not 0 <= layer < spec.layers:
         raise InputError(f"train.intervene.layer={config.layer}: name one of the {spec.layers} layers")

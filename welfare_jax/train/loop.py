@@ -38,6 +38,13 @@ class Setup:
         """The decoder's parameters, in the type in which the model was loaded."""
         return state.join(trainable, frozen, self.dtype)
 
+    def settings(self, config) -> dict:
+        """What a checkpoint is bound to: the settings, and by content the model, the texts and what intervenes."""
+        digests = {"weights": checkpoints.digest(self.lm.params), "text": self.pieces.digest}
+        if config.train.intervene.vectors:
+            digests["vectors"] = checkpoints.file_digest(config.train.intervene.vectors)
+        return checkpoints.bound(config.to_dict(), **digests)
+
     @property
     def dtype(self):
         return self.lm.params["embed"].dtype
@@ -142,6 +149,7 @@ def describe(setup: Setup, config) -> str:
     count = sum(v.size for v in setup.initial.values())
     total = count + sum(v.size for v in setup.frozen.values())
     said = "append-only" if setup.pieces.append_only else "rewrites its history: turns are kept as they were shown"
+    said += f", writes the date {config.text.date} (text.date)" * setup.pieces.dated
     first, later = setup.pieces.widths(setup.maze.calm)
     slots = f"{first} slots in the first turn, {later} in the others"
     extra = intervene.describe(config.train.intervene)
@@ -249,7 +257,7 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
     killed continues from its newest checkpoint with the same metrics.
     """
     cfg, workdir = config.train, pathlib.Path(workdir)
-    own, tx = runs(setup, config), state.optimizer(cfg)
+    own, tx, settings = runs(setup, config), state.optimizer(cfg), setup.settings(config)
     now, places = fresh(own, tx, setup.mesh)
     update = updater(setup, config, tx, places, own.several, supply.width if supply else 0)
     initial = own.initial if cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart else None
@@ -263,7 +271,7 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
 
     at = supply.batches.get_state if supply else None
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(record.Record(workdir, now, config.to_dict(), cfg))
+        run = stack.enter_context(record.Record(workdir, now, settings, cfg))
         best = stack.enter_context(watch.Best(workdir, run.log.before)) if cfg.eval_every else None
         notice, now = stack.enter_context(watch.Notice()), run.now
         if supply and run.data:
@@ -297,13 +305,13 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
             run.check(found)
             if best and ((i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps):
                 found = evaluate(found, play(2, 0), own.several)
-                best.offer(i + 1, found["eval_reward"], now.trainable, config.to_dict())
+                best.offer(i + 1, found["eval_reward"], now.trainable, settings)
             shown = {k: f"{found[v]:.{d}f}" for k, (v, d) in SHOWN.items() if found.get(v) is not None}
             run.write(found, now, at, **shown)
         if notice.reached(cfg.steps):
             stop(cfg.steps)
     if own.several:
-        organisms.write(workdir, own.configs, now, cfg.steps)
+        organisms.write(workdir, own.configs, now, cfg.steps, settings[checkpoints.CONTENT]["weights"])
     return now.trainable
 
 
@@ -314,7 +322,7 @@ def restored(setup: Setup, config, folder) -> dict:
         raise InputError(f"{folder}: has no checkpoints; name the --workdir of a run that has trained")
     now = state.State(jnp.int32(0), setup.initial, state.optimizer(config.train).init(setup.initial))
     saved = checkpoints.Checkpoints(folder, config.train.keep)
-    start, now, _ = saved.restore(hosts.put(now, state.shardings(setup.mesh, now)), config.to_dict())
+    start, now, _ = saved.restore(hosts.put(now, state.shardings(setup.mesh, now)), setup.settings(config))
     saved.close()
     if not start:
         raise InputError(f"{folder}: has no finished checkpoint; run it further")

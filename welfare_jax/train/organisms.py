@@ -77,8 +77,8 @@ def mean_row(rows: list[dict]) -> dict:
     return {k: sum(v) / len(v) for k, v in numbers.items() if v} | {"organisms": rows}
 
 
-def write(workdir, own: list[ConfigDict], state, step: int):
-    """Each organism's settings, metrics and newest checkpoint in its folder."""
+def write(workdir, own: list[ConfigDict], state, step: int, weights: str):
+    """Each organism's settings, metrics and newest checkpoint in its folder; weights: the digest of the base's."""
     rows = checkpoints.read_metrics(pathlib.Path(workdir) / "metrics.jsonl")
     for i, config in enumerate(own):
         place = folder(workdir, i)
@@ -88,5 +88,5 @@ def write(workdir, own: list[ConfigDict], state, step: int):
         runtime.write_json(place / "config.json", config.to_dict())
         saved = checkpoints.Checkpoints(place, 1)
         if step not in saved.manager.all_steps():
-            saved.save(step, take(state, i), config.to_dict())
+            saved.save(step, take(state, i), checkpoints.bound(config.to_dict(), weights=weights))
         saved.close()

@@ -148,7 +148,8 @@ def run(config, workdir) -> dict:
     )
     rate, exam = schedule(config, config.lr), Exam(graphdef, config, tokenizer, rows)
     cfg = ConfigDict(config.train.to_dict() | {"steps": config.steps})
-    with record.Record(workdir, jax.device_put(now, places), config.to_dict(), cfg, "pretraining") as run:
+    settings = checkpoints.bound(config.to_dict(), **content(config, params, tokenizer))
+    with record.Record(workdir, jax.device_put(now, places), settings, cfg, "pretraining") as run:
         now = run.now
         if run.data:
             rows.set_state(run.data)
@@ -168,11 +169,23 @@ def run(config, workdir) -> dict:
     return summarise(config, workdir, now.trainable, time.perf_counter() - begin)
 
 
+def content(config, params, tokenizer) -> dict:
+    """Digests of what the settings name by a path: files of text, the model and the tokenizer that it starts from."""
+    files = {name: pathlib.Path(s.data).expanduser() for name, s in config.sources.items()}
+    out = {f"source {name}": checkpoints.file_digest(path) for name, path in files.items() if path.is_file()}
+    if config.start:
+        out["weights"] = checkpoints.digest(params)
+    vocabulary = tokenizer.backend_tokenizer.to_str()
+    return out | {"tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16]}
+
+
 def finished(config, folder) -> pathlib.Path:
     """The model folder of a pretraining, which is run only where it is not finished with the same settings yet."""
     folder = pathlib.Path(folder)
     done, made = folder / "summary.json", folder / "config.json"
-    if not done.is_file() or json.loads(made.read_text()) != json.loads(json.dumps(config.to_dict())):
+    made = json.loads(made.read_text()) if done.is_file() else {}
+    made.pop(checkpoints.CONTENT, None)
+    if made != json.loads(json.dumps(config.to_dict())):
         run(config, folder)
     return folder / "model"
 

@@ -20,7 +20,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import neurons
 from welfare_jax.models import chat, decoder
 from welfare_jax.models.interventions import scale_neurons
-from welfare_jax.text import preferences
+from welfare_jax.text import pieces, preferences
 from welfare_jax.train import fit, state, stats
 
 MIXED = "mixed"
@@ -39,14 +39,14 @@ class Pairs(NamedTuple):
 def encode(tokenizer, rows, max_tokens: int, multiple: int = 8) -> Pairs:
     """Answers in the chat template after their prompt; whole texts as they are. The last `max_tokens` tokens stay."""
 
+    template = pieces.arguments(tokenizer)
+
     def ids(row, name):
         if row.get("prompt") is None and isinstance(row[name], str):
             return tokenizer.encode(row[name])[-max_tokens:]
         said = chat.messages(row["prompt"]) if row.get("prompt") is not None else []
         said = [*said, {"role": "assistant", "content": row[name]}] if said else row[name]
-        if tokenizer.chat_template is None:
-            raise InputError("pairs: the tokenizer has no chat template; give whole texts, without a 'prompt'")
-        return tokenizer.encode(chat.render(tokenizer, said), add_special_tokens=False)[-max_tokens:]
+        return tokenizer.encode(chat.render(tokenizer, said, template), add_special_tokens=False)[-max_tokens:]
 
     both = chat.pad([ids(row, name) for name in ("chosen", "rejected") for row in rows], multiple)
     (chosen, rejected), (chosen_mask, rejected_mask) = (np.split(a, 2) for a in both)
@@ -131,7 +131,7 @@ class Lab:
         order = fit.shuffled(len(pairs.chosen), cfg.seed, cfg.train.batch)
         settings = {k: v for k, v in cfg.to_dict().items() if k in ("seed", "model", "mesh", "pairs", "train")}
         batch = lambda i: jax.tree.map(lambda a: a[order[i]], pairs)
-        return self.trainer(pathlib.Path(workdir) / name, settings | {"learns": name}, batch, name)
+        return self.trainer(pathlib.Path(workdir) / name, settings | {"learns": name}, pairs, batch, name)
 
     def _margins(self, trainable, frozen, pairs: Pairs, factors):
         """r_chosen - r_rejected [B] with every neuron's activation times `factors` [L, F]."""

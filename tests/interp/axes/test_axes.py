@@ -49,9 +49,9 @@ def test_published_files(tiny_tokenizer):
 BAD = {
     "absent": (None, "x.txt", "cannot be read"),
     "empty": ("\n\n", "x.txt", "is empty"),
-    "torn": ('[{"statement": ', "x.json", "not a list of records"),
-    "no_object": ('["a"]', "x.json", "not a list of records"),
-    "no_field": ('{"statement": "a"}\n{"said": "b"}', "x.jsonl", "record 2 has no 'statement'"),
+    "torn": ('[{"statement": ', "x.json", "not JSON"),
+    "no_object": ('["a"]', "x.json", "has no 'statement'"),
+    "no_field": ('{"statement": "a"}\n{"said": "b"}', "x.jsonl", "line 2: has no 'statement'"),
     "no_rows": ("Statement,Split\n", "x.csv", "holds no records"),
 }
 

@@ -1,12 +1,10 @@
 """Texts from files that the user names, or from the samples in `data/`, as tokens to read activations from."""
 
-import csv
-import io
-import json
 import pathlib
 
 import numpy as np
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract
 from welfare_jax.models import chat
@@ -14,18 +12,14 @@ from welfare_jax.models import chat
 DATA = pathlib.Path(__file__).parent / "data"
 
 
-def _read(path, sample):
-    path = pathlib.Path(path).expanduser() if path else DATA / sample
-    try:
-        return path, path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); name a text file, or leave the setting empty") from None
+def _place(path, sample: str) -> pathlib.Path:
+    return pathlib.Path(path).expanduser() if path else DATA / sample
 
 
 def lines(path, sample: str) -> list[str]:
     """Entries of a text file: a line each, or, where all is on one line, separated by commas; blanks do not count."""
-    path, text = _read(path, sample)
-    found = [line.strip() for line in text.splitlines() if line.strip()]
+    path = _place(path, sample)
+    found = [line.strip() for _, line in textfiles.lines(path)]
     found = [part.strip() for part in found[0].split(",") if part.strip()] if len(found) == 1 else found
     if not found:
         raise InputError(f"{path}: is empty; give one entry a line")
@@ -33,22 +27,18 @@ def lines(path, sample: str) -> list[str]:
 
 
 def records(path, sample: str, fields: tuple[str, ...]) -> list[dict]:
-    """Objects with at least `fields`, from JSON (a list), JSON lines, CSV or TSV; names of columns in any case."""
-    path, text = _read(path, sample)
-    try:
-        if path.suffix in (".csv", ".tsv"):
-            rows = list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ","))
-        elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            rows = json.loads(text)
-        rows = [{str(k).lower(): v for k, v in row.items()} for row in rows]
-    except (ValueError, AttributeError, csv.Error) as error:
-        raise InputError(f"{path}: not a list of records ({' '.join(str(error).split())[:120]})") from None
-    for i, row in enumerate(rows):
-        missing = [name for name in fields if not row.get(name)]
+    """Objects with at least the texts `fields`, from any layout of `textfiles.records`; names of columns in any case.
+
+    Of a .txt file a line is the one field that is asked for.
+    """
+    path, rows = _place(path, sample), []
+    for number, row in textfiles.records(path, fields[0] if len(fields) == 1 else None):
+        row = {str(k).strip().lower(): v for k, v in row.items()} if isinstance(row, dict) else {}
+        named = {name: str(v) for name in fields if isinstance(v := row.get(name), str | int | float)}
+        missing = [name for name in fields if not named.get(name, "").strip()]
         if missing:
-            raise InputError(f"{path}: record {i + 1} has no {missing[0]!r}; it needs {', '.join(fields)}")
+            raise InputError(f"{path}, line {number}: has no {missing[0]!r}; it needs {', '.join(fields)}")
+        rows.append(row | named)
     if not rows:
         raise InputError(f"{path}: holds no records")
     return rows
