@@ -27,7 +27,8 @@ def random_batch(seed=0, shift=0.4, ref=True):
     batch = o.Batch(
         actions=rng.integers(0, 4, (B, N)), old_logps=log_softmax(old, -1), advantages=3 * rng.normal(size=(B, N)),
         neighbours=rng.integers(0, 3, (B, N, 4)), ref_logps=log_softmax(other, -1) if ref else None,
-        mask=mask if seed % 2 else None, returns=returns, old_values=before, values=now, worth=rng.normal(size=(B, N, 4)),
+        mask=mask if seed % 2 else None, returns=returns, old_values=before, values=now,
+        worth=rng.normal(size=(B, N, 4)),
     )  # fmt: skip
     return batch, new
 
@@ -110,7 +111,9 @@ def differences(f, x, step=1e-6):
     return out
 
 
-@pytest.mark.parametrize(("name", "settings"), [("dr_grpo", SETTINGS), ("all_actions", OTHER), ("grpo", OTHER), ("ppo", OTHER)])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("dr_grpo", SETTINGS), ("all_actions", OTHER), ("grpo", OTHER), ("ppo", OTHER)]
+)
 def test_gradient_by_finite_differences(name, settings):
     batch, logits = random_batch(5)
     want = differences(lambda x: loop(name, batch, x, settings)[0], logits)
