@@ -307,6 +307,24 @@ def test_inputs_of_the_wrong_shape_are_refused(models):
         decoder.forward(graphdef, params, TOKENS, mask=MASK[:, :-1])
 
 
+@pytest.mark.parametrize("odd", [VOCAB, -1, -100, 2**32 + 5])
+@pytest.mark.parametrize("make", [np.int64, np.int32, jnp.int32])
+def test_ids_without_a_row_are_refused(odd, make, models):
+    """In padding too, as in transformers; of a traced array nothing is known."""
+    model, (tokens, mask) = models["qwen3"], padded((5, 3), "-l", 5)
+    tokens = tokens.astype(np.int64)
+    tokens[1, 0] = odd = odd if make is np.int64 else min(odd, 2**31 - 1)
+    with pytest.raises(InputError) as error:
+        decoder.forward(*model, make(tokens), mask=mask)
+    assert str(odd) in str(error.value) and "(1, 0)" in str(error.value) and "\n" not in str(error.value)
+    jax.eval_shape(lambda t: decoder.forward(*model, t).logits, jnp.zeros((2, 5), jnp.int32))
+
+
+def test_ids_are_whole_numbers(models):
+    with pytest.raises(InputError, match="float32"):
+        decoder.forward(*models["qwen3"], np.ones((2, 5), "f4"))
+
+
 def test_forward_under_vmap(models):
     graphdef, params = models["gemma3"]
     batches = jnp.stack([TOKENS, TOKENS[:, ::-1]])

@@ -186,6 +186,18 @@ def test_stop_strings_end_a_row(models, tiny_tokenizer):
     assert lengths.min() < 30
 
 
+@pytest.mark.parametrize("more", [-3, 0, 5])
+def test_stop_strings_of_a_tokenizer_of_another_size(more, models):
+    """With ids that the model has no rows for, and without ids for all of its rows: those end nothing."""
+    free = sample(models["qwen3"])[0]
+    table = np.zeros((1, VOCAB + more), np.int16)
+    table[0, VOCAB:] = stops.DONE
+    table[0, ends := int(free[0, 2])] = stops.DONE
+    _, kept = sample(models["qwen3"], stop_strings=table)
+    for row in range(3):
+        assert kept[row].sum() == next((i + 1 for i, t in enumerate(free[row]) if t == ends), NEW)
+
+
 def test_strength_zero_is_no_steering(models):
     scales = np.array([0.0, 5.0, 0.0], "f4")
     new, _ = sample(models["qwen3"], interventions=add(VECTORS, 1, scales))
@@ -229,7 +241,8 @@ def test_sampling_frequencies(temperature, models):
         (dict(top_k=-1), "top_k=-1"),
         (dict(top_p=0.0), "top_p=0.0"),
         (dict(temperature=np.ones(2)), "temperature: has shape (2,)"),
-        (dict(stop_strings=np.zeros((1, VOCAB + 1), np.int16)), "stop_strings"),
+        (dict(tokens=np.where(MASK, TOKENS, VOCAB)), f"id {VOCAB} at (1, "),
+        (dict(tokens=TOKENS.astype("f4")), "float32"),
         (dict(tokens=TOKENS[0]), "tokens"),
         (dict(mask=MASK[:, :-1]), "mask"),
         (dict(interventions=add(np.ones(D + 1), 1)), "vector"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from welfare_jax.errors import InputError
@@ -328,7 +329,7 @@ def forward(
 
     tokens int32 [B, T]; mask bool [B, T], False on padding at either side; interventions from `wj.add` and its
     kin; read [B] or [B, P], the positions whose residual stream is returned; cache from `empty_cache`, with room
-    for T more slots. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
+    for T more slots. Tokens that are known, outside of any trace, must be ids of the model. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
     resid_post, or what another `hook` point holds; a tuple of hook points gives a tuple), `.cache`. What is not used
     is not computed under jit.
     """
@@ -344,6 +345,22 @@ def forward(
 def check_inputs(spec, tokens, mask, iv):
     if tokens.ndim != 2:
         raise InputError(f"tokens: need [batch, tokens], got shape {tokens.shape}")
+    check_ids(spec, tokens)
     if mask is not None and mask.shape != tokens.shape:
         raise InputError(f"mask: shape {mask.shape} differs from tokens {tokens.shape}")
     interventions.check(iv, spec, tokens.shape)
+
+
+def check_ids(spec, tokens, name="tokens"):
+    """Refuse token ids that the embedding has no row for, padding included; of a traced array nothing is known."""
+    if isinstance(tokens, jax.core.Tracer) or (isinstance(tokens, jax.Array) and not tokens.is_fully_addressable):
+        return
+    ids = np.asarray(tokens)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"{name}: token ids of type {ids.dtype}, need integers")
+    if (wrong := (ids < 0) | (ids >= spec.vocab)).any():
+        raise InputError(
+            f"{name}: id {ids[wrong][0]} at {tuple(map(int, np.argwhere(wrong)[0]))} has no row in the model, whose "
+            f"ids go from 0 to {spec.vocab - 1}; encode with the model's own tokenizer, leave out tokens that it has "
+            f"beyond them, and pad with an id such as 0 under a mask"
+        )

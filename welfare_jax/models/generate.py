@@ -33,7 +33,8 @@ def _generate(graphdef, params, tokens, mask, keys, settings, max_new_tokens, st
             alive &= ~(token[:, None] == ends).any(-1)
         if table is not None:
             step = table[jnp.maximum(seen, 0), token].astype(jnp.int32)
-            seen = jnp.where(token < table.shape[1], step, seen)  # the vocabulary may be padded beyond the tokenizer
+            # The model may have rows beyond the tokenizer's ids, and the tokenizer ids beyond the model's rows.
+            seen = jnp.where(token < table.shape[1], step, seen)
             alive &= seen != stops.DONE
         return i + 1, new, kept, seen, alive
 
@@ -69,9 +70,10 @@ def generate(
     interventions act on the prompt where their `where` says, and on every new token; new_interventions, where given,
     act on the new tokens instead (a scale of zero for the rows that are steered in the prompt only).
     """
-    tokens, mask = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, bool)
+    tokens, mask = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens), jnp.asarray(mask, bool)
     spec = decoder.static(graphdef)[0]
     decoder.check_inputs(spec, tokens, mask, interventions)
+    tokens = jnp.asarray(tokens, jnp.int32)
     rows = len(tokens)
     after = without_masks(interventions if new_interventions is None else new_interventions)
     if new_interventions is not None:
@@ -86,8 +88,6 @@ def generate(
         _setting("top_k", top_k, jnp.int32, rows, lambda k: k >= 0, "0 (all tokens) or more"),
         _setting("top_p", top_p, jnp.float32, rows, lambda p: (p > 0) & (p <= 1), "above 0 and at most 1"),
     )
-    if stop_strings is not None and stop_strings.shape[1] > spec.vocab:
-        raise InputError(f"stop_strings: made for {stop_strings.shape[1]} tokens, the model has {spec.vocab}")
     stop = tuple(sorted({int(s) for s in stop}))
     return _generate(
         graphdef, params, tokens, mask, key, settings, max_new_tokens, stop, stop_strings, interventions, after
