@@ -1,6 +1,37 @@
 """Chat templates, rendered by `transformers`; what they refuse is one line that names the prompt and the tokenizer."""
 
+import datetime
+
 from welfare_jax.errors import InputError
+
+# Stands in for the function that templates ask for today's date. What a template is given is data, never a function,
+# so the day comes as a table from every directive of `strftime` to its text.
+FIXED = (
+    "{% macro strftime_now(format) %}{% set out = namespace(text=format) %}{% for directive, value in fixed_day %}"
+    "{% set out.text = out.text | replace(directive, value) %}{% endfor %}{{ out.text }}{% endmacro %}\n"
+)
+DIRECTIVES = "aAwdbBmyYHIpMSfzZjUWcxXGuVDFTReh%"
+
+
+def on_day(tokenizer, arguments: dict, date: str) -> dict:
+    """Keyword arguments of `apply_chat_template` with which a template writes `date` (as 2024-07-26) for today.
+
+    Those given, where the template does not ask for the date.
+    """
+    if tokenizer.chat_template is None and "chat_template" not in arguments:
+        return arguments
+    source = tokenizer.get_chat_template(arguments.get("chat_template"))
+    if "strftime_now" not in source:
+        return arguments
+    return arguments | {"chat_template": FIXED + source, "fixed_day": day(date)}
+
+
+def day(date: str) -> list[tuple[str, str]]:
+    """(directive, text) of a day, those without a leading zero too; the sign itself comes last."""
+    texts = {c: datetime.date.fromisoformat(date).strftime("%" + c) for c in DIRECTIVES}
+    return [(f"%-{c}", text.lstrip("0") or "0") for c, text in texts.items() if text.isdigit()] + [
+        ("%" + c, text) for c, text in texts.items()
+    ]
 
 
 def render(tokenizer, messages, arguments=None, *, opening: bool) -> str:

@@ -1,8 +1,10 @@
 """The job on a small model: what it leaves, the same numbers after a kill, and bad input in one line."""
 
+import copy
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,10 @@ from helpers import hf_model, save
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
-from welfare_jax.evals import cells, directions, stage
+from welfare_jax.evals import cells, directions, models, stage
 from welfare_jax.interp import vectors
+from welfare_jax.models import hf
+from welfare_jax.text import pieces, wording
 
 ROOT = pathlib.Path(__file__).parents[2]
 FEW = {
@@ -134,6 +138,76 @@ def test_no_judge_where_none_is_needed(model_dir, vector_file, tmp_path):
     cfg.evals.names = ("refusal",)
     with pytest.raises(InputError, match="nowhere.jsonl"):
         stage.run(cfg, tmp_path)
+
+
+def without_template(folder, to):
+    """The same model as a base model's folder: its tokenizer has no chat template."""
+    shutil.copytree(folder, to)
+    (to / "chat_template.jinja").unlink(missing_ok=True)
+    facts = json.loads((to / "tokenizer_config.json").read_text())
+    facts.pop("chat_template", None)
+    (to / "tokenizer_config.json").write_text(json.dumps(facts))
+    return to
+
+
+def test_a_base_model_speaks_in_a_transcript(model_dir, vector_file, tmp_path):
+    folder = without_template(model_dir, tmp_path / "base")
+    cfg = settings(
+        folder, names=("samples", "confidence", "sentiment_logodds"), vectors=(str(vector_file),), batch=16,
+        sample=0.1, alphas=(0.0, 2.0), buckets=1,
+    )  # fmt: skip
+    cfg.evals.sentiment_logodds.update(begin="it is", good=("north", "east"), bad=("south", "west"))
+    cfg.evals.samples.max_new_tokens = cfg.evals.confidence.max_new_tokens = 8
+    with pytest.raises(InputError, match="has no chat template.*text.transcript"):
+        stage.ready(cfg)
+    cfg.text.transcript = ("Q: ", "\nA:", "\n")
+    found = stage.run(cfg, tmp_path / "run")
+    assert set(found["slopes"])
+    said = [json.loads(line)["answer"] for line in lines(tmp_path / "run" / "evals" / "answers.jsonl")]
+    assert said and not any("\n" in answer for answer in said)  # an answer ends with its line
+
+
+def test_a_transcript_row_by_row(model_dir):
+    """Token for token what the tokenizer makes of the text, with the blank in the answer's tokens."""
+    tokenizer = hf.load_tokenizer(model_dir)
+    template = pieces.arguments(tokenizer, wording.Wording(transcript=("Q: ", "\nA:", "\n")))
+    ids = lambda text: tokenizer.encode(text, add_special_tokens=False)
+    bos = tokenizer.bos_token or ""
+    talk = [{"role": r, "content": c} for r, c in (("user", "Who?"), ("assistant", "Me"), ("user", "Why?"))]
+    row = cells.encode(tokenizer, talk, template)
+    assert row.ids == ids(f"{bos}Q: Who?\nA: Me\nQ: Why?\nA:")
+    assert tokenizer.decode(np.array(row.ids)[row.said]).strip() == "Me" and row.opening[-1]
+    assert tokenizer.decode(np.array(row.ids)[row.opening]).strip() == "A:"
+    begun = cells.encode(tokenizer, [*talk, {"role": "assistant", "content": "It is"}], template)
+    assert begun.ids == row.ids + ids(" It is") and begun.start == len(row.ids) - 1
+
+
+def test_what_cannot_be_evaluated_is_refused_before_training(model_dir, vector_file, tmp_path):
+    base = without_template(model_dir, tmp_path / "base")
+    (tmp_path / "empty.jsonl").write_text("")
+    cfg = settings(model_dir, names=("sentiment",), vectors=(str(vector_file),))
+    cfg.evals.judge.kind, cfg.evals.judge.path = "model", str(base)
+    with pytest.raises(InputError, match="base has no chat template"):
+        stage.ready(cfg)  # it could answer, and nobody could judge it
+    cfg.evals.judge.path = str(model_dir)
+    stage.ready(cfg)
+    cfg.evals.sentiment.prompts = (str(tmp_path / "empty.jsonl"),)
+    with pytest.raises(InputError, match="empty.jsonl: holds no prompt"):
+        stage.ready(cfg)
+
+
+def test_cached_answers_belong_to_tokenizer_and_template(tiny_tokenizer):
+    other = copy.deepcopy(tiny_tokenizer)
+    other.add_tokens(["quux"])
+    names = [
+        models.spoken(tokenizer, pieces.arguments(tokenizer, wording.Wording(**changes), template))
+        for tokenizer, changes, template in (
+            (tiny_tokenizer, {}, {}), (other, {}, {}), (tiny_tokenizer, {"transcript": ("a", "b", "c")}, {}),
+            (tiny_tokenizer, {}, {"style": 1}),
+        )
+    ]  # fmt: skip
+    assert len(set(names)) == 4
+    assert names[0] == models.spoken(copy.deepcopy(tiny_tokenizer), pieces.arguments(tiny_tokenizer))
 
 
 @pytest.mark.parametrize(

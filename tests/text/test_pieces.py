@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from welfare_jax import templates
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.rl import rollout
@@ -252,6 +253,42 @@ def test_answers_that_begin_alike_are_refused(shared_tokenizer):
     with pytest.raises(InputError) as error:
         text.build(tok, Wording(letters=("N", "E", "W", "Wx")), size=20)
     assert "text.letters" in str(error.value) and "'W', 'W'" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wording", [Wording(), Wording(date="2031-05-06")], ids=["default", "set"])
+def test_a_template_that_writes_the_date_is_told_the_wordings(wording, tiny_tokenizer, monkeypatch):
+    """Whatever the day of the run, which `transformers` would write."""
+    import copy
+    import datetime
+
+    import transformers.utils.chat_template_utils as theirs
+
+    dated = copy.deepcopy(tiny_tokenizer)
+    dated.chat_template = "{{ strftime_now('%d %b %Y') + '.' }}" + tiny_tokenizer.chat_template
+    turn = (0, 3, 4, [0, 1, 2, 0], [0, 1, 2, 3], -1)
+    found = []
+    for day in (datetime.datetime(2025, 3, 4), datetime.datetime(2025, 3, 5)):
+        clock = type("Clock", (datetime.datetime,), {"now": classmethod(lambda cls, tz=None, day=day: day)})
+        monkeypatch.setattr(theirs, "datetime", clock)
+        theirs._compile_jinja_template.cache_clear()
+        found.append(text.build(dated, wording, size=20))
+        assert day.strftime("%d %b") in dated.apply_chat_template(
+            [{"role": "user", "content": "x"}], tokenize=False
+        )  # the clock is really another
+    said = [tiny_tokenizer.decode(text.turn_ids(p, turn, True)) for p in found]
+    want = {"2024-07-26": "26 Jul 2024.", "2031-05-06": "06 May 2031."}[wording.date]
+    assert said[0] == said[1] and said[0].startswith(want) and found[0].digest == found[1].digest
+    assert found[0].dated and not text.build(tiny_tokenizer, size=20).dated
+    other = text.build(dated, Wording(date="1999-12-31"), size=20)
+    assert other.digest != found[0].digest
+
+
+def test_a_transcript_has_no_other_roles(tiny_tokenizer):
+    with pytest.raises(InputError, match="users and assistants only"):
+        templates.render(
+            tiny_tokenizer, [{"role": "system", "content": "x"}], text.arguments(tiny_tokenizer, TRANSCRIPT),
+            opening=True,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_other_words():
         ("letters", ("N", "E", "S", "N")),
         ("letters", ("N", "E", "S", "")),
         ("transcript", ("Maze:", "Move:")),
+        ("date", "26 Jul 2024"),
         ("tiles", (PATH, GOLD)),
         ("tiles", (PATH, GOLD, GOLD)),
     ],

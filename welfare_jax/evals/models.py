@@ -89,7 +89,7 @@ def _model(graphdef, params, tokenizer) -> Model:
 def spoken(tokenizer, template: dict) -> str:
     """Names how conversations become tokens: by the tokenizer's whole data, and by what the template makes of one."""
     rendered = templates.render(tokenizer, PROBE, template, opening=True)
-    settings = {k: v for k, v in template.items() if not callable(v)} | {"own": tokenizer.chat_template}
+    settings = template | {"own": tokenizer.chat_template}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     data = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
     return journal.key(rendered, settings, data)

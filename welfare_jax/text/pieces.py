@@ -6,7 +6,6 @@ conversation; a compiled program then only gathers and packs. B rows, K pieces, 
 
 import bisect
 import dataclasses
-import datetime
 import functools
 import hashlib
 from typing import NamedTuple
@@ -173,14 +172,14 @@ def arguments(tokenizer, wording: Wording | None = None, template: dict | None =
 
     template: what is asked for, e.g. {"enable_thinking": False}, or a `chat_template` to use instead of the
     tokenizer's. GPT-OSS gets one that answers in its final channel, `wording.transcript` one without roles, and
-    whatever writes today's date is told `wording.date`: a variable takes the place of the function of that name.
+    whatever writes today's date is told `wording.date`.
     """
     wording, found = wording or Wording(), dict(template or {})
     if wording.transcript:
         found = {"chat_template": TRANSCRIPT, "lines": list(wording.transcript)} | found
     elif "<|channel|>" in tokenizer.get_added_vocab():
         found = {"chat_template": CHANNELS} | found
-    return {"strftime_now": datetime.date.fromisoformat(wording.date).strftime} | found
+    return templates.on_day(tokenizer, found, wording.date)
 
 
 def around_answers(template: dict) -> tuple[str, str]:
@@ -206,8 +205,8 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
             f"{[tokenizer.decode(found[:1]) for found in answers]}; the rollout samples that token, so all four must "
             f"differ (text.letters)"
         )
-    another_day = template | {"strftime_now": datetime.date(2001, 1, 1).strftime}
-    dated = _glue(tokenizer, another_day)[:3] != tuple(glue[:3])
+    another_day = template | {"fixed_day": templates.day("2001-01-01")}
+    dated = "fixed_day" in template and _glue(tokenizer, another_day)[:3] != tuple(glue[:3])
     lengths = np.array([len(i) for i in ids], np.int32)
     tokens = np.zeros((len(ids), lengths.max()), np.int32)
     for row, piece in zip(tokens, ids, strict=True):
