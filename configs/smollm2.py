@@ -1,9 +1,9 @@
 """SmolLM2-135M-Instruct, a real language model, on two CPU cores: `bash launchers/model.sh smollm2` fetches it.
 
-python -m welfare_jax.main --config=configs/smollm2.py --workdir=runs/smollm2        about three hours of training
+python -m welfare_jax.main --config=configs/smollm2.py --workdir=runs/smollm2        forty minutes
 python -m welfare_jax.main --config=configs/smollm2.py:quick --workdir=runs/quick    ten minutes, every stage once
 
-`:full` is meant for eight hours, `:sft` imitates planned walks, `:swapped` exchanges the emoji of
+`:full` takes some five hours, `:sft` imitates planned walks, `:swapped` exchanges the emoji of
 Gold and Mold, `:seeds` trains three seeds side by side. The same command resumes each. `:quick` claims nothing about
 learning. The paper's maze but for its size (31 x 31) and length (five turns).
 """
