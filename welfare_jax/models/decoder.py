@@ -329,9 +329,10 @@ def forward(
 
     tokens int32 [B, T]; mask bool [B, T], False on padding at either side; interventions from `wj.add` and its
     kin; read [B] or [B, P], the positions whose residual stream is returned; cache from `empty_cache`, with room
-    for T more slots. Tokens that are known, outside of any trace, must be ids of the model. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
+    for T more slots. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
     resid_post, or what another `hook` point holds; a tuple of hook points gives a tuple), `.cache`. What is not used
-    is not computed under jit.
+    is not computed under jit. Raises `InputError` on shapes that do not fit, and on token ids without a row where
+    tokens are known, outside of any trace.
     """
     model = bind(graphdef, params)
     check_inputs(model.spec, tokens, mask, interventions)
