@@ -188,7 +188,7 @@ def steer(b: Bench) -> dict:
 
     rng = np.random.default_rng(0)
     rows, new = 32, 64
-    tokens = rng.integers(0, 1000, (rows, 56))
+    tokens = rng.integers(0, min(1000, b.spec.vocab), (rows, 56))
     mask = np.arange(56)[None] >= rng.integers(0, 9, (rows, 1))
     iv = interventions.add(
         rng.normal(size=(rows, b.spec.width)), rng.integers(0, b.spec.layers, rows), rng.normal(size=rows)
