@@ -1,8 +1,4 @@
-"""Ministral 3: the plain decoder with YaRN, whose queries grow beyond the length that it was first trained on.
-
-Multimodal folders hold the same decoder, or that of Mistral Small 3, under another prefix; their vision tower is left
-where it is.
-"""
+"""Ministral 3: the plain decoder with YaRN, whose queries grow beyond the length that it was first trained on."""
 
 from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors, rope
 from welfare_jax.models.spec import Spec
