@@ -157,9 +157,8 @@ def test_moments_equal_a_loop(moments, activations, found, samples):
     for c in range(3):
         mine = label == c
         assert moments.counts[c] == mine.sum() == PER_LENGTH * TURNS / 2
-        np.testing.assert_allclose(moments.sums[:, c] / mine.sum(), act[:, mine].mean(1), atol=1e-5)
-        np.testing.assert_allclose(moments.squares[:, c] / mine.sum(), (act[:, mine] ** 2).mean(1), atol=1e-4)
-        want = np.einsum("lnd,rn->rld", act[:, mine], sign[:, mine])
+        np.testing.assert_allclose(moments.origin + moments.sums[:, c] / mine.sum(), act[:, mine].mean(1), atol=1e-5)
+        want = np.einsum("lnd,rn->rld", act[:, mine] - moments.origin[:, None], sign[:, mine])
         np.testing.assert_allclose(moments.swings[:, :, c], want, atol=1e-4)
         np.testing.assert_array_equal(moments.swing_counts[:, c], sign[:, mine].sum(1))
 
@@ -318,4 +317,5 @@ def test_on_policy_episodes(tiny_tokenizer):
     out = extract.moments(decoder.bind(world.graphdef, params), extract.buckets(found, 3, 1))
     stream = run(world.graphdef, params, found.tokens, mask=found.mask, read=found.read).residual
     for c in range(3):
-        np.testing.assert_allclose(out.sums[:, c], np.asarray(stream)[:, found.label == c].sum(1), atol=1e-4)
+        mine = np.asarray(stream)[:, found.label == c]
+        np.testing.assert_allclose(out.origin + out.sums[:, c] / out.counts[c], mine.mean(1), atol=1e-5)

@@ -4,7 +4,6 @@ N sequences in buckets of similar length, each cut into M batches of b rows of T
 activation outlives its batch, so memory does not grow with N. L layers, D width, C classes, R replicates.
 """
 
-import functools
 import itertools
 import pathlib
 from typing import NamedTuple
@@ -53,13 +52,18 @@ class Split(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Sums over samples; `swings` are sums with random signs, the noise of the sums (see `uncertainty`)."""
+    """Sums over samples; `swings` are sums with random signs, the noise of the sums (see `uncertainty`).
+
+    What is summed are activations less those of the first sample: what all samples share is often thousands of times
+    what they differ by, and would take the sums' last digits. A class mean is `origin + sums / counts`; contrasts of
+    means do without `origin`.
+    """
 
     sums: jax.Array  # float32 [L, C, D]
     counts: jax.Array  # float32 [C]
-    squares: jax.Array  # float32 [L, C, D]
     swings: jax.Array  # float32 [R, L, C, D]
     swing_counts: jax.Array  # float32 [R, C]
+    origin: jax.Array  # float32 [L, D]
 
 
 def encode(pieces: text.Pieces, walks: Walks, chunk: int = 256):
@@ -174,16 +178,22 @@ def signs(key, unit, replicates: int):
     return (flip(unit >> 1) * (1.0 - 2.0 * (unit & 1))[:, None]).T
 
 
-def _moments(act, label, sign, classes: int = CLASSES) -> Moments:
-    """Of activations [L, n, D], label [n], sign [R, n]."""
-    member = (label[:, None] == jnp.arange(classes)).astype(jnp.float32)
-    signed = sign[:, :, None] * member
+def nothing(layers: int, width: int, replicates: int, classes: int = CLASSES) -> Moments:
+    """`Moments` of no sample."""
+    sums = (layers, classes, width)
+    return Moments(*map(jnp.zeros, (sums, (classes,), (replicates, *sums), (replicates, classes), (layers, width))))
+
+
+def add(total: Moments, act, label, sign) -> Moments:
+    """`total` with activations [L, n, D], label [n] and sign [R, n] added; the first ones set the origin."""
+    origin = jnp.where(total.counts.sum() > 0, total.origin, act[:, 0])
+    off = act - origin[:, None]
+    sums, counts = geometry.class_sums(off, label, total.counts.shape[0])
+    signed = sign[:, :, None] * (label[:, None] == jnp.arange(total.counts.shape[0]))
     return Moments(
-        *geometry.class_sums(act, label, classes),
-        squares=geometry.class_sums(act * act, label, classes)[0],
-        swings=jnp.einsum("lnd,rnc->rlcd", act, signed),
-        swing_counts=signed.sum(1),
-    )
+        total.sums + sums, total.counts + counts, total.swings + jnp.einsum("lnd,rnc->rlcd", off, signed),
+        total.swing_counts + signed.sum(1), origin,
+    )  # fmt: skip
 
 
 def moments(model, data: tuple[Bucket, ...], hook="resid_post", replicates: int = 0, key=None, classes: int = CLASSES):
@@ -194,17 +204,20 @@ def moments(model, data: tuple[Bucket, ...], hook="resid_post", replicates: int 
     """
     key = jax.random.key(0) if key is None else key
 
-    def one(part):
+    def one(totals, part):
         sign = jnp.repeat(signs(key, part.unit, replicates), part.label.shape[-1], axis=1)
-        each = functools.partial(_moments, label=part.label.reshape(-1), sign=sign, classes=classes)
-        return jax.tree.map(each, activations(model, part, hook))
+        label, seen = part.label.reshape(-1), activations(model, part, hook)
+        return jax.tree.map(lambda t, a: add(t, a, label, sign), totals, seen, is_leaf=_is_moments), None
 
-    total = jax.tree.map(
-        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, jax.tree.map(lambda a: a[0], data[0]))
-    )
+    seen = jax.eval_shape(lambda part: activations(model, part, hook), jax.tree.map(lambda a: a[0], data[0]))
+    total = jax.tree.map(lambda a: nothing(a.shape[0], a.shape[-1], replicates, classes), seen)
     for bucket in data:
-        total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), total, bucket)
+        total, _ = jax.lax.scan(one, total, bucket)
     return total
+
+
+def _is_moments(x) -> bool:
+    return isinstance(x, Moments)
 
 
 def scores(model: decoder.Decoder, data: tuple[Bucket, ...], directions, hook="resid_post"):

@@ -49,7 +49,6 @@ def make(graphdef, join, replicates: int = 200, hook: str = "resid_post"):
         layer = 5 * model.spec.layers // 6
         return {
             "vectors": v,
-            "means": sums / counts[:, None],
             "grams": uncertainty.grams(found, axes),
             "selection": [geometry.select_layer(proj[:, i], cos[:, i], m, use) for i, m in enumerate(members)],
             # [vector, L, kind, n]

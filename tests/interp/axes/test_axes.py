@@ -129,7 +129,7 @@ def test_assent_axis():
 def test_emotion_vectors_and_neutral_components():
     act, label = RNG.normal(size=(L, N, D)), RNG.integers(0, 4, N)
     label[label == 3] = -1  # an emotion without stories, and readings of none
-    sums = extract._moments(jnp.asarray(act), jnp.asarray(label), jnp.zeros((0, N)), 4)
+    sums = extract.add(extract.nothing(*act.shape[::2], 0, 4), jnp.asarray(act), jnp.asarray(label), jnp.zeros((0, N)))
     found = np.asarray(emotions.vectors(sums.sums, sums.counts))
     for e in range(3):
         mine, others = label == e, (label != e) & (label >= 0)
