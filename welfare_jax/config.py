@@ -107,6 +107,14 @@ def rl() -> ConfigDict:
             # What is asked after a walk, for example "How is it going?": it is read where the answer would begin.
             "question": "",  # none: walks are read at their final letter
         },
+        # What the run is held to, fixed before it begins; everything else in its report is secondary. See
+        # interp/outcome.py.
+        "outcome": {
+            "baseline": "path",  # of cos(v_mold, v_gold); or "rest"
+            "layers": "signal",  # those where both vectors are more signal than noise; or "last_third", "all"
+            "least": 0.1,  # the smallest change of interest
+            "shams": 0,  # adapters of the trained one's size in random directions, which are read beside it
+        },
         "axes": {
             # What to compare with, empty for nothing; also success: of generated accounts and walks under a goal.
             "kinds": "reviews,prompts,assent,emotions",

@@ -85,6 +85,31 @@ def cosine(g: Grams, a, b) -> Estimate:
     return Estimate(*(_ratio(*_products(gram, a, b)) for gram in (g.means, free, replicates, g.noise)))
 
 
+def deviations(g: Grams, a, b) -> np.ndarray:
+    """[2, R, L]: how far each half sample moves the noise-free cosine of two contrasts, to first order.
+
+    First by its products with the means, then by its own squares; `standard_error` takes both. Unlike `cosine`'s
+    replicates, which are twice as noisy as the sample, they say something only where the contrasts are more signal
+    than noise; NaN where noise is all there is.
+    """
+    dot, aa, bb = _products(_free_of_noise(g)[0], a, b)
+    moved = np.stack([g.cross + g.cross.swapaxes(-1, -2), g.noise - g.noise.mean(0)])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        size = np.sqrt(np.where((aa > 0) & (bb > 0), aa * bb, np.nan))
+        d_dot, d_aa, d_bb = _products(moved, a, b)
+        return d_dot / size - dot / size * (d_aa / aa + d_bb / bb) / 2
+
+
+def standard_error(moved) -> float:
+    """Of whatever is linear in `deviations` [2, R].
+
+    The means hold noise themselves: their products with a half sample count its squares' share twice, of which the
+    second row takes one off.
+    """
+    products, squares = np.mean(np.square(moved), axis=1)
+    return float(np.sqrt(max(products - squares, squares)))
+
+
 def axis_cosines(g: Grams, a) -> list[Estimate]:
     """Cosine of a contrast with every axis; the axes count as exact."""
     free, replicates = _free_of_noise(g)

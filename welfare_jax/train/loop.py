@@ -207,10 +207,11 @@ def side_by_side(setup: Setup, config):
     """`collector` for organisms: parameters, keys and tiles have a leading axis."""
     cfg = config.train
     program = step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, False, setup.mesh, setup.dtype,
-        cfg.rollout_batch,
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size,
+        cfg.merge_lora and organisms.one_by_one(),  # at once, each would need the whole weights for itself
+        setup.mesh, setup.dtype, cfg.rollout_batch,
     )  # fmt: skip
-    program = jax.jit(jax.vmap(program, in_axes=(0, None, 0, None, None, None, 0)))
+    program = jax.jit(organisms.each(program, (0, None, 0, None, None, None, 0)))
     iv, _ = intervene.build(cfg.intervene, setup.lm.spec)
 
     def collect(trainable, frozen, keys, i, temperature, tiles):
@@ -235,7 +236,7 @@ def updater(setup: Setup, config, tx, places, several: bool, width: int = 0):
             now, frozen, initial, played, cfg.temperature, knobs, iv
         )
     if several:
-        program = jax.vmap(program, in_axes=(0, None, 0, None, 0, 0, None))
+        program = organisms.each(program, (0, None, 0, None, 0, 0, None))
     program = parallel.update(program, where, setup.mesh, places)
     return lambda *args: program(*args, iv)
 
