@@ -86,7 +86,7 @@ def experiment(config, workdir):
 
     from welfare_jax import report
     from welfare_jax.evals import stage as evaluation
-    from welfare_jax.interp import stage, vectors
+    from welfare_jax.interp import outcome, stage, vectors
     from welfare_jax.train import loop, organisms, supervised
 
     seconds, begin = {}, time.perf_counter()
@@ -123,13 +123,16 @@ def experiment(config, workdir):
     curves = [curve(s) for s in own] if config.curve.every else None
     supply = supervised.build(setup, config) if loop.ALGORITHMS[config.train.algorithm].planned else None
     stage.axis_texts(setup, config)  # a file that cannot be read is refused before anything is trained
+    outcome.Rule(**config.outcome)
     lap("build")
     collect = loop.side_by_side(setup, config) if runs.several else loop.collector(setup, config)
     trained = loop.train(setup, config, workdir, collect, curves if runs.several or not curves else curves[0], supply)
     lap("train")
     facts = {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
     if not runs.several:
-        found = stage.run(setup, trained, config, workdir, collect, setup.join)
+        found, _ = stage.run(
+            setup, trained, config, workdir, collect, setup.join, shams(config, setup.initial, trained)
+        )
         if supply:
             key = jax.random.fold_in(jax.random.key(config.seed), 2)
             played, _ = collect(trained, setup.frozen, key, 0, config.train.temperature)
@@ -137,12 +140,16 @@ def experiment(config, workdir):
         lap("analysis")
         summary = loop.ends(workdir) | found | facts
     else:
-        parts = []
+        parts, grams = [], []
         for i, (mine, cfg) in enumerate(zip(own, runs.configs)):
-            folder, look = organisms.folder(workdir, i), loop.collector(mine, cfg)
-            found = stage.run(mine, organisms.take(trained, i), cfg, folder, look, setup.join)
+            folder, look, ours = organisms.folder(workdir, i), loop.collector(mine, cfg), organisms.take(trained, i)
+            beside = shams(config, mine.initial, ours, i, len(own))
+            found, read = stage.run(mine, ours, cfg, folder, look, setup.join, beside)
             parts.append(loop.ends(folder) | found | facts)
+            grams.append(read)
             finish(folder, parts[-1])
+        _, training = stage.outcomes(config, grams)
+        runtime.write_json(workdir / "analysis.json", {"training": training})
         lap("analysis")
         summary = loop.ends(workdir) | facts | {"organisms": parts}
     page = finish(workdir, summary)
@@ -152,6 +159,16 @@ def experiment(config, workdir):
     print(f"reward {reward[0]:.1f} -> {reward[1]:.1f}; report: {page}")
     if config.evals.names:
         evals(config, workdir)
+
+
+def shams(config, initial, trained, first: int = 0, runs: int = 1) -> list:
+    """Every `runs`-th of the `outcome.shams`, from number `first` on, with the norms of one trained run."""
+    import jax
+
+    from welfare_jax.train import shams
+
+    key = jax.random.fold_in(jax.random.key(config.seed), 3)
+    return [shams.draw(initial, trained, jax.random.fold_in(key, i)) for i in range(first, config.outcome.shams, runs)]
 
 
 def axes(config, workdir):
@@ -167,7 +184,8 @@ def axes(config, workdir):
     config = of_run(config) if run else config
     setup = loop.build(config)
     trained = loop.restored(setup, config, run) if run else None
-    found = stage.run(setup, trained, config, workdir, loop.collector(setup, config), setup.join)
+    beside = shams(config, setup.initial, trained) if run else ()
+    found, _ = stage.run(setup, trained, config, workdir, loop.collector(setup, config), setup.join, beside)
     runtime.write_json(workdir / "config.json", config.to_dict() | {"job": "axes", "run": run})
     about = {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
     runtime.write_json(

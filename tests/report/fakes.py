@@ -110,6 +110,11 @@ def fake_model(rng, layers, pull):
 
 
 OPPOSED = {"rest": (-0.5, -0.2), "path": (-1.2, -0.7)}
+OUTCOME = {
+    "baseline": "path", "layers": "signal", "least": 0.1, "shams": 0, "used": [1, 2, 3], "verdict": "opposed",
+    "walks": 512, "untrained": 0.6, "trained": -0.35, "change": -0.95, "low": -1.2, "high": -0.7, "detectable": 0.46,
+    "walks_needed": 10836,
+}  # fmt: skip
 
 
 def fake_change(layers, low, high):
@@ -118,7 +123,7 @@ def fake_change(layers, low, high):
     return parts | {"difference": {k: v * layers for k, v in one.items()}}
 
 
-def fake_run(folder, steps=12, layers=4, episodes=2, pull=1.0, seed=0, change=OPPOSED):
+def fake_run(folder, steps=12, layers=4, episodes=2, pull=1.0, seed=0, change=OPPOSED, outcome=OUTCOME):
     """Writes the four files of a run into `folder` and returns (config, metrics, summary, analysis)."""
     rng = np.random.default_rng(seed)
     metrics = []
@@ -141,6 +146,7 @@ def fake_run(folder, steps=12, layers=4, episodes=2, pull=1.0, seed=0, change=OP
     analysis = {"layers": layers, "hook": "resid_post", "classes": ["mold", "gold", "path"]}
     analysis |= {"trained": fake_model(rng, layers, pull), "untrained": fake_model(rng, layers, 0.0)}
     analysis["change"] = {b: fake_change(layers, low, high) for b, (low, high) in change.items()}
+    analysis["outcome"] = outcome
     analysis["counts"] = {"mold": 512, "gold": 512, "path": 511}
     analysis["directions"] = {c: [0.24, 0.26, 0.255, 0.245] for c in ("mold", "gold", "path")}
     analysis["samples"] = [

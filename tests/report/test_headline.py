@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from fakes import fake_run, read_csv
+from fakes import OUTCOME, fake_run, read_csv
 
 from welfare_jax.report import headline, write
 
@@ -18,44 +18,65 @@ def test_equal_norms_rule():
     assert round(cosine, 2) == -0.6
 
 
-@pytest.mark.parametrize(
-    "rest, path, says",
-    [
-        ((-0.5, -0.9), (0.5, -0.4), "more opposed under both baselines"),
-        ((-0.6, -0.68), (0.39, 0.25), "no clear effect"),  # 0.14 is small beside 0.39
-        ((-0.6, -0.65), (0.39, 0.10), "only against the Path mean: weak evidence"),
-        ((-0.5, -0.1), (0.1, 0.6), "less opposed"),
-        ((0.0, -0.3), (0.0, 0.3), "disagree"),
-        ((-0.6, None), (None, 0.3), "nothing can be said"),
-    ],
-)
-def test_the_verdict_claims_no_more_than_the_numbers(tmp_path, rest, path, says):
-    summary = dict(
-        cos_untrained=[rest[0]], cos_trained=[rest[1]], cos_untrained_path=[path[0]], cos_trained_path=[path[1]]
-    )
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    assert says in write(tmp_path).read_text(encoding="utf-8")
+def known(found):
+    return {k: v for k, v in found.items() if v is not None}
 
 
 @pytest.mark.parametrize(
-    "rest, path, says",
+    "change, says",
     [
-        ((-0.5, -0.2), (-1.2, -0.7), "more opposed under both baselines: neither interval holds zero"),
-        ((-0.5, 0.2), (-1.2, 0.7), "not distinguishable from sampling noise"),
-        ((-2.0, 2.0), (-2.0, 2.0), "not distinguishable from sampling noise"),
-        ((-0.5, -0.1), (-0.3, 0.1), "only one against rest: weak evidence"),
-        ((0.1, 0.2), (0.3, 0.4), "less opposed under both baselines"),
-        ((-0.2, -0.1), (0.3, 0.4), "disagree"),
+        ({}, ("This checkpoint differs from the untrained model: its vectors are more opposed, by \u22120.95",)),
+        ({"verdict": "aligned", "change": 0.9}, ("its vectors are less opposed, by +0.90",)),
+        ({"verdict": "small", "change": 0.01}, ("no change as large as 0.10", "a change of 0.46 or more is found")),
+        ({"verdict": "unknown"}, ("cannot be told", "some 10,836 walks a class")),
+        ({"verdict": "unknown", "change": None}, ("too little signal in those layers (512 a class were read)",)),
+        ({"used": [0, 2, 3, 4, 9]}, ("layers 0, 2 to 4, 9: 5 of 12",)),
     ],
 )
-def test_the_verdict_follows_from_the_intervals(tmp_path, rest, path, says):
-    """However large the values themselves are."""
-    fake_run(tmp_path, steps=3, change={"rest": rest, "path": path})
+def test_one_checkpoint(tmp_path, change, says):
+    fake_run(tmp_path, steps=3, layers=12, outcome=known(OUTCOME | change))
     page = write(tmp_path).read_text(encoding="utf-8")
-    assert says in page and "95 % intervals of that difference" in page
+    for said in ("Primary outcome, fixed before the run: how cos(v_mold, v_gold) against the Path mean", *says):
+        assert said in page
+    assert "Training made" not in page
+
+
+TRAINING = OUTCOME | {
+    "runs": 3, "changes": [-0.9, -1.0, -0.95], "sham_changes": [-0.02, 0.03], "low": -1.1, "high": -0.8
+}  # fmt: skip
+LONE = {"changes": [-0.9], "sham_changes": [0.01, -0.02] * 10, "p": 1 / 21}
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({}, "Training made the two vectors more opposed."),
+        ({"verdict": "aligned"}, "Training made the two vectors less opposed."),
+        ({"verdict": "small"}, "Training made no change as large as 0.10"),
+        ({"verdict": "unknown"}, "Whether training changed the two vectors cannot be told"),
+        ({"sham_changes": []}, "would do the same was not tested: set outcome.shams"),
+        ({"change": None}, "Whether training changed anything cannot be told"),
+        (LONE, "lies outside what they do, p = 0.048. It is one training run"),
+        (LONE | {"p": 0.5}, "does not stand out among them, p = 0.500"),
+        (LONE | {"p": 0.25, "sham_changes": [0.0] * 3}, "(with so few, p cannot be below 0.25)"),
+    ],
+)
+def test_only_runs_and_shams_speak_of_training(tmp_path, change, says):
+    (tmp_path / "analysis.json").write_text(json.dumps({"training": known(TRAINING | change)}))
+    (tmp_path / "metrics.jsonl").write_text("")
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert says in page
+    if not says.startswith("Training made"):
+        assert "Training made" not in page
+
+
+def test_secondary_intervals_are_shown_without_a_verdict(tmp_path):
+    fake_run(tmp_path, steps=3, change={"rest": (-0.5, -0.2), "path": (-1.2, -0.7)})
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert "Secondary, as others report it" in page and "95 % interval over walks \u22121.20 to \u22120.70" in page
     rows = read_csv(tmp_path, "cosine_overall")
     got = [(float(r["low"]), float(r["high"])) for r in rows if (r["layers"], r["model"]) == ("all", "difference")]
-    assert got == [rest, path]
+    assert got == [(-0.5, -0.2), (-1.2, -0.7)]
 
 
 def test_noise_is_not_called_learning(tmp_path):

@@ -67,6 +67,8 @@ def change(rule: Rule, trained, untrained, use) -> Change:
         [f(g, *pair(g, rule.baseline)) for g in (trained, untrained)]
         for f in (lambda *args: uncertainty.cosine(*args).free, uncertainty.deviations)
     )
+    if not use.any():
+        return Change(np.nan, np.full(moved[0].shape[:-1], np.nan))
     return Change(float((free[0] - free[1])[use].mean()), (moved[0] - moved[1])[..., use].mean(-1))
 
 
@@ -80,17 +82,19 @@ def said(low: float, high: float, least: float) -> str:
 def of_run(rule: Rule, trained, untrained) -> dict:
     """The outcome of one checkpoint: whether it differs from the untrained model, and what could have been seen.
 
-    "verdict" is that of `said`, "unknown" too where no layer counts. "detectable" is the change that so many walks
-    find in 95 of 100 runs, "walks_needed" how many a class it takes until that is the smallest effect of interest.
+    "verdict" is that of `said`, "unknown" too where no layer counts or a vector is noise alone in one that does.
+    "detectable" is the change that so many walks find in 95 of 100 runs, "walks_needed" how many a class it takes
+    until that is the smallest effect of interest.
     """
     use = layers(rule, (trained, untrained))
     out = {**dataclasses.asdict(rule), "used": np.flatnonzero(use).tolist(), "verdict": "unknown"}
     walks = int(np.min(trained.counts))
-    if not use.any():
-        return out | {"walks": walks}
     found = change(rule, trained, untrained, use)
+    if not np.isfinite(found.value):
+        return out | {"walks": walks}
     error = uncertainty.standard_error(found.deviations)
-    low, high = found.value - 1.96 * error, found.value + 1.96 * error
+    half = stats.t.ppf(0.975, max(walks // 2 - 1, 1)) * error  # errors come from as many pairs as half the walks
+    low, high = float(found.value - half), float(found.value + half)
     detectable = POWER * error
     ends = {
         name: float(uncertainty.cosine(g, *pair(g, rule.baseline)).free[use].mean())
@@ -111,10 +115,10 @@ def of_training(rule: Rule, runs, shams=()) -> dict:
     """
     use = layers(rule, [g for pairs in runs for g in pairs])
     out = {**dataclasses.asdict(rule), "used": np.flatnonzero(use).tolist(), "verdict": "unknown", "runs": len(runs)}
-    if not use.any():
-        return out
     trained, random = ([change(rule, *pairs, use) for pairs in group] for group in (runs, shams))
     values, null = (np.array([c.value for c in group]) for group in (trained, random))
+    if not np.isfinite([*values, *null]).all():
+        return out
     out |= {"changes": values.tolist(), "sham_changes": null.tolist()}
     effect = values.mean() - (null.mean() if len(null) else 0.0)
     out["change"] = float(effect)

@@ -63,6 +63,20 @@ def make(graphdef, join, replicates: int = 200, hook: str = "resid_post"):
     return program
 
 
+def make_grams(graphdef, join, replicates: int = 200, hook: str = "resid_post"):
+    """One compiled program `(trainable, frozen, fit, key) -> uncertainty.Grams`: of `make`, what cosines need alone.
+
+    fit: the buckets that class means are taken over; with the key of `make`, both resample alike.
+    """
+
+    @jax.jit
+    def program(trainable, frozen, fit, key):
+        model = decoder.bind(graphdef, join(trainable, frozen))
+        return uncertainty.grams(extract.moments(model, fit, hook, replicates, key))
+
+    return program
+
+
 def _named(values):
     return dict(zip(("mold", "gold"), values))
 

@@ -12,7 +12,7 @@ from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
-from welfare_jax.interp import extract, geometry, reading, vectors
+from welfare_jax.interp import extract, geometry, outcome, reading, vectors
 from welfare_jax.interp.axes import comparison
 from welfare_jax.models import chat, decoder, generate, interventions, stops
 from welfare_jax.rl import baselines, record
@@ -117,6 +117,11 @@ def axis_texts(setup, config):
     return comparison.load(config.axes, pieces.tokenizer, pieces.template, pieces.wording, config.extract.question)
 
 
+def resampling():
+    """The random key of half samples, one for all runs: what is read over the same walks is resampled alike."""
+    return jax.random.key(0)
+
+
 def read_models(setup, models: dict, data, config, join, progress=lambda: None):
     """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}."""
     cfg, tokenizer, template = config.axes, setup.pieces.tokenizer, setup.pieces.template
@@ -131,9 +136,32 @@ def read_models(setup, models: dict, data, config, join, progress=lambda: None):
         named = axes[name].named.values() if axes[name] else ()
         spec = setup.lm.spec
         stack = np.stack(list(named)) if named else np.zeros((0, spec.layers, spec.width), np.float32)
-        found[name] = hosts.get(program(trainable, setup.frozen, data, stack, key))
+        found[name] = hosts.get(program(trainable, setup.frozen, data, stack, resampling()))
         progress()
     return found, axes
+
+
+def read_shams(setup, shams, data, config, join, progress) -> dict:
+    """{"shams": their `uncertainty.Grams`}, read as `read_models` reads a model."""
+    program = reading.make_grams(setup.graphdef, join, config.extract.replicates)
+    grams = []
+    for trainable in shams:
+        grams.append(hosts.get(program(trainable, setup.frozen, data.fit, resampling())))
+        progress()
+    return {"shams": grams}
+
+
+def outcomes(config, runs: list[dict]):
+    """(what can be said of the one checkpoint, what of training) from what `run` returned for every trained run.
+
+    The first is None where there are several runs; the second where there is one and no sham beside it.
+    """
+    rule = outcome.Rule(**config.outcome)
+    one = outcome.of_run(rule, runs[0]["trained"], runs[0]["untrained"]) if len(runs) == 1 else None
+    shams = [(sham, run["untrained"]) for run in runs for sham in run["shams"]]
+    if one and not shams:
+        return one, None
+    return one, outcome.of_training(rule, [(run["trained"], run["untrained"]) for run in runs], shams)
 
 
 def store(setup, join, trainable, data, folder):
@@ -168,20 +196,28 @@ def save_vectors(folder, name: str, out, axes, chosen: dict, position: str, abou
     vectors.save(folder / f"{name}.safetensors", named, layers=chosen, position=position, **about)
 
 
-def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 100_000) -> dict:
-    """Everything after training. Writes `vectors/*.safetensors` and `analysis.json`; returns the summary's part.
+def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip: int = 100_000):
+    """Everything after training. Writes `vectors/*.safetensors` and `analysis.json`; returns the summary's part and
+    the `uncertainty.Grams` {"untrained", "trained", "shams": a list} that outcomes are worked out from.
 
-    `trained` may be None: then the untrained model is read alone, and nothing is played.
+    `trained` may be None: then the untrained model is read alone, and nothing is played. shams: parameters, see
+    train/shams.py.
     """
     workdir, layers, cfg = pathlib.Path(workdir), setup.lm.spec.layers, config.extract
     models = {"untrained": setup.initial} | ({} if trained is None else {"trained": trained})
-    bar = tqdm(total=2 + (2 if collect else 1) * len(models), desc="analysis", unit="part", disable=not hosts.first())
+    bar = tqdm(
+        total=2 + (2 if collect else 1) * len(models) + len(shams),
+        desc="analysis",
+        unit="part",
+        disable=not hosts.first(),
+    )
     data, facts = walk_data(
         setup.pieces, setup.maze, setup.mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + live_seed_skip,
         cfg.question,
     )  # fmt: skip
     bar.update()
     found, axes = read_models(setup, models, data, config, join, bar.update)
+    grams = {name: out["grams"] for name, out in found.items()}
     for name, trainable in models.items() if cfg.store else ():
         store(setup, join, trainable, data, workdir / "activations" / name)
     tokenizer, last = setup.pieces.tokenizer, list(models)[-1]
@@ -194,6 +230,8 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
         save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, facts["position"], about)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])
+        grams |= read_shams(setup, shams, data, config, join, bar.update)
+        result["outcome"], result["training"] = outcomes(config, [grams])
     directions = {v: found[last]["vectors"][f"{v}/rest"] for v in ("mold", "gold")}
     full = {name: join(trainable, setup.frozen) for name, trainable in models.items()}
     result["samples"] = steer(
@@ -215,4 +253,4 @@ def run(setup, trained, config, workdir, collect, join, live_seed_skip: int = 10
     bar.close()
     ends = (("rest", ""), ("path", "_path"))
     cosines = {f"cos_{name}{end}": result[name]["cos"][base] for name in models for base, end in ends}
-    return cosines | {"layer_mold": chosen["mold"], "layer_gold": chosen["gold"]} | rewards
+    return cosines | {"layer_mold": chosen["mold"], "layer_gold": chosen["gold"]} | rewards, grams

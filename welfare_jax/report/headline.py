@@ -2,13 +2,11 @@
 
 import math
 
+from welfare_jax.report import outcome
 from welfare_jax.report.data import Run, finite, mean, number
 from welfare_jax.report.markup import num, share
 
-# A change of the cosine counts only if it is not small beside where the untrained model already was.
-LEAST_CHANGE = 0.1
-LEAST_PART = 0.5
-NAMES = {"rest": "one against rest", "path": "against the Path mean"}
+NAMES = outcome.BASELINE
 
 
 def endpoints(run: Run, name: str) -> tuple:
@@ -31,14 +29,13 @@ def rest_from_path(c: float) -> float:
     return (1.25 * c - 1) / (1.25 - c)
 
 
-def counts(untrained: float, difference: float) -> bool:
-    """Whether a difference is large enough, also beside the untrained value, to be called a change."""
-    return abs(difference) >= max(LEAST_CHANGE, LEAST_PART * abs(untrained))
-
-
 def paragraphs(run: Run, tables: dict) -> list:
-    """Plain-text paragraphs: what was learned, what the two vectors did, how to read that."""
-    return [p for p in (_learning(run), _vectors(tables), _noise(run, tables), _caveat(tables)) if p]
+    """Plain-text paragraphs: the primary outcome, what was learned, what else the two vectors did, how to read it."""
+    found = (
+        outcome.training(run), outcome.checkpoint(run), _learning(run), _vectors(tables), _noise(run, tables),
+        _caveat(tables),
+    )  # fmt: skip
+    return [p for p in found if p]
 
 
 def _learning(run) -> str:
@@ -73,46 +70,24 @@ def _vectors(tables) -> str:
     values = {b: v for b, v in cosines(tables).items() if any(map(math.isfinite, v))}
     if not values:
         return ""
-    words = ["cos(v_mold, v_gold), averaged over the layers:"]
     parts = []
     for base, (untrained, trained, difference) in values.items():
         parts.append(
             f"{NAMES[base]} {num(untrained, sign=True)} untrained, {num(trained, sign=True)} trained "
-            f"(difference {num(difference, sign=True)})"
+            f"(difference {num(difference, sign=True)}{_interval(tables, base)})"
         )
-    known = intervals(tables)
-    verdict = _verdict_from_intervals(known) if known else _verdict(values)
-    return " ".join([*words, "; ".join(parts) + ".", _last_third(tables), verdict])
+    said = f"Secondary, as others report it: cos(v_mold, v_gold), averaged over all layers: {'; '.join(parts)}."
+    return " ".join(filter(None, (said, _last_third(tables))))
 
 
-def intervals(tables) -> dict:
-    """{baseline: (low, high)} of the change of the cosine, averaged over the layers; {} unless both are known."""
+def _interval(tables, base) -> str:
+    """The 95 % interval of the change over all layers, where it is known."""
     table = tables.get("cosine_overall", {})
-    rows = [dict(zip(table, r, strict=True)) for r in zip(*table.values(), strict=True)]
-    found = {
-        r["baseline"]: (r["low"], r["high"])
-        for r in rows
-        if (r["layers"], r["model"]) == ("all", "difference") and len(finite((r["low"], r["high"]))) == 2
-    }
-    return {b: found[b] for b in NAMES} if found.keys() == NAMES.keys() else {}
-
-
-def _verdict_from_intervals(known) -> str:
-    spans = "; ".join(
-        f"{NAMES[b]} {num(low, sign=True)} to {num(high, sign=True)}" for b, (low, high) in known.items()
-    )
-    said = f"95 % intervals of that difference over trajectories, noise's own part taken out: {spans}."
-    opposed = [b for b, (_, high) in known.items() if high < 0]
-    aligned = [b for b, (low, _) in known.items() if low > 0]
-    if len(opposed) == 2:
-        return f"{said} Training made the two vectors more opposed under both baselines: neither interval holds zero."
-    if len(aligned) == 2:
-        return f"{said} Training made the vectors less opposed under both baselines: neither interval holds zero."
-    if opposed and aligned:
-        return f"{said} The two baselines disagree about the direction: no conclusion."
-    if opposed or aligned:
-        return f"{said} The vectors changed only {NAMES[(opposed + aligned)[0]]}: weak evidence."
-    return f"{said} Both hold zero: the change is not distinguishable from sampling noise."
+    for row in (dict(zip(table, r, strict=True)) for r in zip(*table.values(), strict=True)):
+        if (row["baseline"], row["layers"], row["model"]) == (base, "all", "difference"):
+            if len(finite((row["low"], row["high"]))) == 2:
+                return f", 95 % interval over walks {num(row['low'], sign=True)} to {num(row['high'], sign=True)}"
+    return ""
 
 
 def _noise(run, tables) -> str:
@@ -149,24 +124,6 @@ def _last_third(tables) -> str:
     return f"Over the last third of the layers only: {'; '.join(parts)}." if parts else ""
 
 
-def _verdict(values) -> str:
-    known = {b: v for b, v in values.items() if math.isfinite(v[2])}
-    if not known:
-        return "Without both a trained and an untrained value nothing can be said about what training did."
-    opposed = [b for b, (before, _, change) in known.items() if change < 0 and counts(before, change)]
-    aligned = [b for b, (before, _, change) in known.items() if change > 0 and counts(before, change)]
-    rule = f"at least {LEAST_CHANGE} and at least {share(LEAST_PART)} of the untrained value"
-    if len(opposed) == 2:
-        return f"Training made the two vectors more opposed under both baselines (each by {rule})."
-    if opposed and not aligned:
-        return f"The vectors became more opposed by {rule} only {NAMES[opposed[0]]}: weak evidence."
-    if aligned and not opposed:
-        return f"Training made the vectors less opposed ({' and '.join(NAMES[b] for b in aligned)})."
-    if opposed:
-        return "The two baselines disagree about the direction: no conclusion."
-    return f"That is no clear effect of training: a change counts here only if it is {rule}."
-
-
 def _caveat(tables) -> str:
     values = cosines(tables)
     if not any(math.isfinite(v) for group in values.values() for v in group):
@@ -181,6 +138,5 @@ def _caveat(tables) -> str:
         by_rule = num(rest_from_path(before), sign=True)
         words += f"Here the untrained {num(before, sign=True)} against Path would read {by_rule} by that rule alone. "
     return words + (
-        "Therefore both baselines are shown, and what counts is the difference between trained and untrained. This is "
-        "one run: it says nothing about the spread between seeds."
+        "Therefore both baselines are shown, and what counts is the difference between trained and untrained."
     )

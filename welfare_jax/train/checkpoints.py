@@ -34,6 +34,7 @@ FREE = (
     "axes",
     "steer",
     "evals",
+    "outcome.shams",
     "model.path",
     "text.date",  # where it is written it is in the piece tables, whose digest is bound
 )
@@ -238,8 +239,9 @@ def differences(old: dict, new: dict, bound: bool = True) -> list[tuple]:
     a, b = (flatten(json.loads(json.dumps(settings))) for settings in (old, new))
     free = lambda k: any(k == f or k.startswith(f + ".") for f in FREE)
     fields = sorted(k for k in set(a) | set(b) if free(k) != bound)
-    # A setting that came later and is left empty changes nothing.
-    return [(k, a.get(k), b.get(k)) for k in fields if a.get(k, "") != b.get(k, "")]
+    # A setting that came later and is left empty changes nothing; runs from before `outcome` were held to none.
+    later = lambda k: k not in a and k.startswith("outcome.")
+    return [(k, a.get(k), b.get(k)) for k in fields if a.get(k, "") != b.get(k, "") and not later(k)]
 
 
 class MetricsLog:
