@@ -12,34 +12,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
-from welfare_jax.evals import agreement, backtracking, cells, endpoint, journal, judge, prompts, refusal
-
-
-@pytest.mark.parametrize(
-    ("reply", "found"),
-    [
-        ("Verdict: direct refusal", "direct refusal"),
-        ("verdict: **Indirect refusal**.", "indirect refusal"),
-        ("It is not a direct refusal. Verdict: direct answer", "direct answer"),
-        ("A direct answer.", "direct answer"),
-        ("direct answer or direct refusal", None),
-        ("<think>Verdict: direct refusal</think>Verdict: nonsensical", "nonsensical"),
-        ("", None),
-        (None, None),
-        ("no idea", None),
-    ],
-)
-def test_labels(reply, found):
-    assert judge.label(reply, refusal.LABELS) == found
-
-
-@pytest.mark.parametrize(
-    ("reply", "found"),
-    [("Score: +3", 3), ("Score: 1, no, Score: \u22124", -4), (" -2 ", -2), ("**Score:** 5", 5), ("Score: 7", None),
-     ("Verdict: nonsensical", "nonsensical"), ("somewhere near 3 I guess", None), ("<think>Score: 1</think>", None)],
-)  # fmt: skip
-def test_scores(reply, found):
-    assert judge.score(reply, -5, 5) == found
+from welfare_jax.evals import agreement, backtracking, cells, endpoint, journal, judge, prompts, refusal, replies
 
 
 def test_a_judge_sees_prompt_and_answer_and_nothing_else():
@@ -62,7 +35,7 @@ def test_verdicts_are_blind_shuffled_asked_once_and_kept(tmp_path):
     answers = [{"cell": c, "item": item, "sample": 0, "prompt": item.prompt,
                 "answer": f"hmm, it may be {i % 6} or more than that, who can tell, let us see again"}
                for i, c in enumerate(grid)]  # fmt: skip
-    parse = lambda reply: judge.label(reply, backtracking.LABELS)
+    parse = lambda reply: replies.label(reply, backtracking.LABELS)
     found = run.verdicts("backtracking", answers, parse, "{prompt} {answer}")
     assert len(seen) == 6 and Counter(found) == {
         None: len(grid) - found.count("backtracking"),
@@ -96,9 +69,9 @@ def test_word_counts():
     ask = lambda evaluation, answer: next(
         judge.ask_words([judge.question(evaluation, "words", "{answer}", "?", answer)])
     )[0][1]
-    assert judge.score(ask("sentiment", "I am glad, so happy, not sad"), -5, 5) == round(5 / 3)
-    assert judge.score(ask("sentiment", "the table"), -5, 5) == 0
-    assert judge.score(ask("sentiment", "\U0001f9fe 3 ..."), -5, 5) == "nonsensical"
+    assert replies.score(ask("sentiment", "I am glad, so happy, not sad"), -5, 5) == round(5 / 3)
+    assert replies.score(ask("sentiment", "the table"), -5, 5) == 0
+    assert replies.score(ask("sentiment", "\U0001f9fe 3 ..."), -5, 5) == "nonsensical"
     assert ask("backtracking", "We add. Wait, that\u2019s wrong") == "Verdict: backtracking"
     assert (
         ask("backtracking", "We add and wait") == "Verdict: backtracking"
@@ -181,7 +154,7 @@ def test_endpoint_retries_and_tells_its_cost_first(served, monkeypatch, capsys, 
     run.judge = judge.build(cfg, None, ())
     item = prompts.Item("s:0", "?", "", None, ())
     answers = [{"cell": run.cells[0], "item": item, "prompt": "?", "answer": f"answer {i}"} for i in range(3)]
-    found = run.verdicts("refusal", answers, lambda r: judge.label(r, refusal.LABELS), "{answer}")
+    found = run.verdicts("refusal", answers, lambda r: replies.label(r, refusal.LABELS), "{answer}")
     assert found == ["direct answer"] * 3 and len(server.seen) == 5
     path, secret, body = server.seen[0]
     assert path == "/v1/chat/completions" and secret == "Bearer sk-secret" and body["temperature"] == 0

@@ -15,8 +15,8 @@ from welfare_jax.evals import (
     cells,
     confidence,
     goal_tracking,
-    judge,
     refusal,
+    replies,
     sentiment,
     stage,
     summary,
@@ -279,4 +279,4 @@ def test_changed_settings_are_sampled_anew_and_never_mixed(tmp_path):
         assert len(said) == more
         for book in (lab.answers, lab.readouts, lab.judgements):
             book.close()
-    assert judge.NONSENSE in backtracking.LABELS
+    assert replies.NONSENSE in backtracking.LABELS

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn import metrics
 
 from welfare_jax.evals import stats
@@ -11,24 +12,38 @@ from welfare_jax.evals import stats
 RNG = np.random.default_rng(0)
 
 
-def test_bootstrap_of_independent_values_is_the_normal_interval():
-    values = RNG.normal(2.0, 3.0, 400)
-    mean, low, high = stats.bootstrap(values, np.arange(400), draws=8000)
-    error = values.std(ddof=1) / 20
-    assert mean == pytest.approx(values.mean())
-    assert low == pytest.approx(mean - 1.96 * error, abs=0.05) and high == pytest.approx(mean + 1.96 * error, abs=0.05)
+def test_interval_of_independent_values_is_students():
+    values = RNG.normal(2.0, 3.0, 12)
+    want = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert stats.interval(values, np.arange(12)) == pytest.approx((values.mean(), *want))
 
 
-def test_bootstrap_resamples_prompts_not_samples():
+def test_interval_is_over_prompts_not_samples():
     """Ten prompts answered alike twenty times are ten observations, not two hundred."""
     prompt = RNG.normal(size=10)
     values, groups = np.repeat(prompt, 20), np.repeat(np.arange(10), 20)
-    alone = stats.bootstrap(prompt, np.arange(10))
-    assert stats.bootstrap(values, groups) == pytest.approx(alone)
-    naive = stats.bootstrap(values, np.arange(200))
+    alone = stats.interval(prompt, np.arange(10))
+    assert stats.interval(values, groups) == pytest.approx(alone)
+    naive = stats.interval(values, np.arange(200))
     assert alone[2] - alone[1] > 3 * (naive[2] - naive[1])
-    assert all(map(math.isnan, stats.bootstrap([], [])))
-    assert stats.bootstrap([3.0], ["a"]) == (3, 3, 3)
+    assert all(map(math.isnan, stats.interval([], [])))
+    mean, *ends = stats.interval([3.0, 4.0], ["a", "a"])
+    assert mean == 3.5 and all(map(math.isnan, ends))
+
+
+@pytest.mark.parametrize("prompts", [4, 7, 40])
+def test_few_prompts_are_covered_too(prompts):
+    """Unlike two errors or a percentile bootstrap, which with seven prompts call a tenth of nothing something."""
+    x = np.tile([-4.0, -2, 0, 2, 4], prompts)
+    groups = np.repeat(np.arange(prompts), 5)
+    means, slopes = 0, 0
+    for _ in range(2000):
+        y = RNG.normal(size=prompts)[groups] + RNG.normal(size=5 * prompts)
+        _, low, high = stats.interval(y, groups)
+        means += low > 0 or high < 0
+        b, error = stats.slope(x, y, groups)
+        slopes += abs(b) > stats.t_quantile(prompts) * error
+    assert 0.03 < means / 2000 < 0.07 and 0.03 < slopes / 2000 < 0.07
 
 
 def test_slope_of_a_line_with_an_error_by_hand():

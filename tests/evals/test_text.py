@@ -54,7 +54,7 @@ def test_shortcuts(said, verdict):
         ("She earns $1,200.00", "1200", (), True),
         ("B", "B", ("x", "y"), True),
         ("The answer is (A).", "B", ("x", "y"), False),
-        ("A surplus? No: it is y", "B", ("x", "y"), False),  # a letter named first counts
+        ("A surplus? No: it is y", "B", ("x", "y"), True),  # an article is no letter
         ("it is a kind of fish", "B", ("bird", "fish"), True),
         ("\U0001f9fe", "\U0001f9fe", (), True),
         ("\U0001f4d0", "\U0001f9fe", (), False),
@@ -62,12 +62,6 @@ def test_shortcuts(said, verdict):
 )
 def test_grading(answer, target, choices, right):
     assert text.correct(answer, target, choices) is right
-
-
-def test_thinking_is_not_part_of_an_answer():
-    assert text.without_thinking("<think>wait, no</think>\n42") == "42"
-    assert text.without_thinking("so far </think> 42") == "42"
-    assert text.without_thinking("<think>never ends") == ""
 
 
 def test_share_of_words():

@@ -1,16 +1,16 @@
 """Self-doubt on mathematics: does the answer turn back on itself? (arXiv:2605.30232 §4, §N)"""
 
-from welfare_jax.evals import judge, prompts, summary, text
+from welfare_jax.evals import prompts, replies, summary, text
 from welfare_jax.evals.evaluation import Evaluation
 
-LABELS = ("normal", "backtracking", judge.NONSENSE)
+LABELS = ("normal", "backtracking", replies.NONSENSE)
 
 
 def backtracking(lab, config) -> list[dict]:
     """Scores of every cell. Metric: share of coherent answers that backtrack; two shortcuts need no judge."""
     answers = lab.sampled("backtracking", config)
     verdicts = lab.verdicts(
-        "backtracking", answers, lambda reply: judge.label(reply, LABELS),
+        "backtracking", answers, lambda reply: replies.label(reply, LABELS),
         prompts.wording("judge_backtracking", config.judge_prompt), text.backtracking_shortcut,
     )  # fmt: skip
     out = []
@@ -19,7 +19,7 @@ def backtracking(lab, config) -> list[dict]:
         metrics = {"backtracking": float(v == "backtracking") if coherent else None}
         if a["item"].target is not None:
             metrics["solved"] = float(text.correct(a["answer"], a["item"].target)) if coherent else None
-        out.append(summary.score("backtracking", a, metrics, v == judge.NONSENSE, v is None))
+        out.append(summary.score("backtracking", a, metrics, v == replies.NONSENSE, v is None))
     return out
 
 

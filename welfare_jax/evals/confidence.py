@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.evals import judge, logodds, prompts, stats, summary, text
+from welfare_jax.evals import logodds, prompts, replies, stats, summary, text
 from welfare_jax.evals.evaluation import Evaluation
 
 TERTILES = ("least sure third", "middle third", "surest third")
@@ -19,6 +19,7 @@ TERTILES = ("least sure third", "middle third", "surest third")
 def confidence(lab, config) -> list[dict]:
     """Scores of every cell. Metrics: the normalised P(True), log P(True), log P(False) and their mass.
 
+    Where the mass is below `logodds.MASS` the model says neither: the row is incoherent and has no confidence.
     Groups: all, correct and incorrect answers, and thirds by the unsteered confidence of the same model.
     """
     items = lab.items(config.prompts)
@@ -32,7 +33,8 @@ def confidence(lab, config) -> list[dict]:
         groups = [] if known is None else ["correct" if known else "incorrect"]
         groups += [TERTILES[thirds[cell.model, name]]]
         mass = math.exp(logp[0]) + math.exp(logp[1])
-        metrics = {"confidence": normalised(*logp), "log_p_true": logp[0], "log_p_false": logp[1], "mass": mass}
+        sure = normalised(*logp) if mass >= logodds.MASS else None
+        metrics = {"confidence": sure, "log_p_true": logp[0], "log_p_false": logp[1], "mass": mass}
         out.append(summary.score("confidence", row, metrics, mass < logodds.MASS, False, groups))
     return out
 
@@ -94,7 +96,7 @@ def grade(lab, evaluation, said, config) -> list:
     template = prompts.wording("judge_grade", config.judge_prompt)
     open_ = [i for i, a in enumerate(said) if a["item"].target is not None and not a["item"].choices]
     asked = [said[i] | {"prompt": f"{said[i]['prompt']}\nRight answer: {said[i]['item'].target}"} for i in open_]
-    parse = lambda reply: judge.label(reply, ("correct", "incorrect"))
+    parse = lambda reply: replies.label(reply, ("correct", "incorrect"))
     for i, v in zip(open_, lab.verdicts("grade", asked, parse, template)):
         out[i] = None if v is None else v == "correct"
     return out

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import cells, endpoint, journal, prompts, text
+from welfare_jax.evals.replies import NONSENSE
 
-NONSENSE = "nonsensical"
 KINDS = ("model", "endpoint", "recorded", "words")
 
 
@@ -37,30 +37,6 @@ def question(evaluation: str, judge: str, template: str, prompt: str, answer: st
     shown = re.sub(r"\{(prompt|answer)\}", lambda m: {"prompt": prompt, "answer": answer}[m[1]], template)
     about = journal.key(evaluation, prompt, answer)
     return Question(journal.key(evaluation, judge, shown), about, evaluation, prompt, answer, shown)
-
-
-def label(reply: str, labels) -> str | None:
-    """The label of a reply: the one after its last "verdict:", else the only one that it names; None otherwise."""
-    if reply is None:
-        return None
-    tail = re.split(r"verdict\W*", text.without_thinking(reply).lower())
-    for part in ([re.match(r"[^\n.]*", tail[-1])[0]] if len(tail) > 1 else []) + [" ".join(tail)]:
-        found = {x for x in labels if re.search(rf"\b{re.escape(x)}\b", part)}
-        if len(found) == 1:
-            return found.pop()
-    return None
-
-
-def score(reply: str, low: int, high: int) -> float | str | None:
-    """The number after the last "score:", or the whole reply where it is one; NONSENSE; None outside low..high."""
-    if reply is None:
-        return None
-    said = text.without_thinking(reply).replace("\u2212", "-")
-    found = re.findall(r"score\W*?([+-]?\d+(?:\.\d+)?)", said, re.IGNORECASE)
-    found = found or re.findall(r"^\W*?([+-]?\d+(?:\.\d+)?)\W*$", said)
-    if found:
-        return float(found[-1]) if low <= float(found[-1]) <= high else None
-    return label(reply, (NONSENSE,))
 
 
 def _refuse(questions):

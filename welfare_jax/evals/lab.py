@@ -9,7 +9,7 @@ import functools
 
 from tqdm import tqdm
 
-from welfare_jax.evals import cells, journal, prompts, text
+from welfare_jax.evals import cells, journal, prompts, replies, text
 from welfare_jax.evals import judge as judging
 from welfare_jax.evals.prompts import Item
 from welfare_jax.interp import vectors
@@ -72,7 +72,7 @@ class Lab:
         out = [
             {"evaluation": evaluation, "cell": row.cell, "item": by_id[named[row.key]["item"]],
              "sample": named[row.key]["sample"], "prompt": row.talk,
-             "answer": text.without_thinking(found[row.key]["answer"])}
+             "answer": replies.without_thinking(found[row.key]["answer"])}
             for row in rows
         ]  # fmt: skip
         self.said += out

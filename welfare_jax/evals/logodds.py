@@ -12,12 +12,12 @@ from welfare_jax.errors import InputError
 from welfare_jax.evals import summary
 from welfare_jax.models import chat
 
-MASS = 0.1  # less probability than this on both sides together: the read-out says nothing, the row is incoherent
+MASS = 0.1  # less probability than this on both sides together: nothing is read out, the row is incoherent
 
 
 def scores(lab, evaluation: str, config, sides: tuple[str, str], whole: bool) -> list[dict]:
     """Scores of every cell, a row a prompt. Metrics: log-odds of the first side against the second in nats, the log
-    probability of each, and their mass, the probability of both together.
+    probability of each, and their mass, the probability of both together. Rows below `MASS` have no log-odds.
 
     sides: the fields of `config` that hold the words; whole: see `sequences`. `config.begin` is what the assistant has
     already said, in every prompt; it is steered like all that it says.
@@ -28,7 +28,8 @@ def scores(lab, evaluation: str, config, sides: tuple[str, str], whole: bool) ->
     by_id, out = {item.id: item for item in items}, []
     for (cell, name), (first, second) in found.items():
         mass = math.exp(first) + math.exp(second)
-        metrics = {"log_odds": first - second, f"log_p_{sides[0]}": first, f"log_p_{sides[1]}": second, "mass": mass}
+        odds = first - second if mass >= MASS else None
+        metrics = {"log_odds": odds, f"log_p_{sides[0]}": first, f"log_p_{sides[1]}": second, "mass": mass}
         row = {"cell": cell, "item": by_id[name], "sample": 0}
         out.append(summary.score(evaluation, row, metrics, mass < MASS, False))
     return out

@@ -1,32 +1,34 @@
 """Means with intervals, slopes with errors, agreement of two judges. NumPy; N observations in G groups (prompts)."""
 
-import functools
-
 import numpy as np
+import scipy.stats
 
 MASK = 0.9  # cells with a higher rate of incoherent answers say nothing about the metric
 
 
-def bootstrap(values, groups, draws: int = 2000, seed: int = 0, level: float = 0.95):
-    """(mean, low, high): percentile interval of the mean under resampling of whole groups.
+def interval(values, groups, level: float = 0.95):
+    """(mean, low, high): the mean and its interval by Student's t with one degree of freedom less than groups.
 
-    Samples of one prompt resemble one another, so prompts are drawn, not samples. (nan, nan, nan) without values.
+    Samples of one prompt resemble one another, so a group (a prompt) is what is independent: with u_g the sum of the
+    deviations in a group and N values, the variance is G / (G - 1) * sum u_g^2 / N^2. The ends are nan with one
+    group, all three without values.
     """
-    values, groups = np.asarray(values, float), np.asarray(groups)
+    values = np.asarray(values, float)
     if not len(values):
         return (float("nan"),) * 3
-    _, index = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(index, values), np.bincount(index)
-    picks = _resampled(len(sums), draws, seed)
-    means = (picks @ sums) / (picks @ counts)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
+    mean = values.mean()
+    u = _sums(values - mean, groups)
+    half = t_quantile(len(u), level) * np.sqrt(len(u) / max(len(u) - 1, 1) * (u**2).sum()) / len(values)
+    return float(mean), float(mean - half), float(mean + half)
 
 
-@functools.lru_cache(maxsize=8)
-def _resampled(groups: int, draws: int, seed: int):
-    """How often each group is drawn, float [draws, groups]."""
-    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), draws).astype(float)
+def t_quantile(groups: int, level: float = 0.95) -> float:
+    """How many standard errors from groups the interval reaches to either side; nan with one group."""
+    return float(scipy.stats.t.ppf((1 + level) / 2, groups - 1)) if groups > 1 else float("nan")
+
+
+def _sums(values, groups):
+    return np.bincount(np.unique(groups, return_inverse=True)[1], values)
 
 
 def slope(x, y, groups):
@@ -42,8 +44,7 @@ def slope(x, y, groups):
         return float("nan"), float("nan")
     b = (centred * y).sum() / sxx
     residual = y - y.mean() - b * centred
-    _, index = np.unique(groups, return_inverse=True)
-    u = np.bincount(index, centred * residual)
+    u = _sums(centred * residual, groups)
     g = len(u)
     error = np.sqrt(g / (g - 1) * (u**2).sum()) / sxx if g > 1 else float("nan")
     return float(b), float(error)

@@ -18,7 +18,7 @@ def score(evaluation, row, metrics, incoherent, unparseable, groups=()) -> dict:
     }  # fmt: skip
 
 
-def by_cell(scores, bank, draws: int = 2000) -> list[dict]:
+def by_cell(scores, bank) -> list[dict]:
     """One row for every evaluation, metric, group and cell: mean, interval, and how many answers it rests on.
 
     `n` counts answers, `used` those with a value. Incoherence is a share of the parseable answers; `masked` where it
@@ -27,7 +27,7 @@ def by_cell(scores, bank, draws: int = 2000) -> list[dict]:
     out = []
     for (evaluation, metric, group, cell), rows in _grouped(scores).items():
         values = [(r["metrics"][metric], r["item"]) for r in rows if r["metrics"].get(metric) is not None]
-        mean, low, high = stats.bootstrap([v for v, _ in values], [i for _, i in values], draws)
+        mean, low, high = stats.interval([v for v, _ in values], [i for _, i in values])
         rate = incoherence(rows)
         out.append({
             "evaluation": evaluation, "metric": metric, "group": group, **cell._asdict(), **_kind(bank, cell.vector),
@@ -61,9 +61,11 @@ def slopes(scores, bank) -> list[dict]:
             ]  # fmt: skip
             x, y, items = zip(*used) if used else ((), (), ())
             b, error = stats.slope(x, y, items)
+            half = stats.t_quantile(len(set(items))) * error
             out.append({
                 "evaluation": evaluation, "metric": metric, "group": group, "model": model, "vector": vector,
                 **_kind(bank, vector), "layer": layer, "where": where, "slope": null(b), "error": null(error),
+                "low": null(b - half), "high": null(b + half), "prompts": len(set(items)),
                 "n": len(x), "strengths": sorted(set(x)), "masked": sorted(set(rates) - set(x)),
                 "incoherence": null(max(rates.values())),
             })  # fmt: skip

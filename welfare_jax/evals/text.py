@@ -3,9 +3,10 @@
 import re
 import string
 
+from welfare_jax.evals import replies
+
 FOLD_WORDS, FOLD_COPIES = 50, 3
 STUCK = {"wait", "no", "hmm", "can't", "cannot"}
-_THINKING = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
 
 
@@ -36,12 +37,6 @@ def backtracking_shortcut(text: str) -> str | None:
     return None
 
 
-def without_thinking(text: str) -> str:
-    """The answer alone: what a thinking model wrote to itself is dropped."""
-    text = _THINKING.sub("", text)
-    return (text.split("</think>")[-1] if "</think>" in text else text).strip()
-
-
 def words_of(text: str) -> list[str]:
     return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", text.replace("\u2019", "'").lower())
 
@@ -55,21 +50,11 @@ def share(texts, words) -> float:
 def correct(answer: str, target: str, choices=()) -> bool:
     """Whether an answer names the target: by letter, by its last number, or by holding the words of the target."""
     if choices:
-        return _letter(answer, choices) == target.strip().upper()[:1]
+        return replies.choice(answer, choices) == target.strip().upper()[:1]
     if _NUMBER.fullmatch(target.strip()) and (found := _NUMBER.findall(answer)):
         return _value(found[-1]) == _value(target)
     plain = lambda s: " ".join(["", *re.findall(r"[^\W_]+", s.lower()), ""])
     return plain(target) in plain(answer) if plain(target).strip() else target.strip() in answer
-
-
-def _letter(answer: str, choices) -> str:
-    """The letter of the choice that an answer names, or the letter whose text it repeats."""
-    letters = string.ascii_uppercase[: len(choices)]
-    found = re.search(rf"(?<![^\W_])([{letters}])(?![^\W_])(?!')", answer)
-    if found:
-        return found[1]
-    same = [letter for letter, choice in zip(letters, choices) if choice.strip().lower() in answer.lower()]
-    return same[0] if len(same) == 1 else ""
 
 
 def _value(number: str) -> float:

@@ -30,7 +30,9 @@ def tables(run: Run) -> dict:
              "peak_error", "low", "high")  # fmt: skip
     out = {
         "evals_cells": columns(found.get("cells"), CELL + NUMBERS),
-        "evals_slopes": columns(found.get("slopes"), (*SLOPE, "slope", "error", "n", "strengths", "masked")),
+        "evals_slopes": columns(
+            found.get("slopes"), (*SLOPE, "slope", "error", "low", "high", "prompts", "n", "strengths", "masked")
+        ),
         "evals_sweep": columns(found.get("sweep"), peaks),
         "evals_tracking": columns(found.get("tracking"), tracking),
         "evals_answers": columns(
@@ -245,7 +247,8 @@ def _slopes(columns, about) -> str:
         beaten = f"{sum(abs(number(r['slope'])) > s for s in sizes)} of {len(sizes)}" if sizes else "\u2014"
         shown.append([
             esc(r["evaluation"]), esc(r["model"]), esc(r["vector"]), num(r["layer"], 0), esc(r["where"]),
-            num(r["slope"], 3, sign=True), num(r["error"], 3), beaten, esc(r["masked"] or ""),
+            num(r["slope"], 3, sign=True), *(num(r[k], 3, sign=True) for k in ("low", "high")), beaten,
+            esc(r["masked"] or ""),
         ])  # fmt: skip
     head = (
         "evaluation",
@@ -254,11 +257,12 @@ def _slopes(columns, about) -> str:
         "layer",
         "steered",
         "slope",
-        "error",
+        "low",
+        "high",
         "steeper than controls",
         "masked \u03b1",
     )
-    return "<h3>Slopes on the strength</h3>" + table(head, shown, numeric=(3, 5, 6), css="tall")
+    return "<h3>Slopes on the strength</h3>" + table(head, shown, numeric=(3, 5, 6, 7), css="tall")
 
 
 def _groups(columns, about) -> str:
