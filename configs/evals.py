@@ -30,7 +30,7 @@ def get_config(variant="tiny"):
     config.extract.per_length = 16
     config.extract.held_out = 0.5
     config.evals.judge.kind = "words"  # so small a model cannot judge itself
-    config.evals.random = config.evals.orthogonal = 4
+    config.evals.random = config.evals.orthogonal = 10
     config.evals.batch = 256
     config.evals.buckets = 1
     for name, samples, tokens in (("sentiment", 20, 40), ("backtracking", 4, 40), ("refusal", 2, 40)):
@@ -50,18 +50,18 @@ def get_config(variant="tiny"):
 def smollm2(config):
     """SmolLM2-135M-Instruct, from `models/smollm2`, a folder with its .gguf; nothing is judged.
 
-    In the folder of a finished run there are 2 models x (1 + 36 directions x 2 strengths) = 146 cells; 128 of them are
-    the 32 controls'. A cell reads 5 prompts of 80 or 112 tokens (confidence), 8 of 48 or 64 (sentiment), 10 of 48 and
-    after each 5 openings of 2 tokens (refusal): 1,500 tokens. That makes 218,000 tokens or, at 0.25 GFLOP each, 55
-    TFLOP: under four minutes on two cores that do 250 GFLOP/s, 5:08 in all as measured on such. Alone, it is one
-    model, half of that, and 90 walks to make the vectors from. `evals.sample` and `evals.random` take more of both.
+    In the folder of a finished run there are 2 models x (1 + 44 directions x 2 strengths) = 178 cells; 160 of them are
+    the 40 controls', twenty beside each vector, from which p = 0.048 can come. A cell reads 10 prompts of 80 or 112
+    tokens (confidence), 10 of 48 or 64 (sentiment), 10 of 48 and after each 5 openings of 2 tokens (refusal): some
+    2,000 tokens, 360,000 in all or, at 0.25 GFLOP each, 90 TFLOP: six minutes on two cores that do 250 GFLOP/s.
+    Alone, it is one model, half of that, and 90 walks to make the vectors from. `evals.sample=1` reads all 40 prompts.
     """
     config.model.path = "models/smollm2"
     config.model.dtype = "float32"
     config.extract.per_length = 2
     config.evals.names = UNJUDGED
     config.evals.alphas = (-4.0, 0.0, 4.0)
-    config.evals.random = config.evals.orthogonal = 8
+    config.evals.random = config.evals.orthogonal = 10
     config.evals.sample = 0.25
     config.evals.buckets = 2
     config.evals.confidence.max_new_tokens = 8

@@ -165,16 +165,16 @@ def test_sentiment_by_hand(tmp_path):
     lab = laboratory(tmp_path, logp, models=("untrained",))
     cfg = settings("sentiment_logodds", good=("good", "glad"), bad=("bad", "sad"))
     scores = sentiment_logodds.sentiment_logodds(lab, cfg)
-    assert len(asked) == 30 and {begin for _, begin in asked} == {"I feel very"}
+    assert len(asked) == 40 and {begin for _, begin in asked} == {"I feel very"}
     assert lab.device.sides == ((token("Good"), token(" glad")), (token(" bad"), token("sad")))
     cells_of, slopes = summary.by_cell(scores, lab.bank), summary.slopes(scores, lab.bank)
     letters = sum("letter" in prompt for prompt, _ in asked)
     for row in cells_of:
         if (row["metric"], row["group"]) == ("log_odds", "all"):
-            want = 0.25 + 1.5 * SIGN[row["vector"]] * row["alpha"] + letters / 30
+            want = 0.25 + 1.5 * SIGN[row["vector"]] * row["alpha"] + letters / 40
             silent = (row["vector"], row["alpha"]) == ("v_gold", -4)
-            assert row["mean"] == (None if silent else pytest.approx(want)) and row["n"] == 30
-            assert row["used"] == (0 if silent else 30) and row["masked"] == (row["incoherence"] == 1) == silent
+            assert row["mean"] == (None if silent else pytest.approx(want)) and row["n"] == 40
+            assert row["used"] == (0 if silent else 40) and row["masked"] == (row["incoherence"] == 1) == silent
         if (row["metric"], row["group"]) == ("mass", "all"):
             assert row["mean"] == pytest.approx(0.09 if (row["vector"], row["alpha"]) == ("v_gold", -4) else 0.5)
     assert {r["group"] for r in cells_of} == {"all", "self_report", "tile_association", "story"}

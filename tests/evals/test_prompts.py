@@ -34,6 +34,16 @@ def test_published_files(name):
         ]
 
 
+@pytest.mark.parametrize("path", sorted(prompts.SETS.glob("*.jsonl")), ids=lambda p: p.stem)
+def test_own_sets_are_large_enough_to_conclude_from(path):
+    """Forty prompts or more, none twice; but for openers, which are only read, and what the small decoder can tell."""
+    items = prompts.read(path.stem, TILES)
+    assert len({item.prompt for item in items}) == len(items)
+    assert len(items) >= {"openers": 3, "tiny_stories": 7}.get(path.stem, 40)
+    for item in items:
+        assert not item.choices or all(f"{x}. {c}" in item.prompt for x, c in zip("ABCD", item.choices, strict=True))
+
+
 def test_gsm8k_as_published(tmp_path):
     path = SHARED / "data" / "gsm8k" / "test.jsonl"
     if not path.is_file():
@@ -106,7 +116,7 @@ def test_a_hub_dataset_is_found_in_the_cache(tmp_path, monkeypatch):
 
 def test_a_quick_look_keeps_every_category():
     whole, part = (prompts.load(["sentiment", "facts"], TILES, share) for share in (1.0, 0.1))
-    assert len(whole) == 60 and 5 <= len(part) <= 8 and {i.category for i in part} == {i.category for i in whole}
+    assert len(whole) == 80 and 5 <= len(part) <= 8 and {i.category for i in part} == {i.category for i in whole}
     assert [i for i in whole if i in part] == part == prompts.load(["sentiment", "facts"], TILES, 0.1)
     for share in (0.0, 1.5):
         with pytest.raises(InputError, match="evals.sample"):

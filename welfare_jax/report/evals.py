@@ -244,10 +244,15 @@ def _slopes(columns, about) -> str:
         same = [s for s in rows if s["kind"] in ("random", "orthogonal") and s["beside"] == r["beside"]
                 and (s["evaluation"], s["model"]) == (r["evaluation"], r["model"])]  # fmt: skip
         sizes = [abs(s["slope"]) for s in same if math.isfinite(number(s["slope"]))]
-        beaten = f"{sum(abs(number(r['slope'])) > s for s in sizes)} of {len(sizes)}" if sizes else "\u2014"
+        below = sum(abs(number(r["slope"])) > s for s in sizes)
+        beaten = (
+            (f"{below} of {len(sizes)}", num((1 + len(sizes) - below) / (1 + len(sizes)), 3))
+            if sizes
+            else "\u2014\u2014"
+        )
         shown.append([
             esc(r["evaluation"]), esc(r["model"]), esc(r["vector"]), num(r["layer"], 0), esc(r["where"]),
-            num(r["slope"], 3, sign=True), *(num(r[k], 3, sign=True) for k in ("low", "high")), beaten,
+            num(r["slope"], 3, sign=True), *(num(r[k], 3, sign=True) for k in ("low", "high")), *beaten,
             esc(r["masked"] or ""),
         ])  # fmt: skip
     head = (
@@ -260,9 +265,15 @@ def _slopes(columns, about) -> str:
         "low",
         "high",
         "steeper than controls",
+        "p",
         "masked \u03b1",
     )
-    return "<h3>Slopes on the strength</h3>" + table(head, shown, numeric=(3, 5, 6, 7), css="tall")
+    note = (
+        '<p class="sub">low, high: 95 % interval over prompts. It says how sure the slope is, not that the direction '
+        "matters: most directions of that norm move a model somehow. What speaks for a vector is p, the share of its "
+        "controls (and itself) that are as steep.</p>"
+    )
+    return "<h3>Slopes on the strength</h3>" + note + table(head, shown, numeric=(3, 5, 6, 7, 9), css="tall")
 
 
 def _groups(columns, about) -> str:
