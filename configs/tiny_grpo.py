@@ -1,5 +1,8 @@
 """The main job on the small decoder inside the package: no download, under five minutes on two CPU cores.
 
+python -m welfare_jax.main --config=configs/tiny_grpo.py --workdir=runs/tiny          one run
+python -m welfare_jax.main --config=configs/tiny_grpo.py:seeds --workdir=runs/seeds   ten, held against twenty shams
+
 The maze, the objective and every stage are those of `gemma_grpo.py`; only sizes and the learning rate differ.
 --config.model.path=DIR puts any other Hugging Face folder in its place.
 """
@@ -7,7 +10,9 @@ The maze, the objective and every stage are those of `gemma_grpo.py`; only sizes
 from welfare_jax.config import rl
 
 
-def get_config():
+def get_config(variant="one"):
+    if variant not in ("one", "seeds"):
+        raise ValueError(f"variant {variant!r}: choose one or seeds")
     config = rl()
     config.model.path = "tiny"
     config.model.dtype = "float32"
@@ -22,11 +27,15 @@ def get_config():
     config.train.checkpoint_every = 10
     config.curve.every = 3
     config.curve.per_length = 8
-    config.extract.per_length = 16
-    config.extract.held_out = 0.5
+    config.extract.per_length = 50  # 600 walks a class
     config.axes.limit = 48
     config.axes.topics_limit = 2
     config.axes.stories = 1
     config.axes.max_new_tokens = 24
     config.axes.first_token = 8
+    if variant == "seeds":
+        config.organisms.seed = tuple(range(10))
+        config.outcome.shams = 20
+        config.curve.every = 0
+        config.axes.kinds = ""
     return config

@@ -59,7 +59,7 @@ def start(model, workdir, log, settings=(), *, devices=1):
 
 def finish(process, log, status=0):
     """Waits for the end of a run; returns what it said."""
-    process.join(120)
+    process.join(1800)  # however busy the machine is
     said = pathlib.Path(log).read_text()
     assert process.exitcode == status, f"{process.exitcode}: {said[-3000:]}"
     return said

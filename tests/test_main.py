@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import runpy
 import signal
 import subprocess
@@ -28,8 +29,8 @@ STEPS = 12
 FEW = {
     "maze.size": 21, "maze.turns": 3, "train.steps": STEPS, "train.schedule_steps": 20, "train.groups": 2,
     "train.group_size": 2, "train.micro_batch": 4, "train.lora.rank": 2, "train.checkpoint_every": 2, "curve.every": 3,
-    "curve.per_length": 1, "extract.per_length": 4, "extract.store": True, "steer.max_new_tokens": 4,
-    "axes.kinds": "prompts",
+    "curve.per_length": 1, "extract.per_length": 4, "extract.held_out": 0.5, "extract.store": True,
+    "steer.max_new_tokens": 4, "axes.kinds": "prompts",
 }  # fmt: skip
 
 
@@ -211,6 +212,27 @@ def test_what_a_run_leaves(finished):
 
 
 @pytest.mark.slow
+def test_seeds_are_held_against_shams(model_dir, tmp_path):
+    """Every organism has a report on its checkpoint; the page above them speaks of training."""
+    done = call(*few(
+        model_dir, tmp_path, **{"organisms.seed": (0, 1), "outcome.shams": 3, "outcome.layers": "all", "train.steps": 2,
+        "curve.every": 0, "axes.kinds": "", "extract.store": False},
+    ))  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    training = json.loads((tmp_path / "analysis.json").read_text())["training"]
+    assert (training["runs"], training["layers"], training["shams"]) == (2, "all", 3)
+    if "change" in training:
+        assert len(training["changes"]) == 2 and len(training["sham_changes"]) == 3
+    assert re.search("Training made|[Ww]hether (training|any change)", (tmp_path / "report.html").read_text())
+    for i in range(2):
+        own = json.loads((tmp_path / "organisms" / str(i) / "analysis.json").read_text())
+        assert own["outcome"]["used"] == [0, 1] and own["training"]["runs"] == 1
+        assert "Primary outcome, fixed before the run" in (tmp_path / "organisms" / str(i) / "report.html").read_text()
+    again = call(*few(model_dir, tmp_path, **{"outcome.layers": "signal", "organisms.seed": (0, 1)}))
+    assert again.returncode == 2 and "outcome.layers='all' (now 'signal')" in again.stderr
+
+
+@pytest.mark.slow
 def test_again_does_not_train_again(finished, model_dir):
     metrics, before = (finished / "metrics.jsonl").read_text(), summary(finished)
     done = call(*few(model_dir, finished))
@@ -319,6 +341,7 @@ def variants(name):
     [
         ("axes",),
         ("tiny_grpo",),
+        ("tiny_grpo", "seeds"),
         ("gemma_grpo",),
         ("reward_model",),
         ("reward_model", "paper"),
