@@ -215,8 +215,8 @@ def test_what_a_run_leaves(finished):
 def test_seeds_are_held_against_shams(model_dir, tmp_path):
     """Every organism has a report on its checkpoint; the page above them speaks of training."""
     done = call(*few(
-        model_dir, tmp_path, **{"organisms.seed": (0, 1), "outcome.shams": 3, "outcome.layers": "all", "train.steps": 2,
-        "curve.every": 0, "axes.kinds": "", "extract.store": False},
+        model_dir, tmp_path, **{"organisms.seed": (0, 1), "outcome.shams": 3, "outcome.layers": "all",
+        "train.steps": 2, "curve.every": 0, "axes.kinds": "", "extract.store": False},
     ))  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     training = json.loads((tmp_path / "analysis.json").read_text())["training"]
