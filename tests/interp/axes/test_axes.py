@@ -108,6 +108,20 @@ def test_reading_at_the_end_and_averaged(world):
         assert labels[i] == (-1 if j == 2 else [0, 1, 0, 1][j])
         if j != 2:
             np.testing.assert_allclose(act[:, i], single[j][:, 3:].mean(1), atol=1e-5)
+    act, labels = extract.collect(model, extract.buckets(texts.averaged(rows, [0, 1, 0, 1], 4, 9, [7]), 4, 1))
+    whole = decoder.backbone(model, jnp.array([[7, *rows[1]]]), read=jnp.arange(10)[None])[1][:, 0]
+    np.testing.assert_allclose(act[:, 3], np.asarray(whole)[:, 4:].mean(1), atol=1e-5)
+    assert sorted(labels.tolist()) == [-1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("name", "begins"), [("gemma3", [2]), ("llama3_1", [128000]), ("qwen3", []), ("gptoss", [])])
+def test_stories_begin_as_every_text_does(name, begins, shared_tokenizer):
+    """A model that knows texts with a token for their beginning reads its own stories with it as well."""
+    tokenizer = shared_tokenizer(name)
+    assert texts.lead(tokenizer) == begins == tokenizer.encode("So it went.")[: len(begins)]
+    samples = texts.averaged([[5, 6, 7]], [0], 2, 4, texts.lead(tokenizer))
+    assert samples.tokens[0, : len(begins) + 3].tolist() == [*begins, 5, 6, 7]
+    assert samples.read[0, 0].nonzero()[0].tolist() == [len(begins) + 1, len(begins) + 2]
 
 
 def test_assent_axis():

@@ -121,7 +121,8 @@ def _told(graphdef, params, given, tokenizer, config, key, template):
         graphdef, params, tokenizer, given.words, given.topics, key, per_topic=config.stories,
         max_new_tokens=config.max_new_tokens, batch=config.batch, template=template,
     )  # fmt: skip
-    samples = texts.averaged(rows, labels, config.first_token, config.max_new_tokens)
+    before = texts.lead(tokenizer)  # as neutral text and everything else that is read begins
+    samples = texts.averaged(rows, labels, config.first_token, config.max_new_tokens, before)
     told = np.bincount(samples.label[samples.label >= 0], minlength=len(given.words))
     if (told > 0).sum() < 3:
         raise InputError(

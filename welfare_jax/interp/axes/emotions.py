@@ -78,4 +78,6 @@ def axes(found, like=None):
 def neutral(tokenizer, path, limit: int, longest: int, first: int) -> extract.Samples:
     """Neutral dialogues (records with `text`), averaged as the stories are."""
     rows = texts.spread(texts.records(path, "dialogues.jsonl", ("text",)), limit)
-    return texts.averaged(texts.plain(tokenizer, [r["text"] for r in rows], longest), [0] * len(rows), first)
+    before = texts.lead(tokenizer)
+    told = [ids[len(before) :] for ids in texts.plain(tokenizer, [r["text"] for r in rows], longest)]
+    return texts.averaged(told, [0] * len(rows), first, before=before)

@@ -65,6 +65,12 @@ def plain(tokenizer, texts, longest: int) -> list[list[int]]:
     return [tokenizer.encode(text)[:longest] for text in texts]
 
 
+def lead(tokenizer) -> list[int]:
+    """What a tokenizer sets before every text: the token for its beginning, or nothing."""
+    whole, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
+    return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(bare)] == bare), [])
+
+
 def chats(tokenizer, prompts, template=None) -> list[list[int]]:
     """Token ids of prompts as user messages, up to where the answer begins."""
     tokens, mask = chat.encode(tokenizer, prompts, template)
@@ -76,8 +82,13 @@ def at_the_end(rows, labels) -> extract.Samples:
     return _samples(rows, lambda mask: mask.sum(1, dtype=np.int32)[:, None] - 1, labels)
 
 
-def averaged(rows, labels, first: int, width=None) -> extract.Samples:
-    """Read as the average over tokens from number `first` (counted from 1) on; shorter rows have no class."""
+def averaged(rows, labels, first: int, width=None, before=()) -> extract.Samples:
+    """Read as the average over tokens from number `first` (counted from 1) on; shorter rows have no class.
+
+    before: tokens that are set before each row, are not counted and not read: see `lead`.
+    """
+    first, width = first + len(before), width and width + len(before)
+    rows = [[*before, *row] for row in rows]
 
     def weights(mask):
         late = (mask & (np.arange(mask.shape[1]) >= first - 1)).astype(np.float32)
