@@ -336,10 +336,14 @@ def evals() -> dict:
         "judge": {
             "kind": "model",  # or "endpoint", "recorded" (a file of judgements), "words" (counts words, no model)
             "path": "Qwen/Qwen3-8B", "dtype": "bfloat16", "batch": 64,
+            "second": "",  # judgements of another judge, or of a person, whose agreement the report shows
             "thinking": True, "thinking_tokens": 2048,  # only where an evaluation asks for it
             "max_new_tokens": 32,
             # An OpenAI-compatible endpoint: its key is read from the environment variable `key_env`.
             "url": "", "model": "", "key_env": "OPENAI_API_KEY", "retries": 5, "wait": 1.0, "timeout": 60.0,
+            # Fields of the request, a JSON object: they are added or replace "temperature" and "max_tokens", and null
+            # leaves one out, for example {"max_tokens": null, "max_completion_tokens": 64}.
+            "body": "",
             "per_minute": 300.0, "parallel": 8,
             "price_in": 0.0, "price_out": 0.0, "max_cost": 0.0,  # dollars a million tokens; refuse above (0: never)
         },

@@ -164,6 +164,18 @@ def test_endpoint_retries_and_tells_its_cost_first(served, monkeypatch, capsys, 
     assert (read, written) == (10 * 20 * 8 // 4 + 80, 320) and dollars == pytest.approx((read * 2 + written * 8) / 1e6)
 
 
+def test_endpoint_fields_are_settable(served):
+    """Some models want another name for the limit, and no temperature."""
+    server, cfg = served((200, "fine"), body='{"max_tokens": null, "temperature": null, "max_completion_tokens": 9}')
+    assert [reply for [(_, reply)] in endpoint.make(cfg)(questions(1))] == ["fine"]
+    sent = server.seen[0][2]
+    assert sent.keys() == {"model", "messages", "max_completion_tokens"} and sent["max_completion_tokens"] == 9
+    for bad in ("[1]", "{", '{"messages": []}'):
+        cfg.body = bad
+        with pytest.raises(InputError, match="evals.judge.body"):
+            endpoint.make(cfg)
+
+
 def test_endpoint_gives_up_and_keeps_what_it_has(served, tmp_path):
     server, cfg = served((200, "fine"), (500, "down"), retries=2, parallel=1)
     ask, got = endpoint.make(cfg), []

@@ -71,6 +71,22 @@ def test_agreement():
     assert math.isnan(stats.pearson([1, 1], [1, 2]))
 
 
+def test_kappa_over_prompts():
+    """The interval covers the truth where prompts are what is independent."""
+    rng, inside = np.random.default_rng(3), 0
+    truth = 0.5  # of a judge that copies the other in half of all prompts and draws anew, evenly, in the rest
+    for _ in range(200):
+        groups = np.repeat(np.arange(40), 3)
+        a = rng.integers(0, 2, 120)
+        b = np.where(np.repeat(rng.random(40) < 0.5, 3), a, rng.integers(0, 2, 120))
+        value, low, high = stats.kappa_interval(list(a), list(b), list(groups))
+        assert value == pytest.approx(metrics.cohen_kappa_score(a, b))
+        inside += low < truth < high
+    assert 0.9 <= inside / 200 <= 0.99
+    assert all(map(math.isnan, stats.kappa_interval(["x", "y"], ["x", "x"], ["p", "p"])[1:]))
+    assert all(map(math.isnan, stats.kappa_interval([], [], [])))
+
+
 def test_separation():
     a, b = RNG.integers(0, 5, 40), RNG.integers(1, 7, 30)
     truth = np.r_[np.ones(40), np.zeros(30)]

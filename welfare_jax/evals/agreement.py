@@ -14,7 +14,8 @@ NEEDED = {"about", "evaluation", "verdict"}
 
 
 def compare(a: dict, b: dict) -> list[dict]:
-    """One row an evaluation: {"evaluation", "both", "only_one", "unparseable", "percent", "kappa", "pearson"}.
+    """One row an evaluation: {"evaluation", "both", "only_one", "unparseable", "percent", "kappa", "kappa_low",
+    "kappa_high", "pearson"}; kappa's 95 % interval is over prompts.
 
     a, b: journals by key. Verdicts that either judge left unparseable are counted and left out of the agreement;
     kappa is over labels (a score is a label too), pearson over the pairs in which both are numbers.
@@ -23,13 +24,15 @@ def compare(a: dict, b: dict) -> list[dict]:
     out = []
     for evaluation in dict.fromkeys(row["evaluation"] for row in [*left.values(), *right.values()]):
         mine, theirs = ({k for k, r in side.items() if r["evaluation"] == evaluation} for side in (left, right))
-        pairs = [(left[k]["verdict"], right[k]["verdict"]) for k in sorted(mine & theirs)]
-        told = [(x, y) for x, y in pairs if x is not None and y is not None]
-        numbers = [(x, y) for x, y in told if isinstance(x, int | float) and isinstance(y, int | float)]
-        x, y = zip(*told) if told else ((), ())
+        pairs = [(left[k]["verdict"], right[k]["verdict"], left[k].get("prompt", k)) for k in sorted(mine & theirs)]
+        told = [(x, y, prompt) for x, y, prompt in pairs if x is not None and y is not None]
+        numbers = [(x, y) for x, y, _ in told if isinstance(x, int | float) and isinstance(y, int | float)]
+        x, y, prompts = zip(*told) if told else ((), (), ())
+        kappa, low, high = stats.kappa_interval(x, y, prompts)
         out.append({
             "evaluation": evaluation, "both": len(pairs), "only_one": len(mine ^ theirs),
-            "unparseable": len(pairs) - len(told), "percent": 100 * stats.percent(x, y), "kappa": stats.kappa(x, y),
+            "unparseable": len(pairs) - len(told), "percent": 100 * stats.percent(x, y), "kappa": kappa,
+            "kappa_low": low, "kappa_high": high,
             "pearson": stats.pearson(*zip(*numbers)) if numbers else float("nan"),
         })  # fmt: skip
     return out
@@ -51,11 +54,12 @@ def main(argv) -> int:
     if "--json" in argv:
         print(json.dumps(found))
         return 0
-    print(f"{'evaluation':14}{'both':>7}{'one only':>10}{'unparseable':>13}{'agree':>9}{'kappa':>8}{'pearson':>9}")
+    head = f"{'evaluation':14}{'both':>7}{'one only':>10}{'unparseable':>13}{'agree':>9}{'kappa':>8}"
+    print(f"{head}{'low':>7}{'high':>7}{'pearson':>9}")
     for r in found:
         print(
             f"{r['evaluation']:14}{r['both']:7}{r['only_one']:10}{r['unparseable']:13}{r['percent']:8.1f}%"
-            f"{r['kappa']:8.2f}{r['pearson']:9.2f}"
+            f"{r['kappa']:8.2f}{r['kappa_low']:7.2f}{r['kappa_high']:7.2f}{r['pearson']:9.2f}"
         )
     return 0
 

@@ -29,6 +29,7 @@ def make(config):
     """`ask(questions)` over HTTP. Raises `InputError` before the first request if the estimate exceeds `max_cost`."""
     if not config.url or not config.model:
         raise InputError("evals.judge: an endpoint needs evals.judge.url (ending in /v1) and evals.judge.model")
+    body(config, "")  # what cannot be sent is refused before anything is asked
     secret = os.environ.get(config.key_env, "") if config.key_env else ""
     pace = Pace(config.per_minute)
 
@@ -66,17 +67,30 @@ class Pace:
         time.sleep(max(0.0, begin - now))
 
 
+def body(config, text: str) -> dict:
+    """What is sent: the usual fields, changed as `config.body` says."""
+    try:
+        own = json.loads(config.body or "{}")
+    except ValueError:
+        own = None
+    if not isinstance(own, dict) or own.keys() & {"model", "messages", "stream", "n"}:
+        raise InputError(
+            f"evals.judge.body={config.body!r}: need a JSON object, without model, messages, stream and n"
+        )
+    usual = {"model": config.model, "messages": [{"role": "user", "content": text}], "temperature": 0.0,
+             "max_tokens": config.max_new_tokens}  # fmt: skip
+    return {k: v for k, v in (usual | own).items() if v is not None}
+
+
 def request(text: str, config, secret: str, pace: Pace) -> str:
     """One reply; after `retries` failures an `InputError` that says what the endpoint answered."""
-    body = {"model": config.model, "messages": [{"role": "user", "content": text}], "temperature": 0.0,
-            "max_tokens": config.max_new_tokens}  # fmt: skip
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {secret}"} if secret else {})
     url = config.url.rstrip("/") + "/chat/completions"
     why = ""
     for attempt in range(config.retries + 1):
         pace.wait()
         try:
-            sent = urllib.request.Request(url, json.dumps(body).encode(), headers)
+            sent = urllib.request.Request(url, json.dumps(body(config, text)).encode(), headers)
             with urllib.request.urlopen(sent, timeout=config.timeout) as found:
                 return json.load(found)["choices"][0]["message"]["content"] or ""
         except urllib.error.HTTPError as error:

@@ -14,11 +14,13 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
 from welfare_jax.evals import (
+    agreement,
     backtracking,
     cells,
     confidence,
     directions,
     goal_tracking,
+    journal,
     judge,
     models,
     prompts,
@@ -93,6 +95,8 @@ def check(cfg):
                 raise InputError(f"evals.{name}.{field}={cfg[name][field]}: must be at least 1")
     if not cfg.names or not list(cfg.alphas):
         raise InputError("evals.names and evals.alphas: name at least one evaluation and one strength")
+    if cfg.judge.second:
+        second(cfg)
 
 
 def ready(config):
@@ -167,6 +171,8 @@ def evaluate(lab: Lab, cfg) -> dict:
             "name": lab.judge.name,
             "unparseable": {e: asked[e, True] for e in judged},
             "scored": {e: asked[e, True] + asked[e, False] for e in judged},
+            "second": cfg.judge.second,
+            "agreement": [{k: plain(v) for k, v in r.items()} for r in agreed(lab, cfg)],
         },
         "vectors": {
             n: {"layer": d.layer, "kind": d.kind, "beside": d.beside, "norm": float(np.linalg.norm(d.values[d.layer]))}
@@ -174,6 +180,22 @@ def evaluate(lab: Lab, cfg) -> dict:
         },
         "hook": lab.bank.hook,
     }  # fmt: skip
+
+
+def agreed(lab: Lab, cfg) -> list[dict]:
+    """How far a second judge agrees with this one, an evaluation a row; see evals/agreement.py."""
+    if not cfg.judge.second:
+        return []
+    return agreement.compare(journal.read(lab.judgements.path), second(cfg))
+
+
+def second(cfg) -> dict:
+    """The second judge's rows. Raises `InputError` for a file without any."""
+    rows = journal.read(pathlib.Path(cfg.judge.second).expanduser())
+    if not any(row.keys() >= agreement.NEEDED for row in rows.values()):
+        need = ", ".join(sorted(agreement.NEEDED))
+        raise InputError(f"evals.judge.second={cfg.judge.second}: has no judgements (rows with {need})")
+    return rows
 
 
 def shown(lab: Lab) -> list[dict]:

@@ -89,6 +89,21 @@ def kappa(a, b) -> float:
     return float((percent(a, b) - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
+def kappa_interval(a, b, groups, level: float = 0.95):
+    """(kappa, low, high): the interval by Student's t from kappas that leave out one group (a prompt) at a time.
+
+    The ends are nan where they cannot be told: with one group, or where what is left has no kappa.
+    """
+    a, b, groups = (np.asarray(list(x), object) for x in (a, b, [str(g) for g in groups]))
+    names, value = sorted(set(groups)), kappa(a, b)
+    without = np.array([kappa(a[groups != g], b[groups != g]) for g in names])
+    if len(names) < 2:
+        return value, float("nan"), float("nan")
+    spread = (len(names) - 1) * without.var()  # the jackknife's estimate of kappa's variance
+    half = t_quantile(len(names), level) * np.sqrt(spread)
+    return value, float(value - half), float(value + half)
+
+
 def pearson(a, b) -> float:
     """Correlation of two lists of numbers; nan where one does not vary."""
     a, b = np.asarray(a, float), np.asarray(b, float)

@@ -229,10 +229,26 @@ def _judged(run) -> str:
     of = judge.get("scored") or {}
     said = "; ".join(f"{e}: {lost.get(e, 0)} of {n}" for e, n in of.items())
     notes = run.evals.get("notes") if isinstance(run.evals.get("notes"), list) else []
-    return "".join(f'<p class="sub">{esc(note)}.</p>' for note in notes) + (
-        f'<p class="sub">Judge: {esc(judge.get("name", "not recorded"))}. Answers whose verdict could not be read: '
-        f"{esc(said or 'none')}. Hook point: {esc(run.evals.get('hook', 'not recorded'))}.</p>"
+    lines = [f"{note}." for note in notes]
+    lines.append(
+        f"Judge: {judge.get('name', 'not recorded')}. Answers whose verdict could not be read: {said or 'none'}. Hook "
+        f"point: {run.evals.get('hook', 'not recorded')}."
     )
+    return "".join(f'<p class="sub">{esc(line)}</p>' for line in lines) + _agreement(judge)
+
+
+def _agreement(judge) -> str:
+    """How far a second judge agrees, where one is given."""
+    rows = [
+        (esc(r.get("evaluation")), *(num(number(r.get(k)), d) for k, d in (("both", 0), ("percent", 1))),
+         *(num(number(r.get(k)), 2) for k in ("kappa", "kappa_low", "kappa_high", "pearson")))
+        for r in dicts(judge.get("agreement"))
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    head = ("evaluation", "answers of both", "% the same", "kappa", "low", "high", "Pearson")
+    note = f'<p class="sub">Beside it a second judge ({esc(judge.get("second"))}); 95 % intervals over prompts.</p>'
+    return note + table(head, rows, numeric=range(1, 7))
 
 
 def _slopes(columns, about) -> str:
