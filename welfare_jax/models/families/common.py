@@ -105,8 +105,7 @@ class Fields:
 
     def quantised(self) -> str | None:
         """The method by which the weights are quantised; None where they are not."""
-        packing = self("quantization_config")
-        return packing.get("quant_method") if isinstance(packing, dict) else packing
+        return self("quantization_config", {}).get("quant_method")
 
     def finish(self):
         kind = self.values.get("model_type")
