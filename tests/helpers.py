@@ -21,6 +21,13 @@ _GEMMA = dict(sliding_window=5, sliding_window_pattern=3, query_pre_attn_scalar=
 _VISION = dict(
     hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
 )
+# Multimodal models: transformers' name, the decoder inside by its own name in _MORE, what the outer config needs.
+_AROUND = {
+    "gemma3_vision": ("Gemma3", "gemma3", dict(mm_tokens_per_image=4, boi_token_index=58, eoi_token_index=59)),
+    "mistral_vision": ("Mistral3", "mistral", {}),
+    "ministral3_vision": ("Mistral3", "ministral3", {}),
+}
+MULTIMODAL = tuple(_AROUND)
 
 
 _MORE = {  # per family: transformers' names and what its small model needs beside the common shape
@@ -79,16 +86,18 @@ def randomise(model, seed=0):
 
 
 def hf_model(kind="qwen3", **changes):
-    """A random transformers model of one of FAMILIES, or "gemma3_vision" (decoder under a vision tower)."""
+    """A random transformers model of one of FAMILIES, or of MULTIMODAL (a decoder beside a vision tower)."""
     import transformers as t
 
-    if kind == "gemma3_vision":
-        tie = changes.pop("tie_word_embeddings", True)
-        config = t.Gemma3Config(
-            text_config=_COMMON | _GEMMA | changes, vision_config=_VISION, mm_tokens_per_image=4,
-            image_token_index=60, boi_token_index=58, eoi_token_index=59, tie_word_embeddings=tie,
-        )  # fmt: skip
-        cls = t.Gemma3ForConditionalGeneration
+    if kind in _AROUND:
+        name, inner, more = _AROUND[kind]
+        text = _COMMON | _MORE[inner][1] | changes
+        tie = text.pop("tie_word_embeddings", True)
+        text["model_type"] = getattr(t, _MORE[inner][0] + "Config").model_type
+        config = getattr(t, name + "Config")(
+            text_config=text, vision_config=_VISION, image_token_index=60, tie_word_embeddings=tie, **more
+        )
+        cls = getattr(t, name + "ForConditionalGeneration")
     else:
         name, more = _MORE[kind]
         common = _COMMON if kind != "phi3" else {k: v for k, v in _COMMON.items() if k != "head_dim"}

@@ -223,6 +223,28 @@ def test_attributes_are_refused_by_name(tmp_path):
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
+INNER = {  # what is wrong inside or around a decoder's config, and what the message names
+    "none": (lambda c: c.pop("text_config"), ["mistral3", "without a text_config"]),
+    "a_list": (lambda c: c.update(text_config=[1]), ["mistral3", "without a text_config"]),
+    "another": (lambda c: c["text_config"].update(model_type="mixtral"), ["text_config", "'mixtral'", "ministral3"]),
+    "attribute": (lambda c: c["text_config"].update(hidden_act="relu"), ["hidden_act", "relu"]),
+    "packed": (lambda c: c.update(quantization_config={"quant_method": "awq"}), ["quantization_config", "awq"]),
+    "packed_oddly": (lambda c: c.update(quantization_config="awq"), ["transformers refuses it"]),
+}
+
+
+@pytest.mark.parametrize("case", INNER)
+def test_multimodal_configs_are_refused_by_name(case, tmp_path):
+    break_it, names = INNER[case]
+    save(hf_model("ministral3_vision"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    break_it(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError) as error:
+        params(tmp_path)
+    assert all(n in str(error.value) for n in ("config.json", *names)) and "\n" not in str(error.value)
+
+
 SMOLLM2 = {  # what its config.json says beside the architecture
     "_model_name_or_path": "a/folder", "unk_token_id": 0, "is_llama_config": True, "rope_interleaved": False,
     "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from helpers import FAMILIES, VOCAB, edit_config, hf_model, padded, params, run, save, tiny_spec, torch_run
+from helpers import FAMILIES, MULTIMODAL, VOCAB, edit_config, hf_model, padded, params, run, save, tiny_spec, torch_run
 from safetensors.numpy import load_file, save_file
 
 from welfare_jax.errors import InputError
@@ -277,10 +277,13 @@ def test_a_base_model_saved_alone(kind, shard, tmp_path):
     same_as_transformers(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["model", "model.language_model"])
-def test_parts_of_a_multimodal_model_saved_alone(part, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("gemma3_vision", "model"), ("gemma3_vision", "model.language_model"), ("ministral3_vision", "model")],
+)
+def test_parts_of_a_multimodal_model_saved_alone(kind, part, tmp_path):
     """With its vision tower but without a head, or the text model without either: as the whole folder reads."""
-    whole = hf_model("gemma3_vision")
+    whole = hf_model(kind)
     save(whole, tmp_path / "whole")
     whole.get_submodule(part).save_pretrained(tmp_path / "part")
     (_, a, one), (_, b, other) = (params(tmp_path / name) for name in ("whole", "part"))
@@ -328,7 +331,7 @@ def test_a_head_of_another_shape_is_refused(tmp_path):
     one_line(error, HEADS[0], "shape")
 
 
-SAVED = [(kind, 1 << 30) for kind in (*FAMILIES, "gemma3_vision")] + [("qwen3", 20_000), ("gpt_oss", 40_000)]
+SAVED = [(kind, 1 << 30) for kind in (*FAMILIES, *MULTIMODAL)] + [("qwen3", 20_000), ("gpt_oss", 40_000)]
 
 
 @pytest.mark.parametrize(("kind", "shard_bytes"), SAVED)

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import padded, run, tiny_model, tiny_spec
+from helpers import edit_config, hf_model, padded, params, run, save, tiny_model, tiny_spec
+from safetensors.numpy import load_file
 
+from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, interventions, lora, moe
 from welfare_jax.models.layers import Lora
 
@@ -107,3 +109,39 @@ def test_flops_count_the_chosen_experts():
     spec, dense = tiny_spec(**CHANGES), tiny_spec()
     assert spec.flops_per_token(0) - dense.flops_per_token(0) == 3 * (6 * 24 * 40 * (K - 1) + 2 * 24 * E)
     assert spec.neurons == E * 40
+
+
+def test_both_layouts_of_experts_read_alike(tmp_path):
+    """One by one as in released folders, or a layer's in two tensors as `transformers` holds them."""
+    model = hf_model("qwen3_moe")
+    save(model, tmp_path / "apart")
+    save(model, tmp_path / "fused", save_original_format=False)
+    apart, fused = (load_file(tmp_path / name / "model.safetensors") for name in ("apart", "fused"))
+    assert len(apart) > len(fused) and any(n.endswith("mlp.experts.gate_up_proj") for n in fused)
+    (_, a, one), (_, b, other) = (params(tmp_path / name) for name in ("apart", "fused"))
+    assert one == other and jax.tree.all(jax.tree.map(jnp.array_equal, a, b))
+
+
+DENSE = {  # what makes a layer dense, and the first such layer
+    "decoder_sparse_step=2": (dict(decoder_sparse_step=2), 0),
+    "decoder_sparse_step=0": (dict(decoder_sparse_step=0), 0),
+    "mlp_only_layers=.1, 2.": (dict(mlp_only_layers=[1, 2]), 1),
+    "num_experts=0": (dict(num_local_experts=0), 0),
+}
+
+
+@pytest.mark.parametrize("named", DENSE)
+def test_dense_layers_among_experts_are_refused_by_name(named, tmp_path):
+    changes, layer = DENSE[named]
+    save(hf_model("qwen3_moe"), tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(InputError, match=f"config.json: .*{named}.*layer {layer} dense; only") as error:
+        params(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_lists_that_make_no_layer_dense(tmp_path):
+    save(hf_model("qwen3_moe"), tmp_path)
+    before = params(tmp_path)[2]
+    edit_config(tmp_path, mlp_only_layers=[3, 9])  # of three layers
+    assert params(tmp_path)[2] == before

@@ -66,6 +66,10 @@ CASES = {
             sliding_attention=dict(rope_type="default", rope_theta=500.0)))),
     "gemma3_multimodal": ("gemma3_vision", {}),
     "gemma3_multimodal_untied": ("gemma3_vision", dict(tie_word_embeddings=False)),
+    "mistral_multimodal": ("mistral_vision", dict(sliding_window=None)),
+    "mistral_multimodal_untied": ("mistral_vision", dict(tie_word_embeddings=False)),
+    "ministral3_multimodal": ("ministral3_vision", {}),
+    "ministral3_multimodal_untied": ("ministral3_vision", dict(tie_word_embeddings=False)),
 }  # fmt: skip
 OLD_ROPE = {
     "llama": dict(rope_theta=5e5, rope_scaling=dict(
@@ -177,12 +181,14 @@ def test_old_spelling_in_a_multimodal_folder(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
-@pytest.mark.parametrize("tied", [True, False])
-def test_both_layouts_of_multimodal_tensors(prefix, tied, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "tied"), [("gemma3_vision", True), ("gemma3_vision", False), ("ministral3_vision", False)]
+)
+def test_both_layouts_of_multimodal_tensors(prefix, kind, tied, tmp_path):
     """Older folders put the decoder under `language_model.model.`, newer ones under `model.language_model.`."""
     from safetensors.numpy import load_file, save_file
 
-    model = hf_model("gemma3_vision", tie_word_embeddings=tied)
+    model = hf_model(kind, tie_word_embeddings=tied)
     save(model, tmp_path)
     old = prefix.startswith("language")
     tensors = {}

@@ -9,7 +9,7 @@ import numpy as np
 import peft as peft_lib
 import pytest
 import torch
-from helpers import hf_model, padded, run, save, torch_run
+from helpers import FAMILIES, MULTIMODAL, hf_model, padded, run, save, torch_run
 from safetensors.numpy import load_file, save_file
 
 from welfare_jax.errors import InputError
@@ -17,7 +17,8 @@ from welfare_jax.models import hf, lora, peft
 from welfare_jax.models.layers import Lora
 
 TOKENS, MASK = padded()
-KINDS = ("qwen2", "qwen3", "gemma3", "gemma3_vision", "glm4", "phi3")
+EXPERTS = ("gpt_oss", "qwen3_moe")  # PEFT has adapters for their attention only
+KINDS = (*FAMILIES, *MULTIMODAL)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,10 @@ def folders(tmp_path_factory, tiny_tokenizer_dir):
 
 
 def base(folder):
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    auto = AutoModelForImageTextToText if "text_config" in hf.raw_config(folder) else AutoModelForCausalLM
+    return auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
 
 
 def torch_logits(model):
@@ -61,9 +63,9 @@ def adapted(lm, **changes):
     return dataclasses.replace(lm, graphdef=graphdef, params=jax.tree_util.tree_map_with_path(move, params))
 
 
-CASES = [(kind, {}) for kind in KINDS] + [
+CASES = [(kind, {}) for kind in KINDS if kind not in EXPERTS] + [
     ("phi3", dict(targets="attn/(q|v)|mlp/up")),
-    ("gpt_oss", dict(targets="attn/.*", alpha=5.0)),
+    *((kind, dict(targets="attn/.*", alpha=5.0)) for kind in EXPERTS),
 ]
 
 
@@ -71,6 +73,8 @@ CASES = [(kind, {}) for kind in KINDS] + [
 def test_written_adapters_run_in_peft_and_come_back(kind, changes, folders, tmp_path):
     lm = hf.load(folders(kind))
     mine = adapted(lm, **changes)
+    first = [path for path, _ in jax.tree.leaves_with_path(mine.params) if path[-1].key == "lora_a"]
+    assert changes or len(first) == len(lora.linear(mine.params)) == 7  # every linear layer has one
     peft.save_peft(mine, tmp_path)
     want = logits(mine)
     assert np.abs(want - logits(lm)).max() > 0.1
@@ -91,8 +95,10 @@ ALPHAS = (  # by layer, by a pattern, by a whole name, and what fits nothing bec
     {"self_attn.q_proj": 5, "down_pro": 9, "attn.v_proj": 9, "odel.layers.0.mlp.down_proj": 9, r"layers\.\d\.mlp": 9},
 )
 QVD = ["q_proj", "v_proj", "down_proj"]
+ALL = dict(r=4, lora_alpha=6, target_modules="all-linear")
 THEIRS = {
-    "qwen3": dict(r=4, lora_alpha=6, target_modules="all-linear"),
+    **{kind: ALL for kind in FAMILIES if kind not in (*EXPERTS, "phi3")},
+    **{kind: ALL | dict(target_modules=r".*language_model.*\.(q_proj|up_proj)") for kind in MULTIMODAL},
     "patterns": dict(
         r=2, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"], rank_pattern={"down_proj": 5},
         alpha_pattern={"mlp.down_proj": 3}, use_rslora=True,
@@ -116,14 +122,14 @@ THEIRS = {
         r=4, target_modules=["qkv_proj", "down_proj", "gate_up_proj"],
         alpha_pattern={"layers.1.self_attn.qkv_proj": 40}, rank_pattern={"layers.0.mlp.gate_up_proj": 2}),
     "gpt_oss": dict(r=3, lora_alpha=8, target_modules=["q_proj", "o_proj", "down_proj"]),
+    "qwen3_moe": dict(r=3, lora_alpha=8, target_modules=["q_proj", "o_proj"]),
     "phi3": dict(r=4, lora_alpha=8, target_modules=["qkv_proj", "down_proj", "gate_up_proj"]),
-    "gemma3_vision": dict(r=4, lora_alpha=6, target_modules=r".*language_model.*\.(q_proj|up_proj)"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", THEIRS)
 def test_adapters_made_by_peft_run_here(case, folders, tmp_path):
-    kind = next((k for k in (*KINDS[::-1], "gpt_oss") if case.startswith(k)), "qwen3")
+    kind = max((k for k in KINDS if case.startswith(k)), key=len, default="qwen3")
     folder = folders(kind)
     model = peft_lib.get_peft_model(base(folder), peft_lib.LoraConfig(task_type="CAUSAL_LM", **THEIRS[case]))
     generator = torch.Generator().manual_seed(0)
@@ -257,8 +263,18 @@ def test_settings_that_change_nothing_are_those_that_change_nothing_in_peft(case
             peft.load_peft(hf.load(folder), tmp_path)
 
 
-def test_what_has_no_peft_form_is_refused(folders, tmp_path):
-    lm = hf.load(folders("gpt_oss"))
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
+def test_adapters_of_peft_on_experts_are_refused(targets, folders, tmp_path):
+    """PEFT puts them on the experts' parameters, where it would on linear layers in other families."""
+    config = peft_lib.LoraConfig(task_type="CAUSAL_LM", target_modules=targets)
+    peft_lib.get_peft_model(base(folders("qwen3_moe")), config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=f"{peft.CONFIG}: target_parameters=.*down_proj"):
+        peft.load_peft(hf.load(folders("qwen3_moe")), tmp_path)
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_what_has_no_peft_form_is_refused(kind, folders, tmp_path):
+    lm = hf.load(folders(kind))
     for model, names in ((lm, ["no LoRA"]), (adapted(lm), ["experts", "save_hf"])):
         with pytest.raises(InputError) as error:
             peft.save_peft(model, tmp_path / "out")

@@ -24,6 +24,8 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TINY = pathlib.Path(__file__).parents[1] / "tiny_base"  # the small decoder that ships with the package
 PUBLISHED = pathlib.Path(__file__).parent / "published"  # <owner>/<name>/config.json of released models
+# Multimodal models of which the decoder is read; which family that is, their text_config says.
+MULTIMODAL = ("gemma3", "mistral3")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -115,11 +117,14 @@ def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
     """(spec, family module) of a folder's config.json or a GGUF file, class defaults filled in by `transformers`."""
     where = str(gguf.find(folder) or folder / "config.json")
     raw = raw_config(folder)
-    kind = raw.get("model_type")
-    family = next((f for f in FAMILIES if kind in f.MODEL_TYPES), None)
-    if family is None:
-        known = ", ".join(t for f in FAMILIES for t in f.MODEL_TYPES)
-        raise InputError(f"{where}: model_type={kind!r} is not supported (known: {known})")
+    kind, families = raw.get("model_type"), {t: f for f in FAMILIES for t in f.MODEL_TYPES}
+    nested = kind in MULTIMODAL
+    if not nested and str(kind) not in families:
+        raise InputError(
+            f"{where}: model_type={kind!r} is not supported (known: {', '.join((*families, *MULTIMODAL))})"
+        )
+    if nested and not isinstance(raw.get("text_config"), dict):
+        raise InputError(f"{where}: model_type={kind!r} without a text_config, which describes its decoder")
     from transformers import CONFIG_MAPPING
 
     try:
@@ -127,11 +132,16 @@ def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
     except Exception as error:  # whatever transformers finds wrong, over several lines
         raise InputError(f"{where}: transformers refuses it ({' '.join(str(error).split())[:300]})") from None
     # Class defaults come from transformers; whatever the file itself says must be understood here.
-    nested = "text_config" in full
     base = dict(full["text_config"]) if nested else full
-    base.update({k: v for k, v in (raw.get("text_config", {}) if nested else raw).items() if k not in base})
+    base.update({k: v for k, v in (raw["text_config"] if nested else raw).items() if k not in base})
     if nested:  # the head belongs to the outer model; what the inner config says of tying is not used
         base["tie_word_embeddings"] = full.get("tie_word_embeddings", True)
+        base["quantization_config"] = raw.get("quantization_config")
+    if (family := families.get(base["model_type"])) is None:
+        raise InputError(
+            f"{where}: text_config has model_type={base['model_type']!r}, which is not supported "
+            f"(known: {', '.join(families)})"
+        )
     return family.spec(base, where), family
 
 
@@ -244,7 +254,7 @@ def stored(t: Tensor, at: tuple[int, ...]) -> tuple[str, ...]:
 
 def raw_shape(t: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape in the checkpoint of the tensor that holds a parameter of this shape (of one piece)."""
-    shape = list(shape[::-1] if t.transpose else shape)
+    shape = [*shape[:-2], shape[-1], shape[-2]] if t.transpose else list(shape)
     if t.part is not None:
         shape[t.part.axis] = t.part.total
     return tuple(shape)

@@ -15,6 +15,12 @@ from welfare_jax.models import decoder, hf, lora
 from welfare_jax.models.spec import Spec
 
 SHARD_BYTES = 5 << 30
+# The model type and class of a decoder, by its family, that is written without the multimodal model around it.
+DECODERS = {
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
+    "mistral": ("mistral", "MistralForCausalLM"),
+    "ministral3": ("ministral3", "Ministral3ForCausalLM"),
+}
 
 
 def qwen3_config(spec: Spec, tokenizer, dtype: str) -> dict:
@@ -58,7 +64,8 @@ def config_json(lm: hf.LM, dtype: str) -> dict:
     config = hf.raw_config(pathlib.Path(lm.path)) or qwen3_config(lm.spec, lm.tokenizer, dtype)
     if "text_config" in config:
         outer, config = config, dict(config["text_config"])
-        config |= {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
+        kind, name = DECODERS[lm.spec.family]
+        config |= {"model_type": kind, "architectures": [name]}
         config |= {k: outer[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if k in outer}
     for stale in ("dtype", "quantization_config"):  # experts are written unpacked
         config.pop(stale, None)

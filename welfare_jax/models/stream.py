@@ -125,7 +125,9 @@ def fill(out: np.ndarray, source: Source, transpose: bool, part=None) -> None:
         end = min(at + step, last)
         rows = read(source, at, end)
         rows = rows if index is None else rows[index]
-        if transpose:
+        if transpose and rows.ndim > 2:  # one matrix of many
+            _turn(out[at - first], rows[0])
+        elif transpose:
             _turn(out[:, at - first : end - first], rows)
         else:
             _copy(out[at - first : end - first], rows)

@@ -22,6 +22,7 @@ INERT = frozenset(
 ANYWHERE = frozenset(
     "attention_chunk_size is_causal layer_types quantization_config sliding_window transformers_weights".split()
 )
+VISION = (r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*")  # tensors beside a decoder
 ROPE_SETTINGS = {  # what each kind may be told, beside theta and the rotated share; True: must be
     "default": {},
     "linear": {"factor": True},
@@ -55,7 +56,7 @@ class Tensor(NamedTuple):
 
     path: str
     name: str
-    transpose: bool = False  # checkpoints keep linear weights [out, in]
+    transpose: bool = False  # checkpoints keep linear weights [out, in], or [experts, out, in]
     part: Part | None = None  # of the tensor as the checkpoint keeps it
     packed: bool = False  # MXFP4, in two tensors NAME_blocks and NAME_scales
 
@@ -102,13 +103,22 @@ class Fields:
                 f"{self.where}: {name}={value!r} is not supported (only {' or '.join(map(repr, allowed))})"
             )
 
+    def quantised(self) -> str | None:
+        """The method by which the weights are quantised; None where they are not."""
+        return self("quantization_config", {}).get("quant_method")
+
     def finish(self):
         kind = self.values.get("model_type")
         left = sorted(k for k in set(self.values) - self.read - INERT if self.values[k] is not None)
         known = [k for k in left if declared(kind, k)]
         odd = [k for k in known if self.values[k] != getattr(_defaults(kind), k, None)]
+        if "quantization_config" in odd:
+            raise InputError(
+                f"{self.where}: quantization_config has quant_method={self.quantised()!r}, and quantised weights of a "
+                f"{kind} model are not read; use the model's release in bfloat16"
+            )
         if odd:
-            raise InputError(f"{self.where}: attribute {odd[0]}={self.values[odd[0]]!r} is not handled")
+            raise InputError(f"{self.where}: attribute {odd[0]}={repr(self.values[odd[0]])[:100]} is not handled")
         if ignored := ", ".join(k for k in left if k not in known):
             # Python shows a warning of the same words once.
             warnings.warn(f"{self.where}: transformers does not know {ignored}: ignored", stacklevel=2)

@@ -3,12 +3,20 @@
 Of multimodal folders the same decoder is read; their vision tower is left where it is.
 """
 
-from welfare_jax.models.families.common import Fields, Tensor, alternating, llama_tensors, ropes_by_layer, windows
+from welfare_jax.models.families.common import (
+    VISION,
+    Fields,
+    Tensor,
+    alternating,
+    llama_tensors,
+    ropes_by_layer,
+    windows,
+)
 from welfare_jax.models.families.gemma2 import NORMS, gemma_spec
 from welfare_jax.models.spec import Spec
 
-MODEL_TYPES = ("gemma3", "gemma3_text")
-IGNORED = (r".*\.rotary_emb\..*", r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*")
+MODEL_TYPES = ("gemma3_text",)
+IGNORED = (r".*\.rotary_emb\..*", *VISION)
 
 
 def spec(config: dict, where: str) -> Spec:

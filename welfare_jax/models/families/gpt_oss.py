@@ -14,8 +14,8 @@ IGNORED = (r".*\.rotary_emb\.inv_freq",)
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
     f.expect("hidden_act", "silu")
-    packing = f("quantization_config", {}).get("quant_method", "mxfp4")
-    if packing != "mxfp4":
+    packing = f.quantised()
+    if packing not in (None, "mxfp4"):
         raise InputError(f"{where}: quantization_config has quant_method={packing!r}, only 'mxfp4' is supported")
     f("router_aux_loss_coef"), f("output_router_logits"), f("initial_context_length")
     active, bias, layers = f("num_experts_per_tok"), bool(f("attention_bias", True)), f("num_hidden_layers")

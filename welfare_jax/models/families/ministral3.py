@@ -1,10 +1,10 @@
 """Ministral 3: the plain decoder with YaRN, whose queries grow beyond the length that it was first trained on."""
 
-from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors, rope
+from welfare_jax.models.families.common import VISION, Fields, Tensor, llama_spec, llama_tensors, rope
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("ministral3",)
-IGNORED = (r".*\.rotary_emb\.inv_freq",)
+IGNORED = (r".*\.rotary_emb\.inv_freq", *VISION)
 
 
 def spec(config: dict, where: str) -> Spec:

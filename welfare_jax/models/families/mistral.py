@@ -1,10 +1,13 @@
-"""Mistral, Ministral 8B and Mistral Small, dense: the plain decoder, within a window where one is set."""
+"""Mistral, Ministral 8B and Mistral Small, dense: the plain decoder, within a window where one is set.
 
-from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors, windows
+Of multimodal folders the same decoder is read, as of Ministral 3's; their vision tower is left where it is.
+"""
+
+from welfare_jax.models.families.common import VISION, Fields, Tensor, llama_spec, llama_tensors, windows
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("mistral", "ministral")
-IGNORED = (r".*\.rotary_emb\.inv_freq",)
+IGNORED = (r".*\.rotary_emb\.inv_freq", *VISION)
 
 
 def spec(config: dict, where: str) -> Spec:
