@@ -30,7 +30,7 @@ class Bench:
 
         from welfare_jax import mesh as mesh_lib
         from welfare_jax.envs import maze
-        from welfare_jax.models import decoder, hf, spec
+        from welfare_jax.models import decoder, hf, spec, stops
         from welfare_jax.text import pieces
 
         self.mesh = mesh_lib.make()
@@ -38,7 +38,7 @@ class Bench:
         vocab = QWEN3_VOCABULARY
         if args.tokenizer:
             tokenizer = hf.load_tokenizer(pathlib.Path(args.tokenizer))
-            vocab, self.pieces = len(tokenizer), pieces.build(tokenizer)
+            vocab, self.pieces = stops.vocabulary_size(tokenizer), pieces.build(tokenizer)
         else:
             self.pieces = pieces.stand_in()
         self.spec = spec.small(vocab, args.layers, args.width, args.heads, args.kv_heads, args.head_dim, args.mlp)

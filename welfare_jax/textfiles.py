@@ -114,6 +114,14 @@ def loads(line: str | bytes, where: str):
     return value
 
 
+def json_object(path) -> dict:
+    """The JSON object that a whole file is, such as a config.json."""
+    found = loads(data(path), str(path))
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return found
+
+
 def _decode(found: bytes, path) -> str:
     try:
         return found.decode("utf-8")

@@ -1,5 +1,6 @@
 """Rows of many cells in one batch against rows alone, against transformers with a hook, and one compilation."""
 
+import copy
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +13,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.evals import cells, confidence, directions
 from welfare_jax.models import chat, generate, hf, stops
+from welfare_jax.text import pieces
 from welfare_jax.train import checkpoints
 
 MESH = mesh_lib.make()
@@ -191,3 +193,44 @@ def test_weights_are_named_by_what_they_are(world):
     other = jax.tree.map(lambda a: a, params) | {"embed": params["embed"].at[0, 0].add(1e-6)}
     assert checkpoints.digest(params) == checkpoints.digest(jax.tree.map(lambda a: a + 0, params))
     assert checkpoints.digest(params) != checkpoints.digest(other)
+
+
+def test_tokens_without_a_row_are_refused(tiny_tokenizer):
+    """Of prompts and of the words that are read, before the device gives numbers for them."""
+    graphdef, params = tiny_model("qwen3", vocab=300)
+    run = device(graphdef, params, tiny_tokenizer, None)
+    word = run.tokens(" north")
+    assert max(word) >= 300
+    for batches, named in (
+        (run.speak(rows_of([cells.zero("untrained")], ["Go north."]), (), 2, 0.0), "prompt 'Go north.'"),
+        (run.read(rows_of([cells.zero("untrained")], ["1"]), (), [[word], [(5,)]]), "read-out of ' north'"),
+    ):
+        with pytest.raises(InputError, match=f"{named}: id {max(word)} .* has no row in the model") as error:
+            list(batches)
+        assert "\n" not in str(error.value)
+    assert len(collect(run.speak(rows_of([cells.zero("untrained")], ["1"]), (), 2, 0.0))) == 1
+
+
+def test_where_an_answer_ends(tiny_tokenizer, monkeypatch):
+    """At the ids of the model's files, which are no part of it, and in the final channel at its end."""
+    asked = []
+
+    def speak(graphdef, params, tokens, mask, keys, *, stop, **_):
+        asked.append(stop)
+        return np.resize([290, 300], (len(tokens), 2)), np.ones((len(tokens), 2), bool)
+
+    monkeypatch.setattr(generate, "generate", speak)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.listed_ends = (300,)
+    graphdef, params = tiny_model("qwen3", vocab=len(tokenizer))
+    rows = rows_of([cells.zero("untrained")], ["Who?"])
+    said = collect(device(graphdef, params, tokenizer, None).speak(rows, (), 2, 0.0))
+    assert list(said.values()) == [tokenizer.decode([290])] and 300 in asked[0]
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    marks = ["<|start|>", "<|channel|>", "<|message|>", "<|return|>"]
+    tokenizer.add_special_tokens({"extra_special_tokens": marks, "eos_token": "<|return|>"})
+    graphdef, params = tiny_model("qwen3", vocab=len(tokenizer))
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    for template, final in ((pieces.arguments(tokenizer), True), ({}, False)):
+        list(device(graphdef, params, tokenizer, None, template=template).speak(rows, (), 2, 0.0))
+        assert (end in asked[-1]) == final

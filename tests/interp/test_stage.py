@@ -1,5 +1,7 @@
 """The analysis stage: walks that are kept out, the report's episodes, and what steered text is conditioned on."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from ml_collections import ConfigDict
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.interp import extract, geometry, stage
+from welfare_jax.interp.axes import emotions
 from welfare_jax.models import chat, decoder, generate, interventions, stops
+from welfare_jax.text import pieces as text
 from welfare_jax.train import state
 
 MESH = mesh_lib.make()
@@ -142,3 +146,41 @@ def test_steered_text(world, tiny_tokenizer):
         texts.setdefault((row["prompt"], row["alpha"]), set()).add(row["text"])
     assert all(len(texts[prompt, 0.0]) == 1 for prompt in cfg.prompts)
     assert any(len(v) == 2 for (_, alpha), v in texts.items() if alpha)
+
+
+LINES = {"chat_template": text.TRANSCRIPT, "lines": ["Q: ", "\nA:", "\n"]}
+
+
+def scripted(monkeypatch, tokenizer, said):
+    """`generate` says these texts, one after another; the list that it keeps of what it was asked to stop at."""
+    asked = []
+
+    def speak(graphdef, params, tokens, mask, key, *, max_new_tokens, temperature, stop, stop_strings, **_):
+        asked.append((stop, stop_strings))
+        rows = [tokenizer.encode(t, add_special_tokens=False) for t in said]
+        new, kept = (np.resize(a, (len(tokens), a.shape[1])) for a in chat.pad(rows))
+        return new, kept
+
+    monkeypatch.setattr(generate, "generate", speak)
+    return asked
+
+
+@pytest.mark.parametrize("template", [{}, LINES], ids=["chat", "transcript"])
+def test_steered_text_and_stories_end_where_an_answer_does(template, tiny_tokenizer, monkeypatch):
+    """In a transcript at the next role line, which is no part of them; a word that the files list is none either."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    word = tokenizer.encode(" goal", add_special_tokens=False)
+    assert len(word) == 1
+    tokenizer.listed_ends = tuple(word)
+    said = " north\n" if template else " north goal"
+    asked = scripted(monkeypatch, tokenizer, [said])
+    cfg = ConfigDict({"prompts": ["Where?"], "alphas": [1.0], "max_new_tokens": 9, "temperature": 1.0})
+    directions = dict.fromkeys(("mold", "gold"), np.ones((3, 24), "f4"))
+    rows = stage.steer(None, {"m": None}, tokenizer, directions, {"mold": 1, "gold": 2}, cfg, template, None)
+    assert [row["text"] for row in rows] == [" north"] * 2
+    ids, _ = emotions.stories(None, None, tokenizer, ["calm"], ["a walk"], jax.random.key(0), template=template)
+    assert [tokenizer.decode(row) for row in ids] == [" north" if template else " north goal"]
+    for stop, table in asked:
+        assert stop == stops.stop_ids(tokenizer, template) and word[0] in stop
+        assert (table is not None) == bool(template)
+        assert table is None or np.array_equal(table, stops.stop_strings(tokenizer, "\n"))

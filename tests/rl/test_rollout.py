@@ -12,6 +12,7 @@ from helpers import play_again, run, tiny_model, torch_run
 
 from welfare_jax.envs import maze
 from welfare_jax.envs.maze import GOLD, MOLD
+from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save
 from welfare_jax.models.interventions import ablate, add, combine
 from welfare_jax.rl import rollout
@@ -271,3 +272,17 @@ def test_greedy_takes_gold_and_shuns_mold():
     assert gold.any() and (taken[gold] == GOLD).all()
     assert (taken[escape] != MOLD).all()
     assert out.rewards.sum(1).mean() > 0
+
+
+def test_texts_that_the_model_has_no_rows_for(world):
+    graphdef, _, pieces = world
+    spec = decoder.static(graphdef)[0]
+    rollout.check_ids(spec, pieces, "Who?")
+    with pytest.raises(InputError, match="tokenizer .*: the maze's tokens: id .* has no row in the model"):
+        rollout.check_ids(dataclasses.replace(spec, vocab=300), pieces)
+    word = pieces.tokenizer.encode(" walk", add_special_tokens=False)
+    known = dataclasses.replace(spec, vocab=max(word))
+    assert np.asarray(pieces.table.tokens).max() < max(word)
+    rollout.check_ids(known, pieces)
+    with pytest.raises(InputError, match="extract.question='A walk': id"):
+        rollout.check_ids(known, pieces, "A walk")

@@ -1,6 +1,8 @@
 """The data of pretraining: every token in its place and weight, mixtures as weighted, the same rows after a stop."""
 
 import collections
+import copy
+import dataclasses
 import itertools
 import json
 import sys
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax import config as settings
 from welfare_jax.errors import InputError
+from welfare_jax.models.spec import small
 from welfare_jax.sft import corpus
 from welfare_jax.text import arithmetic, tiny_tokenizer, tiny_world
 from welfare_jax.text.wording import Wording
@@ -218,3 +221,27 @@ def test_tokenizers(tmp_path):
         cfg.tokenizer.update(kind=kind, vocab_size=size)
         with pytest.raises(InputError, match=said):
             corpus.make_tokenizer(cfg, tmp_path / "none")
+
+
+def test_documents_that_the_model_has_no_rows_for(tmp_path, tiny_tokenizer):
+    """Named by their source, in training rows as in held-out ones."""
+    (tmp_path / "a.txt").write_text("One north.\n\nTwo north.\n\nThree north.")
+    sources = ConfigDict({"a": {"data": str(tmp_path / "a.txt"), "weight": 1.0, "column": "text"}})
+    spec = small(len(tiny_tokenizer))
+    corpus.Corpus(config(sources=sources), tiny_tokenizer, spec).batch(0)
+    rows = corpus.Corpus(config(sources=sources), tiny_tokenizer, dataclasses.replace(spec, vocab=300))
+    for read in (lambda: rows.batch(0), lambda: rows.held_out("a")):
+        with pytest.raises(InputError, match=r"source .*a\.txt: id .* has no row in the model"):
+            read()
+
+
+def test_padding_has_a_row(tiny_tokenizer):
+    """A pad token that was added behind the model's rows would make the loss of every row NaN."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<more>"})
+    spec = small(len(tiny_tokenizer))
+    assert tokenizer.pad_token_id == spec.vocab
+    rows = corpus.Corpus(config(sources=world(stories=1.0)), tokenizer, spec)
+    for found in (rows.batch(0), dict(zip(("tokens", "weights"), rows.held_out("stories")))):
+        blank = found["tokens"][found["weights"] == 0]
+        assert blank.size and found["tokens"].max() < spec.vocab and (blank == 0).any()

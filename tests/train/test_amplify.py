@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from helpers import hf_model, save
 
 from welfare_jax import config as settings
 from welfare_jax import report
@@ -179,3 +180,10 @@ def test_the_reports(done):
     assert "95 % t interval" in report.write(whole).read_text()
     page = report.write(whole / "bases" / "tiny-even-0").read_text()
     assert page.count("<svg") == 1 and "Left out" not in page
+
+
+def test_problems_that_the_model_has_no_rows_for(tiny_tokenizer_dir, tmp_path):
+    folder = save(hf_model("qwen3", vocab_size=261, num_hidden_layers=1), tmp_path, tiny_tokenizer_dir)
+    (own,) = amplify.cells(config(**{"model.path": str(folder)})).values()
+    with pytest.raises(InputError, match="problems: id .* has no row in the model"):
+        amplify.Cell(own, str(folder), {})

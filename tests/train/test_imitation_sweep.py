@@ -189,3 +189,11 @@ def test_a_run_and_its_report(cfg, tmp_path):
 def test_settings_that_are_refused(changes, said):
     with pytest.raises(InputError, match=said):
         imitation.check(ConfigDict({"imitation": config.imitation().imitation.to_dict() | changes}))
+
+
+def test_demonstrations_that_the_model_has_no_rows_for(cfg, tiny_tokenizer_dir, tmp_path):
+    folder = save(hf_model("qwen3", vocab_size=261, num_hidden_layers=1), tmp_path, tiny_tokenizer_dir)
+    own = cfg.copy_and_resolve_references()
+    own.model.path = str(folder)
+    with pytest.raises(InputError, match="imitation.arithmetic: demonstrations: id .* has no row in the model"):
+        imitation.Arithmetic(own)

@@ -141,3 +141,11 @@ def test_ends(tmp_path):
         "mold_avoided_first": None, "mold_avoided_last": None,
     }  # fmt: skip
     assert loop.ends(tmp_path / "none")["reward_first"] is None
+
+
+def test_a_model_without_rows_for_the_mazes_words(tiny_tokenizer_dir, tmp_path):
+    from helpers import hf_model, save
+
+    model = save(hf_model("qwen3", vocab_size=300, num_hidden_layers=1), tmp_path, tiny_tokenizer_dir)
+    with pytest.raises(InputError, match="the maze's tokens: id .* has no row in the model"):
+        loop.build(settings(model))

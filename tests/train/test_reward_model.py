@@ -11,6 +11,7 @@ import torch
 from helpers import hf_model, padded, params, save
 
 from welfare_jax import config, report
+from welfare_jax.errors import InputError
 from welfare_jax.interp import neurons
 from welfare_jax.models import decoder
 from welfare_jax.train import checkpoints, reward_model
@@ -191,3 +192,9 @@ def test_a_run_and_its_report(folder, tmp_path):
     )
     for name in ("helpful", "harmless", "mixed"):
         assert len(checkpoints.read_metrics(tmp_path / name / "metrics.jsonl")) == 3
+
+
+def test_pairs_that_the_model_has_no_rows_for(files, tiny_tokenizer_dir, tmp_path):
+    folder = save(hf_model("qwen3", vocab_size=261, num_hidden_layers=1), tmp_path, tiny_tokenizer_dir)
+    with pytest.raises(InputError, match="pairs: chosen answers of letters: id .* has no row in the model"):
+        reward_model.Lab(settings(folder, **files))

@@ -185,21 +185,31 @@ class Device:
         """The token ids of a text by itself."""
         return tuple(next(iter(self.models.values())).tokenizer.encode(text, add_special_tokens=False))
 
+    def _check(self, ids, name: str):
+        """Refuse tokens that one of the models has no row for."""
+        for model in self.models.values():
+            decoder.check_ids(decoder.static(model.graphdef)[0], ids, name)
+
     def speak(self, rows, done, max_new_tokens: int, temperature: float):
         """Yields [(row, text), ...] a batch, for the rows whose key is not in `done`."""
         ends = stops.stop_strings(next(iter(self.models.values())).tokenizer, self.end) if self.end else None
         for model, part, tokens, mask, steer in self._batches(rows, done):
+            stop = stops.stop_ids(model.tokenizer, self.template)
             keys = [jax.random.fold_in(jax.random.key(self.seed), int(row.key[:8], 16) >> 1) for row in part]
             new, kept = jax.device_get(generate.generate(
                 model.graphdef, model.params, tokens, mask, jnp.stack(keys + keys[:1] * (len(tokens) - len(keys))),
-                max_new_tokens=max_new_tokens, temperature=temperature, stop=stops.stop_ids(model.tokenizer),
-                stop_strings=ends, interventions=steer(True), new_interventions=steer(False),
+                max_new_tokens=max_new_tokens, temperature=temperature, stop=stop, stop_strings=ends,
+                interventions=steer(True), new_interventions=steer(False),
             ))  # fmt: skip
-            said = (model.tokenizer.decode(n[k], skip_special_tokens=True) for n, k in zip(new, kept))
+            told = (stops.without_end(ids[on], stop) for ids, on in zip(new, kept))
+            said = (model.tokenizer.decode(ids, skip_special_tokens=True) for ids in told)
             yield [(row, text.split(self.end)[0] if self.end else text) for row, text in zip(part, said)]
 
     def read(self, rows, done, sides):
         """Yields [(row, [log P(side), ...]), ...] a batch; a side: token sequences, none of which begins another."""
+        decode = next(iter(self.models.values())).tokenizer.decode
+        for ids in itertools.chain(*sides):
+            self._check(ids, f"read-out of {decode(ids)!r}")
         sides = pack(sides)
         for model, part, tokens, mask, steer in self._batches(rows, done):
             found = read_out(model.graphdef, model.params, tokens, mask, steer(True), steer(False), sides)
@@ -218,7 +228,9 @@ class Device:
     def _encode(self, row) -> Encoded:
         talk = row.talk if isinstance(row.talk, str) else tuple((m["role"], m["content"]) for m in row.talk)
         if talk not in self.encoded:
-            self.encoded[talk] = encode(self.models[row.cell.model].tokenizer, row.talk, self.template)
+            found = encode(self.models[row.cell.model].tokenizer, row.talk, self.template)
+            self._check(found.ids, f"prompt {str(row.talk)[:60]!r}")
+            self.encoded[talk] = found
         return self.encoded[talk]
 
     def _lay(self, part, tokens, of, dtype):

@@ -18,6 +18,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry, null, stage, vectors
 from welfare_jax.interp.axes import success
 from welfare_jax.models import decoder
+from welfare_jax.rl import rollout
 from welfare_jax.text import pieces, wording
 
 KINDS = ("vector", "untrained", "random", "orthogonal")
@@ -130,6 +131,8 @@ def _from_maze(models, config, baseline):
     lm = models["untrained"]
     words, template = wording.of(config.text)
     table = pieces.build(lm.tokenizer, words, config.maze.size, template)
+    for model in models.values():
+        rollout.check_ids(decoder.static(model.graphdef)[0], table, config.extract.question)
     params = maze.Params(**config.maze.to_dict()).check()
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     cfg = config.extract
@@ -148,6 +151,7 @@ def _from_maze(models, config, baseline):
 def _from_stories(model, config, count: int = 384) -> Direction:
     """Accounts that succeed against accounts that fail, at the last token; a held-out half chooses the layer."""
     samples = success.accounts(model.tokenizer, wording.of(config.text)[0], count)
+    decoder.check_ids(decoder.static(model.graphdef)[0], samples.tokens, "evals.vectors: the stories")
     data = extract.split(samples, np.arange(count) >= count // 2, 64)
     make = lambda sums, counts: [sums[:, 1] / counts[1] - sums[:, 0] / counts[0]]
     (values,), (layer,) = read(model, data, make, (1,))

@@ -10,7 +10,7 @@ from welfare_jax import templates
 from welfare_jax.errors import InputError
 from welfare_jax.evals import journal
 from welfare_jax.evals.cells import Model
-from welfare_jax.models import decoder, hf, lora
+from welfare_jax.models import decoder, hf, lora, stops
 from welfare_jax.models.layers import Lora
 from welfare_jax.train import checkpoints, state
 
@@ -87,9 +87,12 @@ def _model(graphdef, params, tokenizer) -> Model:
 
 
 def spoken(tokenizer, template: dict) -> str:
-    """Names how conversations become tokens: by the tokenizer's whole data, and by what the template makes of one."""
+    """Names how conversations become tokens: by the tokenizer's whole data, and by what the template makes of one; and
+    where answers end, as far as that does not follow from these."""
     rendered = templates.render(tokenizer, PROBE, template, opening=True)
     settings = template | {"own": tokenizer.chat_template}
+    if ends := stops.only_listed(tokenizer, template):
+        settings |= {"ends": ends}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     data = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
     return journal.key(rendered, settings, data)

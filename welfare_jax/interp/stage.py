@@ -79,14 +79,17 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
     where = np.zeros_like(mask)
     where[:, -1] = True
     iv = interventions.add(push, layer, np.array([a for _, a, _ in cells]), where)
+    stop, (_, end) = stops.stop_ids(tokenizer, template), text.around_answers(template or {})
+    ends = stops.stop_strings(tokenizer, end) if end else None
     out = []
     for name, params in models.items():
         new, kept = hosts.get(generate.generate(
             graphdef, params, tokens, mask, key, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-            stop=stops.stop_ids(tokenizer), interventions=iv,
+            stop=stop, stop_strings=ends, interventions=iv,
         ))  # fmt: skip
         for (c, a, prompt), ids, keep in zip(cells, new, kept):
-            said = tokenizer.decode(ids[keep], skip_special_tokens=True)
+            said = tokenizer.decode(stops.without_end(ids[keep], stop), skip_special_tokens=True)
+            said = said.split(end)[0] if end else said
             out.append({"model": name, "vector": c, "layer": chosen[c], "alpha": a, "prompt": prompt, "text": said})
     return out
 
@@ -113,8 +116,8 @@ def axis_texts(setup, config):
     """What `config.axes` names, read and tokenised; None where it asks for nothing. Raises for a bad file."""
     if not comparison.kinds(config.axes):
         return None
-    pieces = setup.pieces
-    return comparison.load(config.axes, pieces.tokenizer, pieces.template, pieces.wording, config.extract.question)
+    p, question = setup.pieces, config.extract.question
+    return comparison.load(config.axes, p.tokenizer, p.template, p.wording, question, setup.lm.spec)
 
 
 def resampling():

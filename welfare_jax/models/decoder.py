@@ -357,6 +357,8 @@ def check_ids(spec, tokens, name="tokens"):
     if isinstance(tokens, jax.core.Tracer) or (isinstance(tokens, jax.Array) and not tokens.is_fully_addressable):
         return
     ids = np.asarray(tokens)
+    if not ids.size:
+        return
     if not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"{name}: token ids of type {ids.dtype}, need integers")
     if (wrong := (ids < 0) | (ids >= spec.vocab)).any():

@@ -66,7 +66,8 @@ def generate(
     tokens int32 [B, T], padded at either side, mask bool [B, T]; key: one key, or one a row [B], in which case a
     row's answer does not depend on the batch it is sampled in.
     temperature: 0 is greedy; top_k: 0 for all; top_p in (0, 1]: each one value or one a row, and may be traced.
-    stop: token ids; stop_strings: a table from `stops.stop_strings`; what ends a row is kept as its last token.
+    stop: token ids, of which those without a row in the model never come; stop_strings: a table from
+    `stops.stop_strings`; what ends a row is kept as its last token.
     interventions act on the prompt where their `where` says, and on every new token; new_interventions, where given,
     act on the new tokens instead (a scale of zero for the rows that are steered in the prompt only).
     """
@@ -88,7 +89,7 @@ def generate(
         _setting("top_k", top_k, jnp.int32, rows, lambda k: k >= 0, "0 (all tokens) or more"),
         _setting("top_p", top_p, jnp.float32, rows, lambda p: (p > 0) & (p <= 1), "above 0 and at most 1"),
     )
-    stop = tuple(sorted({int(s) for s in stop}))
+    stop = tuple(sorted({int(s) for s in stop if 0 <= s < spec.vocab}))
     return _generate(
         graphdef, params, tokens, mask, key, settings, max_new_tokens, stop, stop_strings, interventions, after
     )

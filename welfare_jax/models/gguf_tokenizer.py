@@ -7,6 +7,7 @@ takes GPT-2's, so that numbers get other tokens from it than from SmolLM's own t
 import numpy as np
 
 from welfare_jax.errors import InputError
+from welfare_jax.models import stops
 
 TOKENS = "tokenizer.ggml.tokens"
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # token types: always matched whole, the first of them as special tokens
@@ -57,7 +58,7 @@ def build(header):
     special = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         at = values.get(f"tokenizer.ggml.{key}_token_id")
-        if at is not None and not 0 <= at < len(tokens):
+        if at is not None and not (type(at) is int and 0 <= at < len(tokens)):
             raise InputError(f"{file}: tokenizer.ggml.{key}_token_id={at} is not one of its {len(tokens)} tokens")
         special[f"{name}_token"] = None if at is None else tokens[at]
     if model == "gpt2":
@@ -68,10 +69,18 @@ def build(header):
     begins = model == "llama" or values.get("tokenizer.ggml.pre") in WHOLE
     if values.get("tokenizer.ggml.add_bos_token", begins) and special["bos_token"]:
         _begin(tokenizer, special["bos_token"])
-    return PreTrainedTokenizerFast(
+    built = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, chat_template=values.get("tokenizer.chat_template"),
         clean_up_tokenization_spaces=False, **special,
     )  # fmt: skip
+    built.listed_ends = tuple(i for i in _ends(values, file) if i < len(tokens))
+    return built
+
+
+def _ends(values, file) -> list[int]:
+    """What ends a sequence, a turn or a message, by the file's metadata."""
+    keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
+    return sorted({i for key in keys for i in stops.token_ids(values.get(key), f"{file}: {key}")})
 
 
 def _vocabulary(values, file) -> tuple[list[str], np.ndarray]:

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 import math
 import mmap
 import os
@@ -14,8 +13,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, gguf, gguf_tokenizer, stream
+from welfare_jax.models import decoder, gguf, gguf_tokenizer, stops, stream
 from welfare_jax.models.families import FAMILIES
 from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
@@ -104,13 +104,7 @@ def raw_config(folder: pathlib.Path) -> dict:
     if file := gguf.find(folder):
         return gguf.config(gguf.read(file))
     where = folder / "config.json"
-    try:
-        found = json.loads(where.read_text()) if where.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: not readable as JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{where}: not a JSON object")
-    return found
+    return textfiles.json_object(where) if where.is_file() else {}
 
 
 def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
@@ -175,12 +169,11 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
                     raise InputError(f"{path}: tensor {name} is also in {found[name].file.name}")
                 found[name] = source
         return found
-    try:
-        shards = dict(json.loads(index.read_text())["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{index}: not a JSON object with a weight_map; download it again") from None
+    shards = textfiles.json_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise InputError(f"{index}: its weight_map does not name a file for each tensor; download it again")
     inside = {}
-    for shard in sorted(set(map(str, shards.values()))):
+    for shard in sorted(set(shards.values())):
         if pathlib.PurePath(shard).name != shard:
             raise InputError(f"{index}: shard {shard!r} points outside its folder")
         if not (folder / shard).is_file():
@@ -308,7 +301,10 @@ def has_tokenizer(folder: pathlib.Path) -> bool:
 
 
 def load_tokenizer(folder: pathlib.Path):
-    """The tokenizer of a folder, never running code from it, or of a GGUF file."""
+    """The tokenizer of a folder, never running code from it, or of a GGUF file.
+
+    Its `listed_ends` are what the model's files say an answer ends with, for `stops.stop_ids`.
+    """
     if file := gguf.find(folder):
         return gguf_tokenizer.build(gguf.read(file))
     from transformers import AutoTokenizer
@@ -318,10 +314,12 @@ def load_tokenizer(folder: pathlib.Path):
     if not has_tokenizer(folder):  # transformers would make an empty one up
         raise InputError(f"{folder}: no tokenizer ({' or '.join(VOCABULARIES)}); download the whole folder")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{folder}: no usable tokenizer ({first[:120]})") from None
+    tokenizer.listed_ends = stops.listed_in(folder)
+    return tokenizer
 
 
 def load(path_or_repo, dtype="float32", mesh=None, attention="plain", revision="") -> LM:
@@ -348,6 +346,7 @@ def load(path_or_repo, dtype="float32", mesh=None, attention="plain", revision="
     graphdef, params, spec = load_params(folder, dtype, place, attention)
     try:
         tokenizer = load_tokenizer(folder)
+        tokenizer.listed_ends = tuple(i for i in tokenizer.listed_ends if i < spec.vocab)
     except InputError as error:
         if has_tokenizer(folder):
             raise  # one that is broken is not one that is not there

@@ -10,8 +10,9 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, hf, lora
+from welfare_jax.models import decoder, hf, lora, stops
 from welfare_jax.models.spec import Spec
 
 SHARD_BYTES = 5 << 30
@@ -21,6 +22,7 @@ DECODERS = {
     "mistral": ("mistral", "MistralForCausalLM"),
     "ministral3": ("ministral3", "Ministral3ForCausalLM"),
 }
+TOKENIZER_CONFIG, BACKEND = "tokenizer_config.json", "TokenizersBackend"  # how transformers 5 calls a fast tokenizer
 
 
 def qwen3_config(spec: Spec, tokenizer, dtype: str) -> dict:
@@ -89,10 +91,51 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
     made = ((name, array.astype(kind, copy=False)) for name, array in tensors(params, lm.spec, family))
     sizes = {name: array.size * kind.itemsize for name, array in tensors(params, lm.spec, family)}
+    generation = generation_config(lm)
     write(folder, config, sizes, made)
+    (folder / stops.GENERATION).unlink(missing_ok=True)  # of what the folder held before
+    if generation:
+        (folder / stops.GENERATION).write_bytes(generation)
     if not isinstance(lm.tokenizer_or_error, InputError):
-        lm.tokenizer.save_pretrained(folder)
+        save_tokenizer(lm.tokenizer, folder)
     return folder
+
+
+def generation_config(lm: hf.LM) -> bytes | None:
+    """What generation_config.json should say: as in the folder that the model came from. Of a GGUF file, the ids that
+    end an answer, where its config.json has no place for them all; None where there is nothing to say."""
+    source = pathlib.Path(lm.path)
+    if (source / stops.GENERATION).is_file():
+        return (source / stops.GENERATION).read_bytes()
+    if (source / stops.CONFIG).is_file() or isinstance(lm.tokenizer_or_error, InputError):
+        return None
+    first = lm.tokenizer.eos_token_id
+    if not (more := [i for i in stops.listed(lm.tokenizer) if i != first]):
+        return None
+    said = {"bos_token_id": lm.tokenizer.bos_token_id, "eos_token_id": more if first is None else [first, *more]}
+    return (json.dumps(said | {"pad_token_id": lm.tokenizer.pad_token_id}, indent=2) + "\n").encode()
+
+
+def save_tokenizer(tokenizer, folder: pathlib.Path) -> None:
+    """Write a tokenizer's files, for older readers too: `transformers` before version 5, and what goes by its files.
+
+    Version 5 has names of its own for the class of a tokenizer.json, and for the special tokens beside the usual ones.
+    """
+    import transformers
+
+    source = tokenizer.name_or_path and pathlib.Path(tokenizer.name_or_path) / TOKENIZER_CONFIG
+    named = textfiles.json_object(source).get("tokenizer_class") if source and source.is_file() else None
+    tokenizer.save_pretrained(folder)
+    said = textfiles.json_object(folder / TOKENIZER_CONFIG)
+    if said.get("tokenizer_class") == BACKEND:
+        known = isinstance(named, str) and named != BACKEND and hasattr(transformers, named)
+        said["tokenizer_class"] = named if known else "PreTrainedTokenizerFast"
+    if isinstance(said.get("extra_special_tokens"), list):
+        said["additional_special_tokens"] = said.pop("extra_special_tokens")
+    if isinstance(said.get("model_specific_special_tokens"), dict):
+        said["extra_special_tokens"] = said.pop("model_specific_special_tokens")
+    text = json.dumps(said, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")
 
 
 def write(folder: pathlib.Path, config: dict, sizes: dict[str, int], made, shard_bytes: int = 0) -> None:

@@ -49,6 +49,14 @@ class Policy(NamedTuple):
     repeat: callable = lambda carry, times: carry
 
 
+def check_ids(spec, pieces: text.Pieces, question: str = ""):
+    """Refuse piece tables with tokens that the model has no row for, and such a question after the last answer."""
+    name = f"tokenizer {pieces.tokenizer.name_or_path}" if pieces.tokenizer else "tokenizer"
+    decoder.check_ids(spec, pieces.table.tokens, f"{name}: the maze's tokens")
+    if question:
+        decoder.check_ids(spec, text.follow_up(pieces, question), f"extract.question={question!r}")
+
+
 def uniform() -> Policy:
     return Policy(lambda carry, tokens, mask, obs: (carry, jnp.zeros(obs.neighbours.shape)))
 

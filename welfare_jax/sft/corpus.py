@@ -14,7 +14,8 @@ import numpy as np
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import hf
+from welfare_jax.models import decoder, hf
+from welfare_jax.models.spec import Spec
 from welfare_jax.text import arithmetic, tiny_tokenizer, tiny_world
 from welfare_jax.text.wording import Wording
 
@@ -121,8 +122,24 @@ def _hub(name: str):
         ) from None
 
 
-def encode(tokenizer, document, told_weight: float = 1.0) -> dict[str, np.ndarray]:
-    """{"tokens": int32 [T], "weights": float32 [T]}: what users say in messages weighs `told_weight`, the rest one."""
+def encode(tokenizer, document, told_weight: float = 1.0, spec: Spec | None = None) -> dict[str, np.ndarray]:
+    """{"tokens": int32 [T], "weights": float32 [T]}: what users say in messages weighs `told_weight`, the rest one.
+
+    spec: of the model that learns, which must have a row for every token.
+    """
+    found = _encode(tokenizer, document, told_weight)
+    if spec:
+        decoder.check_ids(spec, found["tokens"], f"source {document.kind}")
+    return found
+
+
+def _padding(tokenizer, spec: Spec | None) -> int:
+    """The id between documents, which weighs nothing; 0 where the model has no row for the tokenizer's own."""
+    own = tokenizer.pad_token_id or 0
+    return 0 if spec and own >= spec.vocab else own
+
+
+def _encode(tokenizer, document, told_weight: float) -> dict[str, np.ndarray]:
     if not document.messages:
         body = tokenizer.backend_tokenizer.encode(document.text, add_special_tokens=False).ids
         ids = np.array([i for i in (tokenizer.bos_token_id, *body, tokenizer.eos_token_id) if i is not None], np.int32)
@@ -150,7 +167,7 @@ class _Cut(grain.experimental.FlatMapTransform):
         return [{k: v[a : a + self.length] for k, v in element.items()} for a in range(0, n, self.length)]
 
 
-def pack(parts, weights, tokenizer, *, seed: int, rows: int, length: int, told_weight: float = 1.0):
+def pack(parts, weights, tokenizer, *, seed: int, rows: int, length: int, told_weight: float = 1.0, spec=None):
     """Endless batches {"tokens", "weights"} [rows, length] of documents, drawn by `weights` from sources `parts`.
 
     Documents are placed first-fit, so a row ends in padding of weight zero; they see the ones before them in their
@@ -161,22 +178,22 @@ def pack(parts, weights, tokenizer, *, seed: int, rows: int, length: int, told_w
         one = grain.MapDataset.source(part)
         endless = len(part) == ENDLESS
         mixed.append(one if endless else one.seed(seed + i).shuffle().repeat())
-    rule = grain.MapDataset.mix(mixed, weights).map(lambda d: encode(tokenizer, d, told_weight))
+    rule = grain.MapDataset.mix(mixed, weights).map(lambda d: encode(tokenizer, d, told_weight, spec))
     rule = rule.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     rule = grain.experimental.FlatMapIterDataset(rule, _Cut(length))
     rule = grain.experimental.FirstFitPackIterDataset(
         rule, length_struct={"tokens": length, "weights": length}, num_packing_bins=rows, shuffle_bins=False,
-        padding_struct={"tokens": tokenizer.pad_token_id or 0, "weights": 0.0},
+        padding_struct={"tokens": _padding(tokenizer, spec), "weights": 0.0},
     )  # fmt: skip
     return iter(rule.map(lambda row: {k: row[k] for k in ("tokens", "weights")}).batch(rows))
 
 
-def single(documents, tokenizer, length: int, told_weight: float = 1.0):
+def single(documents, tokenizer, length: int, told_weight: float = 1.0, spec: Spec | None = None):
     """(tokens, weights) [len(documents), length], one document a row, cut or padded."""
-    tokens = np.full((len(documents), length), tokenizer.pad_token_id or 0, np.int32)
+    tokens = np.full((len(documents), length), _padding(tokenizer, spec), np.int32)
     weights = np.zeros(tokens.shape, np.float32)
     for i, document in enumerate(documents):
-        found = encode(tokenizer, document, told_weight)
+        found = encode(tokenizer, document, told_weight, spec)
         n = min(length, len(found["tokens"]))
         tokens[i, :n], weights[i, :n] = found["tokens"][:n], found["weights"][:n]
     return tokens, weights
@@ -185,8 +202,8 @@ def single(documents, tokenizer, length: int, told_weight: float = 1.0):
 class Corpus:
     """The rows of a run: its sources, and one packed mixture after another as the phases of the settings say."""
 
-    def __init__(self, config, tokenizer):
-        self.config, self.tokenizer, self.at, self.rows = config, tokenizer, None, None
+    def __init__(self, config, tokenizer, spec: Spec | None = None):
+        self.config, self.tokenizer, self.spec, self.at, self.rows = config, tokenizer, spec, None, None
         self.phases = phases(config)
         self.held = open_sources(config, held_out=True)
 
@@ -196,7 +213,7 @@ class Corpus:
         self.at = phase
         self.rows = pack(
             [parts[k] for k in weights], list(weights.values()), self.tokenizer, seed=cfg.seed + phase, rows=cfg.rows,
-            length=cfg.length, told_weight=cfg.told_weight,
+            length=cfg.length, told_weight=cfg.told_weight, spec=self.spec,
         )  # fmt: skip
 
     def batch(self, step: int):
@@ -215,7 +232,8 @@ class Corpus:
     def held_out(self, name: str):
         """(tokens, weights) of documents that are never trained on; what users say does not count."""
         part = self.held[name]
-        return single([part[i] for i in range(min(FEW, len(part)))], self.tokenizer, self.config.length, 0.0)
+        few = [part[i] for i in range(min(FEW, len(part)))]
+        return single(few, self.tokenizer, self.config.length, 0.0, self.spec)
 
 
 def open_sources(config, seed: int | None = None, held_out: bool = False) -> dict:

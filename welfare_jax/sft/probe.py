@@ -15,7 +15,7 @@ class Probe:
     """Called with parameters: accuracy of answers, entropy of moves, and how often stated goals are followed."""
 
     def __init__(self, graphdef, tokenizer, seed, n=32):
-        self.tokenizer = tokenizer
+        self.tokenizer, self.spec = tokenizer, decoder.static(graphdef)[0]
         rng, wording = np.random.default_rng(seed), Wording()
         self.sets = {
             "questions": [tiny_world.surroundings(rng, wording, False) for _ in range(4 * n)],
@@ -36,7 +36,7 @@ class Probe:
     def __call__(self, params) -> dict:
         out = {}
         for name, documents in self.sets.items():
-            tokens, weights = corpus.single(documents, self.tokenizer, self.length.get(name, LONG), 0.0)
+            tokens, weights = corpus.single(documents, self.tokenizer, self.length.get(name, LONG), 0.0, self.spec)
             best, logp = (np.asarray(a) for a in self.predict(params, tokens))
             answer = weights[:, 1:] > 0
             if name in ("questions", "stories"):

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
-from welfare_jax.models import hf, stops
+from welfare_jax.models import decoder, hf, stops
 from welfare_jax.rl import attempts
 from welfare_jax.sft import corpus
 from welfare_jax.text import arithmetic, tiny_world
@@ -103,6 +103,8 @@ class Cell:
         self.train = pool(self.lm.tokenizer, arithmetic.problems(config.seed + 1, config.problems, level))
         measured = arithmetic.problems(config.seed, config.measure.problems, level, held_out=True)
         self.held = pool(self.lm.tokenizer, measured, self.train.tokens.shape[1])
+        for which in (self.train, self.held):
+            decoder.check_ids(self.lm.spec, which.tokens, "pretrain.level: problems")
         dtype, stop = self.lm.params["embed"].dtype, stops.stop_ids(self.lm.tokenizer)
         self.tx = state.optimizer(cfg)
         self.now = state.State(jnp.int32(0), jax.tree.map(jnp.copy, self.initial), self.tx.init(self.initial))

@@ -89,7 +89,7 @@ class Arithmetic:
         cfg, self.config = config.imitation.arithmetic, config
         self.base = fit.load(ConfigDict(config.to_dict() | {"train": self._train()}))
         self.tokenizer = self.base.lm.tokenizer
-        self.stops = stops.stop_ids(self.tokenizer)
+        self.stops = stops.stop_ids(self.tokenizer, self._template())
         level = arithmetic.Level(**cfg.level.to_dict())
         rng = np.random.default_rng(config.seed)
         problems = arithmetic.problems(config.seed, cfg.demonstrations, level)
@@ -104,6 +104,7 @@ class Arithmetic:
         self.width = max(map(len, prompts + self.questions))
         self.longest = cfg.max_new_tokens or max(map(len, completions))
         self.shown = lay(prompts, completions, np.ones(len(prompts)), 0.0, self.width, self.longest)
+        decoder.check_ids(self.base.lm.spec, self.shown.tokens, "imitation.arithmetic: demonstrations")
         self.look = jax.jit(make_look(self.base, False))
         self.trainer = fit.Trainer(self.base, self.loss(), ConfigDict(self._train()))
 
@@ -114,16 +115,20 @@ class Arithmetic:
         out |= {"batch": batch, "micro_batch": min(batch, out["micro_batch"]), "lr": own.lr or out["lr"]}
         return out | ({"steps": own.steps, "schedule_steps": own.steps} if own.steps else {})
 
+    def _template(self) -> dict:
+        """Keyword arguments of the chat template."""
+        return pieces.arguments(self.tokenizer, *wording.of(self.config.text))
+
     @property
     def end(self) -> int:
         return self.tokenizer.eos_token_id
 
     def encode(self, problem) -> list[int]:
         """The question as a user's message, or as plain text where the tokenizer has no chat template."""
-        words, template = wording.of(self.config.text)
+        words, _ = wording.of(self.config.text)
         if self.tokenizer.chat_template is None and not words.transcript:
             return self.tokenizer.encode(arithmetic.prompt(problem))
-        talk = chat.render(self.tokenizer, problem.question, pieces.arguments(self.tokenizer, words, template))
+        talk = chat.render(self.tokenizer, problem.question, self._template())
         return self.tokenizer.encode(talk, add_special_tokens=False)
 
     def loss(self):

@@ -15,7 +15,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError, Unfinished
 from welfare_jax.models import decoder, hf
-from welfare_jax.rl import objectives
+from welfare_jax.rl import objectives, rollout
 from welfare_jax.text import pieces as text
 from welfare_jax.text import wording
 from welfare_jax.train import checkpoints, intervene, organisms, parallel, record, state, step, supervised, watch
@@ -74,6 +74,7 @@ def build(config) -> Setup:
     folder = hf.resolve(config.model.path, revision=config.model.revision)
     pieces = tables(config, folder)
     lm = hf.load(folder, config.model.dtype, mesh, config.model.attention)
+    rollout.check_ids(lm.spec, pieces, config.extract.question)
     intervene.build(config.train.intervene, lm.spec)
     graphdef, trainable, frozen = start(lm, config)
     trainable, frozen = (state.placed(part, mesh) for part in (trainable, frozen))

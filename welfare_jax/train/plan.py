@@ -20,6 +20,7 @@ from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, layers
 from welfare_jax.models.spec import Spec
+from welfare_jax.rl.rollout import check_ids
 from welfare_jax.sft import planned
 from welfare_jax.text import pieces as text
 from welfare_jax.train import loop, organisms, state, step, supervised
@@ -69,7 +70,9 @@ def source(config) -> Source:
     folder = hf.resolve(config.model.path, weights=False, revision=config.model.revision)
     spec = dataclasses.replace(hf.read_config(folder)[0], attention=config.model.attention)
     if hf.has_tokenizer(folder):
-        return Source(spec, loop.tables(config, folder), "", {})
+        pieces = loop.tables(config, folder)
+        check_ids(spec, pieces)
+        return Source(spec, pieces, "", {})
     return Source(spec, text.stand_in(config.maze.size), "no tokenizer at hand: texts as long as Qwen3's", {})
 
 

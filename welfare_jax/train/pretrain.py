@@ -15,7 +15,7 @@ from optax import contrib
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, hf, hf_save
+from welfare_jax.models import decoder, hf, hf_save, stops
 from welfare_jax.models.spec import small
 from welfare_jax.sft import corpus, probe
 from welfare_jax.train import checkpoints, record, state, step
@@ -137,9 +137,9 @@ def run(config, workdir) -> dict:
         tokenizer, spec, graphdef, params = lm.tokenizer, lm.spec, lm.graphdef, lm.params
     else:
         tokenizer = corpus.make_tokenizer(config, folder)
-        spec = small(len(tokenizer), **config.shape)
+        spec = small(stops.vocabulary_size(tokenizer), **config.shape)
         graphdef, params = decoder.init(spec, jax.random.key(config.seed))
-    rows = corpus.Corpus(config, tokenizer)
+    rows = corpus.Corpus(config, tokenizer, spec)
     params, _ = state.split(params, ".*")
     now = state.State(jnp.int32(0), params, tx.init(params))
     places = state.shardings(mesh, now)

@@ -106,6 +106,10 @@ class Lab:
         encoded = {
             name: [encode(base.lm.tokenizer, part, cfg.max_tokens) for part in both] for name, both in rows.items()
         }
+        for name, both in encoded.items():
+            for part in both:
+                for side in ("chosen", "rejected"):
+                    decoder.check_ids(base.lm.spec, getattr(part, side), f"pairs: {side} answers of {name}")
         width = max(part.chosen.shape[1] for both in encoded.values() for part in both)
         self.held = {name: wide(both[1], width) for name, both in encoded.items()}
         self.train = {name: wide(both[0], width) for name, both in encoded.items()}

@@ -23,6 +23,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry, stage
 from welfare_jax.interp.axes import comparison
 from welfare_jax.models import decoder
+from welfare_jax.rl import rollout
 from welfare_jax.sft import corpus
 from welfare_jax.train import checkpoints, loop, organisms, pretrain, stats
 
@@ -65,12 +66,13 @@ class Reading:
     """Walks with one question (or none), and what is read off a model there: `reading(params, axes) -> dict`."""
 
     def __init__(self, setup, config, question: str):
+        rollout.check_ids(setup.lm.spec, setup.pieces, question)
         make = functools.partial(stage.walk_data, setup.pieces, setup.maze, setup.mesh)
         cfg = config.extract
         self.data, _ = make(cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + READ, question)
         self.few, _ = make(config.curve.per_length, 0.25, cfg.batch, walks_lib.SEED, question)
         p = setup.pieces
-        self.texts = comparison.load(config.axes, p.tokenizer, p.template, p.wording, question)
+        self.texts = comparison.load(config.axes, p.tokenizer, p.template, p.wording, question, setup.lm.spec)
         self.graphdef, self.pieces, self.config = setup.graphdef, p, config
 
     def axes(self, params) -> dict:

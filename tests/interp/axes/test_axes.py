@@ -1,11 +1,14 @@
 """Comparison axes against plain NumPy on the same activations; the files they are made from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import worlds
 from conftest import SHARED
+from helpers import tiny_spec
 from sklearn.decomposition import PCA
 
 from welfare_jax import config
@@ -233,3 +236,15 @@ def test_settings_are_checked(world, tiny_tokenizer):
     assert comparison.kinds(settings(kinds="")) == []
     with pytest.raises(InputError, match="nowhere.csv"):
         comparison.load(settings(reviews="/nowhere.csv"), tiny_tokenizer)
+
+
+@pytest.mark.parametrize(("kind", "named"), [
+    ("reviews", "reviews"), ("prompts", "prompts"), ("assent", "statements"), ("emotions", "dialogues"),
+    ("success", "accounts of success"),
+])  # fmt: skip
+def test_texts_that_the_model_has_no_rows_for(kind, named, tiny_tokenizer):
+    spec = tiny_spec(vocab=len(tiny_tokenizer))
+    cfg = settings(kinds=kind)
+    comparison.load(cfg, tiny_tokenizer, spec=spec)
+    with pytest.raises(InputError, match=f"axes: the {named}: id .* has no row in the model"):
+        comparison.load(cfg, tiny_tokenizer, spec=dataclasses.replace(spec, vocab=50))

@@ -11,9 +11,11 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry
 from welfare_jax.interp.axes import assent, emotions, sentiment, success, texts
 from welfare_jax.models import decoder
+from welfare_jax.models.spec import Spec
 from welfare_jax.text.wording import Wording
 
 KINDS = ("reviews", "prompts", "assent", "emotions", "success")
+NAMED = {"assent": "statements", "neutral": "dialogues", "accounts": "accounts of success", "walks": "walks to a goal"}
 
 
 class Axes(NamedTuple):
@@ -47,10 +49,13 @@ class Texts(NamedTuple):
     topics: tuple
 
 
-def load(config, tokenizer, template=None, wording: Wording | None = None, question: str = "") -> Texts:
+def load(
+    config, tokenizer, template=None, wording: Wording | None = None, question: str = "", spec: Spec | None = None
+) -> Texts:
     """Reads all files first, so that a bad one is refused before anything is computed.
 
-    question: what the model is asked after a walk, where that is when it is read.
+    question: what the model is asked after a walk, where that is when it is read; spec: of the model that reads, which
+    must have a row for every token.
     """
     asked, c = kinds(config), config
     made = {}
@@ -69,6 +74,8 @@ def load(config, tokenizer, template=None, wording: Wording | None = None, quest
         made["neutral"] = emotions.neutral(tokenizer, c.dialogues, c.limit, c.max_tokens, c.first_token)
         words = tuple(texts.spread(texts.lines(c.emotions, "emotions.txt"), c.emotions_limit))
         topics = tuple(texts.spread(texts.lines(c.topics, "topics.txt"), c.topics_limit))
+    for kind, samples in made.items() if spec else ():
+        decoder.check_ids(spec, samples.tokens, f"axes: the {NAMED.get(kind, kind)}")
     cut = lambda samples: extract.buckets(samples, c.batch, 1 if len(samples.tokens) < 500 else 4)
     buckets = {kind: cut(samples) for kind, samples in made.items()}
     return Texts(*(buckets.get(kind) for kind in Texts._fields[:6]), words, topics)

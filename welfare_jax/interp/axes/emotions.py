@@ -10,6 +10,7 @@ import numpy as np
 from welfare_jax.interp import extract, geometry
 from welfare_jax.interp.axes import texts
 from welfare_jax.models import chat, generate, stops
+from welfare_jax.text import pieces
 
 REQUEST = (
     "Tell a short story. Topic: {topic}. Somebody in it feels {emotion}. Show the feeling by what is said and done, "
@@ -25,14 +26,16 @@ def stories(
     cells = [(e, topic) for e in range(len(words)) for topic in topics for _ in range(per_topic)]
     prompts = [request.format(topic=topic, emotion=words[e]) for e, topic in cells]
     tokens, mask = chat.encode(tokenizer, prompts, template)
-    rows = []
+    stop, (_, end) = stops.stop_ids(tokenizer, template), pieces.around_answers(template or {})
+    ends, rows = stops.stop_strings(tokenizer, end) if end else None, []
     for i, start in enumerate(range(0, len(cells), batch)):
         index = np.minimum(np.arange(start, start + batch), len(cells) - 1)  # one shape, one compilation
         new, kept = jax.device_get(generate.generate(
             graphdef, params, tokens[index], mask[index], jax.random.fold_in(key, i), max_new_tokens=max_new_tokens,
-            temperature=1.0, stop=stops.stop_ids(tokenizer),
+            temperature=1.0, stop=stop, stop_strings=ends,
         ))  # fmt: skip
-        rows += [ids[keep].tolist() or [0] for ids, keep in zip(new, kept)]
+        told = [ids[keep].tolist() for ids, keep in zip(new, kept)]
+        rows += [(ids if ends is None else stops.cut(ends, ids)) or [0] for ids in told]
     return rows[: len(cells)], [e for e, _ in cells]
 
 
