@@ -131,7 +131,7 @@ def test_no_judge_where_none_is_needed(model_dir, vector_file, tmp_path):
     cfg.evals.refusal_logodds.update(refusal=("no",), answer=("north",))
     cfg.evals.samples.max_new_tokens = 3
     found = stage.run(cfg, tmp_path)
-    assert found["judge"] == {"name": "none", "unparseable": {}, "scored": {}}
+    assert found["judge"] == {"name": "none", "unparseable": {}, "scored": {}, "second": "", "agreement": []}
     assert {name.split(",")[0] for name in found["slopes"]} == {"sentiment_logodds", "refusal_logodds"}
     written = json.loads((tmp_path / "evals.json").read_text())
     assert list(written["evaluations"]) == ["sentiment_logodds", "refusal_logodds"] and written["samples"]

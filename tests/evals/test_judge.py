@@ -2,10 +2,12 @@
 
 import http.server
 import json
+import math
 import threading
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 import scripted
 from ml_collections import ConfigDict
@@ -215,9 +217,12 @@ def test_agreement_of_two_judges(tmp_path, capsys):
     b = book("b", ["x", "y", "y", "y", "x", None, 2.0, 2.0, 4.0, 5.0])
     assert agreement.main([a, b, "--json"]) == 0
     labels, numbers = json.loads(capsys.readouterr().out)
-    # x x, x y, y y, y y: 3 of 4 agree; by chance (2/4 * 1/4 + 2/4 * 3/4) = 1/2
+    # x x, x y, y y, y y: 3 of 4 agree; by chance (2/4 * 1/4 + 2/4 * 3/4) = 1/2. Without one of them kappa is 0, 1,
+    # 0.4 and 0.4; t of three degrees of freedom.
+    half = 3.18244631 * math.sqrt(3 * np.var([0, 1, 0.4, 0.4]))
     assert labels == pytest.approx({"evaluation": "refusal", "both": 6, "only_one": 0, "unparseable": 2,
-                                    "percent": 75.0, "kappa": 0.5, "pearson": float("nan")}, nan_ok=True)  # fmt: skip
+                                    "percent": 75.0, "kappa": 0.5, "pearson": float("nan"),
+                                    "kappa_low": 0.5 - half, "kappa_high": 0.5 + half}, nan_ok=True)  # fmt: skip
     assert (numbers["both"], numbers["only_one"], numbers["percent"]) == (3, 1, pytest.approx(100 / 3))
     assert numbers["pearson"] == pytest.approx(0.8660254)
     assert agreement.main([a, b]) == 0 and "kappa" in capsys.readouterr().out
