@@ -151,7 +151,7 @@ def test_error_over_walks_enters_the_claim_about_training():
     rule = outcome.Rule(layers="all")
     found = outcome.of_training(rule, alike, [])
     one = outcome.of_run(rule, *pairs[0])
-    assert found["high"] - found["low"] == pytest.approx(one["high"] - one["low"], rel=0.02)
+    assert found["high"] - found["low"] == pytest.approx(one["high"] - one["low"], rel=0.06)
 
 
 @pytest.mark.parametrize(
