@@ -2,7 +2,7 @@
 
 import math
 
-from welfare_jax.report.data import Run, dig, number, numbers
+from welfare_jax.report.data import Run, dig, finite, number, numbers
 from welfare_jax.report.markup import num
 
 BASELINE = {"rest": "one against rest", "path": "against the Path mean"}
@@ -16,12 +16,14 @@ MORE = {"opposed": "more opposed", "aligned": "less opposed"}
 
 def training(run: Run) -> str:
     """Whether training changed the cosine, as far as training runs and shams tell; empty where none were compared."""
-    found = dig(run.analysis, "training")
+    found = _named(run, "training")
     if not found:
         return ""
     if "change" not in found:
         return f"Whether training changed anything cannot be told: {_blind(found)}"
-    runs, shams = (numbers(found.get(k)) for k in ("changes", "sham_changes"))
+    runs, shams = (finite(numbers(found.get(k))) for k in ("changes", "sham_changes"))
+    if not runs:
+        return ""
     if len(runs) == 1:
         return _one_run(found, runs[0], shams)
     least, change, low, high = (number(found.get(k)) for k in ("least", "change", "low", "high"))
@@ -35,7 +37,7 @@ def training(run: Run) -> str:
         )
     else:
         told = f"{told}, on average {num(change, sign=True)} ({spans}, over runs and walks)."
-    verdict = found.get("verdict")
+    verdict = str(found.get("verdict"))
     if verdict in MORE and shams:
         return f"Training made the two vectors {MORE[verdict]}. {told}"
     if verdict in MORE:
@@ -49,6 +51,8 @@ def training(run: Run) -> str:
 
 
 def _one_run(found, change: float, shams: list) -> str:
+    if not shams:
+        return ""
     p, least = number(found.get("p")), 1 / (1 + len(shams))
     beyond = "lies outside what they do" if p < 0.05 else "does not stand out among them"
     few = f" (with so few, p cannot be below {num(least)})" if least >= 0.05 else ""
@@ -61,11 +65,11 @@ def _one_run(found, change: float, shams: list) -> str:
 
 def checkpoint(run: Run) -> str:
     """What one checkpoint shows beside the untrained model; empty where there is no outcome."""
-    found = dig(run.analysis, "outcome")
+    found = _named(run, "outcome")
     if not found:
         return ""
-    base, layers = BASELINE.get(found.get("baseline"), ""), LAYERS.get(found.get("layers"), "")
-    used, count = [int(x) for x in numbers(found.get("used"))], run.analysis.get("layers")
+    base, layers = BASELINE.get(str(found.get("baseline")), ""), LAYERS.get(str(found.get("layers")), "")
+    used, count = [int(x) for x in finite(numbers(found.get("used")))], run.analysis.get("layers")
     said = f"Primary outcome, fixed before the run: how cos(v_mold, v_gold) {base} changes, averaged over {layers}"
     said += f" ({_spans(used)}: {len(used)} of {count})." if used else "."
     if "change" not in found:
@@ -78,7 +82,7 @@ def checkpoint(run: Run) -> str:
     seen = (
         f"With {v['walks']:,.0f} walks a class a change of {num(v['detectable'])} or more is found in 95 of 100 cases"
     )
-    verdict = found.get("verdict")
+    verdict = str(found.get("verdict"))
     if verdict in MORE:
         return (
             f"{said} This checkpoint differs from the untrained model: its vectors are {MORE[verdict]}, by {change}."
@@ -90,6 +94,11 @@ def checkpoint(run: Run) -> str:
         f"{num(v['least'])}, the smallest of interest, would take some {v['walks_needed']:,.0f} walks a class "
         "(extract.per_length)."
     )
+
+
+def _named(run: Run, part: str) -> dict:
+    found = dig(run.analysis, part)
+    return found if isinstance(found, dict) else {}
 
 
 def _blind(found) -> str:
