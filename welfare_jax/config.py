@@ -103,6 +103,7 @@ def rl() -> ConfigDict:
         "extract": {
             "per_length": 333, "held_out": 0.2, "batch": 64,
             "replicates": 200,  # half samples for the intervals
+            "permutations": 1000,  # of the labels among walks of one letter and length: what chance would read
             "store": False,  # also keep every activation, under activations/
             # What is asked after a walk, for example "How is it going?": it is read where the answer would begin.
             "question": "",  # none: walks are read at their final letter

@@ -120,7 +120,7 @@ def test_buckets_lose_no_walk_and_count_none_twice(batch, count, samples):
     for bucket in extract.buckets(samples, batch, count):
         assert bucket.tokens.shape[1] <= batch and bucket.tokens.shape == bucket.mask.shape
         slots += bucket.tokens.size
-        for t, m, read, label, unit in zip(*(np.asarray(a).reshape(-1, *a.shape[2:]) for a in bucket)):
+        for t, m, read, label, unit, _ in zip(*(np.asarray(a).reshape(-1, *a.shape[2:]) for a in bucket)):
             assert read[0] == m.sum() - 1 and m[read[0]]
             if label[0] >= 0:
                 seen.append((*t[m].tolist(), int(label[0]), int(unit)))
@@ -161,6 +161,28 @@ def test_moments_equal_a_loop(moments, activations, found, samples):
         want = np.einsum("lnd,rn->rld", act[:, mine] - moments.origin[:, None], sign[:, mine])
         np.testing.assert_allclose(moments.swings[:, :, c], want, atol=1e-4)
         np.testing.assert_array_equal(moments.swing_counts[:, c], sign[:, mine].sum(1))
+
+
+def test_permuted_labels_stay_within_letter_and_length(model, data, activations, found, samples):
+    """Strata keep their classes, filling has none, and sums under permuted labels equal a loop over walks."""
+    key, count = jax.random.key(4), 5
+    again = extract.relabelled(jax.random.fold_in(key, 2), data.fit, count)
+    letter = found.actions[np.arange(len(found.length)), found.length - 1]
+    place = {int(u): i for i, u in enumerate(samples.unit)}
+    unit = np.concatenate([np.asarray(b.unit).reshape(-1) for b in data.fit])
+    filling = np.concatenate([np.asarray(b.label).reshape(-1) for b in data.fit]) < 0
+    order, permuted = np.array([place[int(u)] for u in unit[~filling]]), np.asarray(again)[:, ~filling]
+    assert (np.asarray(again)[:, filling] == -1).all() and len(np.unique(order)) == len(order)
+    for row in permuted:
+        for stratum in {*zip(letter[order], found.length[order])}:
+            mine = (letter[order] == stratum[0]) & (found.length[order] == stratum[1])
+            assert sorted(row[mine]) == sorted(found.final[order][mine])
+    assert (permuted != found.final[order]).any()
+    program = jax.jit(lambda p, d: extract.moments(decoder.bind(model[0], p), d, key=key, permutations=count))
+    moments, act = program(model[1], data.fit), activations[:, order]
+    for c in range(3):
+        want = np.einsum("lnd,kn->kld", act - moments.origin[:, None], permuted == c)
+        np.testing.assert_allclose(moments.permuted[:, :, c], want, atol=1e-4)
 
 
 def test_live_point(model, data, moments, activations, found):
@@ -263,9 +285,9 @@ def test_memory_does_not_grow_with_the_number_of_walks(model):
         tokens = jax.ShapeDtypeStruct((n, 4, 60), jnp.int32)
         part = extract.Bucket(
             tokens, jax.ShapeDtypeStruct((n, 4, 60), bool), *(jax.ShapeDtypeStruct((n, 4, 1), jnp.int32),) * 2,
-            jax.ShapeDtypeStruct((n, 4), jnp.int32),
+            *(jax.ShapeDtypeStruct((n, 4), jnp.int32),) * 2,
         )  # fmt: skip
-        f = jax.jit(lambda p, d: extract.moments(decoder.bind(model[0], p), d, replicates=8))
+        f = jax.jit(lambda p, d: extract.moments(decoder.bind(model[0], p), d, replicates=8, permutations=8))
         return f.lower(model[1], (part,)).compile().memory_analysis().temp_size_in_bytes
 
     few, many = program(8), program(64)

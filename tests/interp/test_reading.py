@@ -1,4 +1,6 @@
-"""A planted direction is found where it was planted, and nowhere else; controls see nothing."""
+"""A planted direction is found where it was planted, and nowhere else; permuted labels see nothing."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +30,16 @@ def found(tiny_tokenizer):
         return act.at[AT].add(push[:, None] * TRUTH)
 
     data = extract.split(samples, np.arange(len(samples.tokens)) % 2 == 1, 32)
-    axes = np.stack([np.tile(TRUTH, (LAYERS, 1)), np.random.default_rng(1).normal(size=(LAYERS, 24))]).astype("f4")
+    rng = np.random.default_rng(1)
+    axes = np.stack([np.tile(TRUTH, (LAYERS, 1)), rng.normal(size=(LAYERS, 24))]).astype("f4")
+    chance = rng.normal(size=(2, 64, LAYERS, 24)).astype("f4")
+    axes = reading.Compared(axes, 0 * chance, chance)
+    make = functools.partial(reading.make, world.graphdef, state.join, replicates=64, permutations=199)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract, "activations", edited)
-        program = reading.make(world.graphdef, state.join, replicates=64)
+        program = make()
         out = jax.device_get(program(world.trainable, world.frozen, data, axes, jax.random.key(0)))
-    unplanted = reading.make(world.graphdef, state.join, replicates=64)
+    unplanted = make()
     return out, jax.device_get(unplanted(world.trainable, world.frozen, data, axes, jax.random.key(0)))
 
 
@@ -46,20 +52,27 @@ def test_planted_direction_is_recovered(found, tiny_tokenizer):
     said = reading.numbers(out, tiny_tokenizer, ("truth", "other"))
     along = said["axes"]["mold"]["truth"]
     assert along["low"][AT] > 0.95
-    low, high = said["axes"]["null"]["truth"]["random"]["mold"]
+    low, high = said["axes"]["null"]["truth"]["mold"]
+    assert said["axes"]["p"]["truth"]["mold"][AT] < 0.05 < min(said["axes"]["p"]["other"]["mold"])
     assert low[AT] > -0.55 and high[AT] < 0.55  # 1.96 / sqrt(24) = 0.4
     for layer in set(range(LAYERS)) - {AT}:
         assert along["low"][layer] < high[layer]
     assert said["noise_share"]["mold"][AT] < 0.1 < min(said["noise_share"]["mold"][:AT])
 
 
-def test_cohorts_see_nothing(found):
-    """AUROC of random and orthogonal directions stays about one half; orthogonal ones at the planted layer too."""
-    null = found[0]["null_auroc"][0]  # [L, kind, n]
-    for kind in range(2):
-        others = np.delete(null[:, kind], AT, axis=0)
-        assert abs(np.median(others) - 0.5) < 0.1
-    assert np.abs(null[AT, 1] - 0.5).mean() < np.abs(found[0]["selection"][0]["auroc"][AT] - 0.5) / 2
+def test_permuted_labels_see_nothing(found, tiny_tokenizer):
+    """AUROC under permuted labels stays about one half where labels say much; their vectors look like noise."""
+    out = found[0]
+    said = reading.numbers(out, tiny_tokenizer)["null"]
+    assert np.abs(np.median(out["null_selection"]["auroc"], 0) - 0.5).max() < 0.05
+    low, high = said["auroc"]["mold"]
+    assert low[AT] < 0.5 < high[AT] < out["selection"][0]["auroc"][AT]
+    assert said["auroc_chosen"]["mold"]["p"] == pytest.approx(1 / 200)
+    assert np.abs(np.median(out["null_cos"]["path"], 0) - 0.5).max() < 0.15
+    assert np.abs(np.median(out["null_cos"]["rest"], 0) + 0.5).max() < 0.15
+    cohort = out["permuted"]["mold/path"]
+    assert cohort.shape == (100, LAYERS, 24)
+    assert np.linalg.norm(cohort[:, AT], axis=-1).max() < np.linalg.norm(out["vectors"]["mold/path"][AT])
 
 
 def test_change_is_seen_where_it_was_planted(found):

@@ -77,18 +77,23 @@ def fake_model(rng, layers, pull):
         return {k: v.tolist() for k, v in ({"value": value} | noise).items()}
 
     flat, names = [(-0.2 * np.ones(layers)).tolist(), (0.2 * np.ones(layers)).tolist()], ["reviews", "valence-assent"]
-    cohorts = {kind: {"mold": flat, "gold": flat} for kind in ("random", "orthogonal")}
+    both, p = {"mold": flat, "gold": flat}, {"mold": [0.01] * layers, "gold": [0.01] * layers}
     edges, signs = np.linspace(-2, 2, 9), {"mold": -1, "gold": 1}
     more = {
         "intervals": {k: sure(v) for k, v in (("rest", path - 1), ("path", path), ("mold-gold", path))},
         "noise_share": {"mold": (0.3 + 0 * depth).tolist(), "gold": (0.1 + depth).tolist()},
-        "null": {"cos": cohorts, "auroc": {k: {v: [[0.4] * layers, [0.6] * layers] for v in peak} for k in cohorts}},
+        "null": {
+            "cos": {"rest": flat, "path": flat},
+            "auroc": {v: [[0.4] * layers, [0.6] * layers] for v in peak},
+            "auroc_chosen": {v: {"high": 0.6, "p": 0.001} for v in peak},
+        },
         "density": {
             v: {"layer": 1, "edges": edges.tolist(), "cohens_d": 1.2}
             | {c: np.abs(rng.normal(size=8)).tolist() for c in ("mold", "gold", "path")}
             for v in ("mold", "gold")
         },
-        "axes": {"names": names, "null": dict.fromkeys(names, cohorts), "emotion_share": [[0.5, 0.2]] * layers}
+        "axes": {"names": names, "null": dict.fromkeys(names, both), "p": dict.fromkeys(names, p)}
+        | {"emotion_share": [[0.5, 0.2]] * layers}
         | {v: {n: sure(s * depth * 0.5) for n in names} for v, s in signs.items()},
         "emotions": {"layer": 1, "words": [f"word {i}" for i in range(30)]}
         | {v: (s * np.linspace(-0.4, 0.4, 30) + 0.03 * rng.normal(size=30)).tolist() for v, s in signs.items()},

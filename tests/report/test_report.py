@@ -113,7 +113,7 @@ def test_a_torn_and_repeated_metrics_file(tmp_path):
 
 # Keys that the report reads exactly as it reads these neighbours of theirs.
 ALIKE = {
-    "untrained": "trained", "gold": "mold", "path": "rest", "mold-gold": "rest", "orthogonal": "random",
+    "untrained": "trained", "gold": "mold", "path": "rest", "mold-gold": "rest",
     "last_third": "all", "valence-assent": "reviews", "low": "value", "high": "value", "free": "value",
 }  # fmt: skip
 
@@ -189,7 +189,7 @@ def test_csv_holds_intervals_axes_and_densities(tmp_path):
     assert [float(r["low"]) for r in rows] == trained["intervals"]["path"]["low"]
     rows = of("axes", model="trained", vector="gold", axis="reviews")
     assert [float(r["value"]) for r in rows] == trained["axes"]["gold"]["reviews"]["value"]
-    assert {(r["random_low"], r["orthogonal_high"]) for r in rows} == {("-0.2", "0.2")}
+    assert {(r["chance_low"], r["chance_high"], r["p"]) for r in rows} == {("-0.2", "0.2", "0.01")}
     rows = of("densities", model="trained", vector="mold")
     assert [float(r["gold"]) for r in rows] == trained["density"]["mold"]["gold"]
     assert [float(r["from"]) for r in rows] == trained["density"]["mold"]["edges"][:-1]
@@ -198,5 +198,5 @@ def test_csv_holds_intervals_axes_and_densities(tmp_path):
         zip(trained["emotions"]["words"], trained["emotions"]["mold"])
     )
     assert of("lens", norm="plain")[0]["also"] == "gold suppressed"
-    assert {r["random_auroc_high"] for r in of("selection", model="trained")} == {"0.6"}
+    assert {r["chance_auroc_high"] for r in of("selection", model="trained")} == {"0.6"}
     assert [float(r["noise_gold_trained"]) for r in read_csv(tmp_path, "geometry")] == trained["noise_share"]["gold"]

@@ -29,6 +29,8 @@ class Samples(NamedTuple):
     read: np.ndarray  # int32 [N, P] positions, or float [N, P, T] weights to average over tokens with
     label: np.ndarray  # int32 [N, P] class of each reading, -1 for none
     unit: np.ndarray  # int32 [N]; 2k and 2k + 1 are a matched pair, rows of one unit go together (see `signs`)
+    # int32 [N]; rows of one stratum may exchange their labels where labels mean nothing (None: all rows may).
+    stratum: np.ndarray | None = None
 
     def take(self, rows):
         return jax.tree.map(lambda a: a[rows], self)
@@ -42,6 +44,7 @@ class Bucket(NamedTuple):
     read: jax.Array  # int32 [M, b, P] or float [M, b, P, T]
     label: jax.Array  # int32 [M, b, P]
     unit: jax.Array  # int32 [M, b]
+    stratum: jax.Array  # int32 [M, b]
 
 
 class Split(NamedTuple):
@@ -64,6 +67,7 @@ class Moments(NamedTuple):
     swings: jax.Array  # float32 [R, L, C, D]
     swing_counts: jax.Array  # float32 [R, C]
     origin: jax.Array  # float32 [L, D]
+    permuted: jax.Array  # float32 [K, L, C, D], sums under permuted labels (see `relabelled`)
 
 
 def encode(pieces: text.Pieces, walks: Walks, chunk: int = 256):
@@ -94,7 +98,7 @@ def of_walks(pieces: text.Pieces, walks: Walks, before: int = 0) -> Samples:
     """Walks read at the final direction letter, or `before` tokens ahead of it; nothing follows the letter.
 
     Pairs share the class and the letter and are of like length, so that what letters and lengths add to the
-    activations is not mistaken for sampling noise.
+    activations is not mistaken for sampling noise; strata are the walks of one letter and length.
     """
     tokens, mask = encode(pieces, walks)
     letter = walks.actions[np.arange(len(tokens)), walks.length - 1]
@@ -103,7 +107,9 @@ def of_walks(pieces: text.Pieces, walks: Walks, before: int = 0) -> Samples:
     for c in range(CLASSES):
         mine = order[walks.final[order] == c]
         unit[mine] = (c << 24) + np.arange(len(mine))
-    return Samples(tokens, mask, mask.sum(1, dtype=np.int32)[:, None] - 1 - before, walks.final[:, None], unit)
+    stratum = (walks.length * 4 + letter).astype(np.int32)
+    read = mask.sum(1, dtype=np.int32)[:, None] - 1 - before
+    return Samples(tokens, mask, read, walks.final[:, None], unit, stratum)
 
 
 def after(samples: Samples, ids: list[int]) -> Samples:
@@ -131,7 +137,7 @@ def of_trajectories(played, group_size: int, turns=None) -> Samples:
     label = np.take_along_axis(near, actions[..., None], -1)[..., 0]
     turns = np.arange(count - 1) if turns is None else np.asarray(turns)
     unit = np.arange(rows, dtype=np.int32) // group_size
-    return Samples(tokens, mask, first[:, turns].astype(np.int32), label[:, turns].astype(np.int32), unit)
+    return Samples(tokens, mask, first[:, turns].astype(np.int32), label[:, turns].astype(np.int32), unit, unit)
 
 
 def buckets(samples: Samples, batch: int, count: int | None = None, place=jnp.asarray) -> tuple[Bucket, ...]:
@@ -140,6 +146,8 @@ def buckets(samples: Samples, batch: int, count: int | None = None, place=jnp.as
     Every bucket is compiled for itself, and saves padding: by default there are two, or five for many samples.
     """
     count = count or (2 if len(samples.tokens) < 2000 else 5)
+    if samples.stratum is None:
+        samples = samples._replace(stratum=np.zeros_like(samples.unit))
     ends = samples.mask.shape[1] - np.argmax(samples.mask[:, ::-1], 1)
     out = []
     for rows in np.array_split(np.argsort(ends, kind="stable"), min(count, len(ends)) or 1):
@@ -178,41 +186,77 @@ def signs(key, unit, replicates: int):
     return (flip(unit >> 1) * (1.0 - 2.0 * (unit & 1))[:, None]).T
 
 
-def nothing(layers: int, width: int, replicates: int, classes: int = CLASSES) -> Moments:
+def relabelled(key, data: tuple[Bucket, ...], permutations: int):
+    """int8 [K, N] labels of all readings in the order of the buckets, permuted within strata; filling stays -1.
+
+    What is worked out from them is the null of "within a stratum, labels mean nothing": all that letters, lengths and
+    the activations' own shape bring about is in it.
+    """
+    flat = lambda pick: jnp.concatenate([pick(b).reshape(-1) for b in data])
+    label = flat(lambda b: b.label)
+    stratum = flat(lambda b: jnp.broadcast_to(b.stratum[..., None], b.label.shape))
+    stratum = jnp.where(label < 0, jnp.iinfo(jnp.int32).max, stratum)
+    place = jnp.argsort(stratum)
+
+    def one(key):
+        order = jnp.lexsort((jax.random.bits(key, label.shape), stratum))
+        return jnp.zeros_like(label, jnp.int8).at[place].set(label[order].astype(jnp.int8))
+
+    return jax.lax.map(one, jax.random.split(key, permutations))
+
+
+def nothing(layers: int, width: int, replicates: int, classes: int = CLASSES, permutations: int = 0) -> Moments:
     """`Moments` of no sample."""
     sums = (layers, classes, width)
-    return Moments(*map(jnp.zeros, (sums, (classes,), (replicates, *sums), (replicates, classes), (layers, width))))
-
-
-def add(total: Moments, act, label, sign) -> Moments:
-    """`total` with activations [L, n, D], label [n] and sign [R, n] added; the first ones set the origin."""
-    origin = jnp.where(total.counts.sum() > 0, total.origin, act[:, 0])
-    off = act - origin[:, None]
-    sums, counts = geometry.class_sums(off, label, total.counts.shape[0])
-    signed = sign[:, :, None] * (label[:, None] == jnp.arange(total.counts.shape[0]))
     return Moments(
-        total.sums + sums, total.counts + counts, total.swings + jnp.einsum("lnd,rnc->rlcd", off, signed),
-        total.swing_counts + signed.sum(1), origin,
+        jnp.zeros(sums), jnp.zeros(classes), jnp.zeros((replicates, *sums)), jnp.zeros((replicates, classes)),
+        jnp.zeros((layers, width)), jnp.zeros((permutations, *sums)),
     )  # fmt: skip
 
 
-def moments(model, data: tuple[Bucket, ...], hook="resid_post", replicates: int = 0, key=None, classes: int = CLASSES):
+def add(total: Moments, act, label, sign, permuted=None) -> Moments:
+    """`total` with activations [L, n, D], label [n], sign [R, n] and permuted labels [K, n] added; the first
+    activations set the origin."""
+    classes = jnp.arange(total.counts.shape[0])
+    origin = jnp.where(total.counts.sum() > 0, total.origin, act[:, 0])
+    off = act - origin[:, None]
+    sums, counts = geometry.class_sums(off, label, len(classes))
+    signed = sign[:, :, None] * (label[:, None] == classes)
+    weighted = lambda weight: jnp.einsum("lnd,rnc->rlcd", off, weight)
+    more = 0.0 if permuted is None else weighted((permuted[..., None] == classes).astype(off.dtype))
+    return Moments(
+        total.sums + sums, total.counts + counts, total.swings + weighted(signed),
+        total.swing_counts + signed.sum(1), origin, total.permuted + more,
+    )  # fmt: skip
+
+
+def moments(
+    model, data: tuple[Bucket, ...], hook="resid_post", replicates: int = 0, key=None, classes: int = CLASSES,
+    permutations: int = 0,
+):  # fmt: skip
     """Pass one: `Moments` of all samples, at one hook point or (a tuple) at several.
 
     `replicates` half samples, drawn from `key` and each sample's unit alone: two models read with the same key are
-    resampled alike, whatever the batches.
+    resampled alike, whatever the batches. `permutations` of the labels within strata are drawn from `key` too.
     """
     key = jax.random.key(0) if key is None else key
+    relabel = relabelled(jax.random.fold_in(key, 2), data, permutations) if permutations else None
 
-    def one(totals, part):
+    def one(totals, given):
+        part, permuted = given
         sign = jnp.repeat(signs(key, part.unit, replicates), part.label.shape[-1], axis=1)
         label, seen = part.label.reshape(-1), activations(model, part, hook)
-        return jax.tree.map(lambda t, a: add(t, a, label, sign), totals, seen, is_leaf=_is_moments), None
+        return jax.tree.map(lambda t, a: add(t, a, label, sign, permuted), totals, seen, is_leaf=_is_moments), None
 
     seen = jax.eval_shape(lambda part: activations(model, part, hook), jax.tree.map(lambda a: a[0], data[0]))
-    total = jax.tree.map(lambda a: nothing(a.shape[0], a.shape[-1], replicates, classes), seen)
+    total = jax.tree.map(lambda a: nothing(a.shape[0], a.shape[-1], replicates, classes, permutations), seen)
+    done = 0
     for bucket in data:
-        total, _ = jax.lax.scan(one, total, bucket)
+        here, rows = None, bucket.label.size
+        if permutations:
+            here = relabel[:, done : done + rows].reshape(permutations, len(bucket.label), -1).swapaxes(0, 1)
+        total, _ = jax.lax.scan(one, total, (bucket, here))
+        done += rows
     return total
 
 

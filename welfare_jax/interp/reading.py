@@ -1,7 +1,9 @@
 """Everything that is read off one model: its class vectors, their cosines with intervals and nulls, separation, words.
 
-L layers, D width, N held-out readings, A axes, n directions in a cohort.
+L layers, D width, N held-out readings, A axes, K permutations of the labels, R replicates.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,57 +12,67 @@ import numpy as np
 from welfare_jax.interp import extract, geometry, lens, null, uncertainty
 from welfare_jax.models import decoder
 
+
+class Compared(NamedTuple):
+    """Axes that class vectors are compared with."""
+
+    values: jax.Array  # [A, L, D]
+    errors: jax.Array  # [A, R, L, D], their own deviations, zero where they count as exact
+    null: jax.Array  # [A, R, L, D], directions that their texts give without what makes the axis
+
+
 TARGETS = (geometry.MOLD, geometry.GOLD)
 PAIRS = {"mold-gold": (2, 1), "mold-path": (2, 0), "gold-path": (1, 0)}  # of class numbers
 BINS = 40
 
 
-def make(graphdef, join, replicates: int = 200, hook: str = "resid_post"):
+def make(graphdef, join, replicates: int = 200, hook: str = "resid_post", permutations: int = 1000):
     """One compiled program `(trainable, frozen, data, axes, key) -> dict of arrays`.
 
-    data: `extract.Split`; axes [A, L, D] (A may be 0); two models that are read with one key are resampled alike.
+    data: `extract.Split`; axes: `Compared`; two models that are read with one key are resampled alike.
     """
 
     @jax.jit
     def program(trainable, frozen, data, axes, key):
         model = decoder.bind(graphdef, join(trainable, frozen))
-        found = extract.moments(model, data.fit, hook, replicates, key)
-        sums, counts = found.sums, found.counts
+        found = extract.moments(model, data.fit, hook, replicates, key, permutations=permutations)
         v = {
-            f"{geometry.NAMES[c]}/{b}": geometry.difference_in_means(sums, counts, c, b)
+            f"{geometry.NAMES[c]}/{b}": geometry.difference_in_means(found.sums, found.counts, c, b)
             for c in TARGETS
             for b in geometry.BASELINES
         }
         both = jnp.stack([v["mold/rest"], v["gold/rest"]])
-        cohorts = jnp.stack(
-            [
-                jnp.stack([null.random(k, like), null.orthogonal(k, like)])
-                for k, like in zip(jax.random.split(jax.random.fold_in(key, 1)), both)
-            ]
-        )  # [vector, kind, n, L, D]
-        proj, cos, labels = extract.scores(
-            model, data.held, jnp.concatenate([both, cohorts.reshape(-1, *both.shape[1:])]), hook
-        )
-        use, members = labels >= 0, [labels == c for c in TARGETS]
-        flat = proj[:, 2:].reshape(proj.shape[0], *cohorts.shape[:3], -1)
-        others = jnp.concatenate(
-            [both[::-1, None], jnp.broadcast_to(axes, (2, *axes.shape))], 1
-        )  # what cosines are with
+        proj, cos, labels = extract.scores(model, data.held, both, hook)
+        relabelled = extract.relabelled(jax.random.fold_in(key, 3), data.held, permutations)
+        use = labels >= 0
+        choose = lambda i, labels: geometry.select_layer(proj[:, i], cos[:, i], labels == TARGETS[i], use)
         layer = 5 * model.spec.layers // 6
         return {
             "vectors": v,
-            "grams": uncertainty.grams(found, axes),
-            "selection": [geometry.select_layer(proj[:, i], cos[:, i], m, use) for i, m in enumerate(members)],
-            # [vector, L, kind, n]
-            "null_auroc": jnp.stack([geometry.auroc(flat[:, i], m, use) for i, m in enumerate(members)]),
-            # [vector, kind, n, 1 + A, L]
-            "null_cos": geometry.cosine(cohorts[:, :, :, None], others[:, None, None]),
-            "projections": proj[:, :2],
+            "grams": uncertainty.grams(found, axes.values, axes.errors),
+            "selection": [choose(i, labels) for i in range(2)],
+            "null_selection": jax.lax.map(lambda p: _of_chosen(choose, p), relabelled, batch_size=16),
+            "null_cos": {b: null.permuted_cosines(found, b) for b in geometry.BASELINES},  # [K, L]
+            "null_axes": geometry.cosine(both[:, None, None], axes.null),  # [v, A, R, L]
+            "permuted": {
+                name: null.permuted_vectors(first(found), c, b)
+                for c in TARGETS
+                for b, name in ((b, f"{geometry.NAMES[c]}/{b}") for b in geometry.BASELINES)
+            },
+            "projections": proj,
             "labels": labels,
             "words": [lens.of_model(model, both[:, layer], fold_norm=fold) for fold in (True, False)],
         }  # fmt: skip
 
+    first = lambda found: found._replace(permuted=found.permuted[: null.SIZE])
     return program
+
+
+def _of_chosen(choose, labels) -> dict:
+    """AUROC [v, L] under permuted labels, and [v] of the layers that these labels choose."""
+    found = [choose(i, labels) for i in range(2)]
+    auroc = jnp.stack([f["auroc"] for f in found])
+    return {"auroc": auroc, "chosen": jnp.stack([f["auroc"][f["layer"]] for f in found])}
 
 
 def make_grams(graphdef, join, replicates: int = 200, hook: str = "resid_post"):
@@ -94,7 +106,6 @@ def numbers(out: dict, tokenizer, axis_names=()) -> dict:
     own = [uncertainty.contrast(grams.counts, c) for c in TARGETS]
     layers = len(grams.means)
     folded, plain = (lens.words(tokenizer, words, ("mold", "gold")) for words in out["words"])
-    null_cos = np.quantile(out["null_cos"], (0.025, 0.975), axis=2)  # [2, v, kind, 1 + A, L]
     result = {
         "cos": {b: found[b].value for b in geometry.BASELINES},
         "centred": {name: found[name].value for name in PAIRS},
@@ -103,28 +114,35 @@ def numbers(out: dict, tokenizer, axis_names=()) -> dict:
         "noise_share": _named(uncertainty.noise_share(grams, a) for a in own),
         "selection": _named(out["selection"]),
         "lens": {"layer": 5 * layers // 6, **folded, "plain": plain},
-        "null": {
-            "cos": _bands(null_cos[..., 0, :].swapaxes(1, 2)),
-            "auroc": _bands(np.moveaxis(np.quantile(out["null_auroc"], (0.025, 0.975), axis=-1), -1, 1)),
-        },
+        "null": {"cos": {b: null.band(c) for b, c in out["null_cos"].items()}} | _chance(out),
         "density": _named(
             density(out["projections"][:, i], out["labels"], int(out["selection"][i]["layer"])) for i in range(2)
         ),
     }
     if axis_names:
-        along = [dict(zip(axis_names, map(uncertainty.summary, uncertainty.axis_cosines(grams, a)))) for a in own]
+        estimates = [uncertainty.axis_cosines(grams, a) for a in own]
+        along = [dict(zip(axis_names, map(uncertainty.summary, e))) for e in estimates]
+        chance = np.moveaxis(out["null_axes"], 2, 0)  # [R, v, A, L]
+        p = null.family([[e.value for e in one] for one in estimates], chance)
         result["axes"] = {
             "names": list(axis_names), **_named(along),
-            "null": {name: _bands(null_cos[:, :, :, 1 + i].swapaxes(1, 2)) for i, name in enumerate(axis_names)},
+            "null": {n: _named(null.band(chance[:, v, i]) for v in range(2)) for i, n in enumerate(axis_names)},
+            "p": {n: _named(p[:, i]) for i, n in enumerate(axis_names)},
         }  # fmt: skip
     return jax.tree.map(lambda a: a if isinstance(a, int | float | str | None) else np.asarray(a).tolist(), result)
 
 
-def _bands(quantiles) -> dict:
-    """{kind: {vector: [low [L], high [L]]}} of quantiles [2, kind, v, L]."""
+def _chance(out) -> dict:
+    """How well vectors tell permuted labels apart: bands of AUROC per layer, and p at the layer that was chosen.
+
+    The layer is chosen anew under every permutation, and p counts the better of the two vectors.
+    """
+    chance, selection = out["null_selection"], out["selection"]
+    reached = [s["auroc"][int(s["layer"])] for s in selection]
+    best = chance["chosen"].max(1)
     return {
-        kind: _named(np.stack([quantiles[0, k, i], quantiles[1, k, i]]) for i in range(2))
-        for k, kind in enumerate(("random", "orthogonal"))
+        "auroc": _named(null.band(chance["auroc"][:, i]) for i in range(2)),
+        "auroc_chosen": _named({"high": np.quantile(best, 0.95), "p": null.at_least(a, best)} for a in reached),
     }
 
 

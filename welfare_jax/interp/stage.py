@@ -128,18 +128,17 @@ def resampling():
 def read_models(setup, models: dict, data, config, join, progress=lambda: None):
     """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}."""
     cfg, tokenizer, template = config.axes, setup.pieces.tokenizer, setup.pieces.template
-    program = reading.make(setup.graphdef, join, config.extract.replicates)
+    draws = config.extract.replicates
+    program = reading.make(setup.graphdef, join, draws, permutations=config.extract.permutations)
     texts = axis_texts(setup, config)
     key, found, axes = jax.random.key(config.seed), {}, {}
     for name, trainable in models.items():
         axes[name] = None
         if texts is not None:
             full = join(trainable, setup.frozen)
-            axes[name] = comparison.read(setup.graphdef, full, texts, tokenizer, cfg, key, template)
-        named = axes[name].named.values() if axes[name] else ()
-        spec = setup.lm.spec
-        stack = np.stack(list(named)) if named else np.zeros((0, spec.layers, spec.width), np.float32)
-        found[name] = hosts.get(program(trainable, setup.frozen, data, stack, resampling()))
+            axes[name] = comparison.read(setup.graphdef, full, texts, tokenizer, cfg, key, template, draws)
+        others = comparison.compared(axes[name], setup.lm.spec, draws)
+        found[name] = hosts.get(program(trainable, setup.frozen, data, others, resampling()))
         progress()
     return found, axes
 
@@ -231,6 +230,8 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
         model = "@".join(filter(None, (config.model.path or "tiny", config.model.revision)))
         about = {"model": f"{model} ({name})", "hook": "resid_post", "data": facts["data"]}
         save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, facts["position"], about)
+    permuted = {"operation": "difference in means under permuted labels", "layers": chosen, **about}
+    vectors.save(workdir / "vectors" / "permuted.safetensors", found[last]["permuted"], **permuted)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])
         grams |= read_shams(setup, shams, data, config, join, bar.update)

@@ -25,7 +25,9 @@ class Grams(NamedTuple):
     cross: np.ndarray  # [R, L, C, C], deviation of the first with the mean of the second
     noise: np.ndarray  # [R, L, C, C], deviations with deviations
     axes: np.ndarray  # [L, C, A]
-    axes_noise: np.ndarray  # [R, L, C, A]
+    axes_noise: np.ndarray  # [R, L, C, A], replicate of both less `axes`
+    axes_size: np.ndarray  # [R, L, A], squared length of the axes' replicates, less one
+    axes_error: np.ndarray  # [L, A], expected squared length of the noise in the unit axes
     counts: np.ndarray  # [C]
 
 
@@ -38,19 +40,29 @@ class Estimate(NamedTuple):
     noise: np.ndarray | None  # [R, L] what the noise alone reads
 
 
-def grams(moments, axes=None) -> Grams:
-    """From `extract.Moments` at one hook point and axes [A, L, D]; runs on the device."""
+def grams(moments, axes=None, errors=None) -> Grams:
+    """From `extract.Moments` at one hook point and axes [A, L, D]; runs on the device.
+
+    errors [A, R, L, D]: deviations of the axes themselves, as independent of the class means as the texts that they
+    were made from are of the walks (`null.swapped`); without them the axes count as exact.
+    """
     mean = moments.sums / moments.counts[:, None]
     half = jnp.maximum(moments.counts + moments.swing_counts, 1.0)
     off = (moments.sums + moments.swings) / half[:, None, :, None] - mean
     # What all classes share cancels in every contrast, but in float32 its square would swamp the differences' own.
     mean -= mean.mean(1, keepdims=True)
     axes = jnp.zeros((0, mean.shape[0], mean.shape[2])) if axes is None else axes
-    unit = axes / jnp.maximum(jnp.linalg.norm(axes, axis=-1, keepdims=True), 1e-12)
+    size = jnp.maximum(jnp.linalg.norm(axes, axis=-1, keepdims=True), 1e-12)
+    unit = axes / size
+    if errors is None:
+        errors = jnp.zeros((len(axes), *off.shape[:2], off.shape[-1]))
+    wrong = errors / size[:, None]
+    squares = jnp.einsum("arld,arld->rla", wrong, wrong)
     return Grams(
         jnp.einsum("lcd,led->lce", mean, mean), jnp.einsum("rlcd,led->rlce", off, mean),
         jnp.einsum("rlcd,rled->rlce", off, off), jnp.einsum("lcd,ald->lca", mean, unit),
-        jnp.einsum("rlcd,ald->rlca", off, unit), moments.counts,
+        jnp.einsum("rlcd,ald->rlca", off, unit) + jnp.einsum("rlcd,arld->rlca", mean[None] + off, wrong),
+        2 * jnp.einsum("ald,arld->rla", unit, wrong) + squares, squares.sum(0) / max(len(off), 1), moments.counts,
     )  # fmt: skip
 
 
@@ -111,14 +123,15 @@ def standard_error(moved) -> float:
 
 
 def axis_cosines(g: Grams, a) -> list[Estimate]:
-    """Cosine of a contrast with every axis; the axes count as exact."""
+    """Cosine of a contrast with every axis."""
     free, replicates = _free_of_noise(g)
     along, off = np.einsum("lca,c->al", g.axes, a), np.einsum("rlca,c->arl", g.axes_noise, a)
     sizes = [np.einsum("...ce,c,e->...", gram, a, a) for gram in (g.means, free, replicates)]
-    one = np.ones(())
+    noise, moved = g.axes_error.T, np.moveaxis(g.axes_size, -1, 0)
+    ones = np.ones_like(noise), 1 - noise, 1 + moved - 2 * noise[:, None]  # squared lengths of the axes, likewise
     return [
-        Estimate(_ratio(p, sizes[0], one), _ratio(p, sizes[1], one), _ratio(p + o, sizes[2], one), None)
-        for p, o in zip(along, off)
+        Estimate(_ratio(p, sizes[0], one), _ratio(p, sizes[1], free_one), _ratio(p + o, sizes[2], replicate), None)
+        for p, o, one, free_one, replicate in zip(along, off, *ones)
     ]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from welfare_jax.report.figures import COLOUR, LINE, MODELS, TITLE, VECTORS, pick
+from welfare_jax.report.figures import COLOUR, LINE, MODELS, TITLE, VECTORS, chance, pick
 from welfare_jax.report.markup import num
 
 NAMED = 6  # words named at each end of the emotion scatter
@@ -30,7 +30,7 @@ def densities(table) -> Figure:
 
 
 def axes(table, layer) -> Figure:
-    """Cosines of both vectors with every axis at one layer: bars with intervals; grey, what random ones reach."""
+    """Cosines of both vectors with every axis at one layer: bars with intervals; grey, what chance reaches."""
     names = list(dict.fromkeys(table["axis"]))
     figure = Figure(figsize=(9, 1.2 + 0.62 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -44,8 +44,11 @@ def axes(table, layer) -> Figure:
                 value, low, high = (mine[k][0] for k in ("value", "low", "high"))
                 ax.barh(at + shift, value, 0.3, color=COLOUR[vector], alpha=alpha)
                 ax.plot([low, high], [at + shift] * 2, color=LINE["trained"]["color"], linewidth=1.2)
-                ax.fill_betweenx([at - 0.42, at + 0.42], mine["random_low"][0], mine["random_high"][0],
-                                 color="#b5bcc2", alpha=0.25, linewidth=0, zorder=0)  # fmt: skip
+                edges = (mine["chance_low"][0], mine["chance_high"][0])
+                ax.fill_betweenx([at + shift - 0.19, at + shift + 0.19], *edges, color="#b5bcc2", alpha=0.5,
+                                 linewidth=0, zorder=0)  # fmt: skip
+                if mine["p"][0] < 0.05:
+                    ax.annotate("*", (high if value > 0 else low, at + shift), ha="center", va="center", fontsize=11)
         ax.axvline(0, color="#b5bcc2", linewidth=0.8)
         ax.set(title=f"v_{vector}, layer {layer}: pale untrained, full trained", xlabel="cosine with the axis")
         ax.set_yticks(y, names)
@@ -66,9 +69,7 @@ def axes_by_layer(table) -> Figure:
                 if mine:
                     look = LINE[model] | {"color": COLOUR[vector]}
                     ax.plot(mine["layer"], mine["value"], **look, label=f"v_{vector}, {model}")
-            if mine:
-                ax.fill_between(mine["layer"], mine["random_low"], mine["random_high"], color="#b5bcc2", alpha=0.2,
-                                linewidth=0)  # fmt: skip
+                    chance(ax, mine["layer"], mine["chance_low"], mine["chance_high"])
         ax.axhline(0, color="#b5bcc2", linewidth=0.8)
         ax.set(title=name[0].upper() + name[1:], xlabel="layer", ylabel="cosine")
         ax.xaxis.get_major_locator().set_params(integer=True)

@@ -90,6 +90,7 @@ def cosine_by_layer(table, intervals=None) -> Figure:
         if noise:
             look = {"color": COLOUR[base], "linestyle": ":", "label": "noise alone", "marker": None}
             _line(ax, noise["layer"], noise["noise"], **look)
+            chance(ax, noise["layer"], noise["chance_low"], noise["chance_high"], label="permuted labels")
         ax.set(title=f"Baseline: {BASELINE_NAME[base]}", ylim=(-1.05, 1.05), ylabel="cos(v_mold, v_gold)")
         ax.set_yticks((-1, -0.5, 0, 0.5, 1))
     for base in BASELINES:
@@ -205,8 +206,7 @@ def selection(table) -> Figure:
             look = {"color": COLOUR[vector], "linestyle": style_, "label": label}
             _line(ax, [m["layer"] for m in mine], [m[column] for m in mine], **look)
             if column == "auroc" and mine:
-                edges = [_array([m[f"random_auroc_{end}"] for m in mine]) for end in ("low", "high")]
-                ax.fill_between([m["layer"] for m in mine], *edges, color="#b5bcc2", alpha=0.35, linewidth=0)
+                chance(ax, *([m[name] for m in mine] for name in ("layer", "chance_auroc_low", "chance_auroc_high")))
             for layer in chosen:
                 ax.axvline(layer, color=COLOUR[vector], linewidth=1, linestyle=":")
         ax.set(title=f"{columns[column]}, {model}", ylabel=columns[column])
@@ -231,6 +231,14 @@ def band(ax, rows, colour):
         if len(low) == 1:
             ax.vlines(rows["layer"], low, high, color=colour, alpha=0.4, linewidth=5)
         ax.fill_between(rows["layer"], low, high, color=colour, alpha=0.13, linewidth=0)
+
+
+def chance(ax, layers, low, high, **look):
+    """What would be read by chance, as a grey band."""
+    if len(layers) == 1:
+        ax.vlines(layers, _array(low), _array(high), color="#b5bcc2", alpha=0.5, linewidth=9, **look)
+    elif np.isfinite(_array(low)).any():
+        ax.fill_between(layers, _array(low), _array(high), color="#b5bcc2", alpha=0.35, linewidth=0, **look)
 
 
 def _axes(figure, rows, columns, sharex=False, sharey=False, **grid) -> list:

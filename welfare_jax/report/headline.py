@@ -102,12 +102,12 @@ def _noise(run, tables) -> str:
     said = f"Of the vectors' squared length this much is sampling noise (mean over layers): {'; '.join(words)}."
     table = tables.get("selection", {})
     rows = [dict(zip(table, r, strict=True)) for r in zip(*table.values(), strict=True)]
-    chosen = [r for r in rows if r["chosen"] and r["model"] == "trained" and math.isfinite(r["random_auroc_high"])]
-    for r in chosen:
-        beyond = "more than" if r["auroc"] > r["random_auroc_high"] else "no more than"
+    for r in (r for r in rows if r["chosen"] and r["model"] == "trained" and math.isfinite(r["p"])):
+        beyond = "better" if r["p"] < 0.05 else "no better"
         said += (
             f" At its steering layer {r['layer']} the trained v_{r['vector']} tells held-out trajectories apart with "
-            f"AUROC {num(r['auroc'])}, {beyond} random directions do (up to {num(r['random_auroc_high'])})."
+            f"AUROC {num(r['auroc'])}, {beyond} than permuted labels at their best layers (95 % stay below "
+            f"{num(r['chosen_chance'])}; p = {num(r['p'], 3)})."
         )
     return said
 

@@ -133,7 +133,8 @@ def cosine(run: Run, tables: dict) -> str:
         f"{run.analysis.get('position', 'the final letter')}. Means are over layers. Bands: 95 % "
         "intervals over trajectories of the cosine without the noise's own part (a line may leave its band for that "
         "reason; a band from \u22121 to 1 means that these trajectories cannot tell). Dotted: what noise alone "
-        "reads. The bands' numbers are in tables/cosine_intervals.csv.",
+        "reads; grey: the middle 95 % under labels permuted among walks of one length and last letter, where the "
+        "classes do not differ. The bands' numbers are in tables/cosine_intervals.csv.",
         "cosine_by_layer",
     )
 
@@ -187,8 +188,8 @@ def selection(run: Run, tables: dict) -> str:
         (figures.selection, columns),
         "How well a vector tells its own class from the others on held-out samples. The steering layer (dotted) is "
         "the mean, rounded down, of the layers with the highest AUROC, the largest |Cohen's d| and the smallest "
-        "overlap of the histograms. Grey: AUROC of 100 random directions, the middle 95 %; a vector that stays within "
-        "tells no more than chance.",
+        "overlap of the histograms. Grey: the middle 95 % of AUROC under labels permuted among walks of one length "
+        "and last letter; a vector that stays within tells no more than chance.",
         "selection",
     )
 
@@ -208,19 +209,20 @@ def tracking(run: Run, tables: dict) -> str:
 def axes(run: Run, tables: dict) -> str:
     """Cosines with sentiment, valence-assent and emotion axes."""
     columns = _need(tables, "axes", "no comparison axes were computed (config.axes.kinds)")
-    layers = [
-        c for c in (dig(run.analysis, "trained", "selection", v, "layer") for v in VECTORS) if isinstance(c, int)
-    ]
+    chosen = (dig(run.analysis, "trained", "selection", v, "layer") for v in VECTORS)
+    layers = [layer for layer in chosen if isinstance(layer, int)]
     layer = sum(layers) // len(layers) if layers and sum(layers) // len(layers) in columns["layer"] else 0
     return embed(
         (axes_figures.axes, columns, layer),
-        "Bars: cosines; black: 95 % intervals over trajectories (the axes count as exact); grey: the middle 95 % of "
-        "100 random directions of the same norm. A claim needs the interval outside the grey, and the two vectors on "
-        f"opposite sides. Layer {layer} is the mean of the two steering layers.",
+        "Bars: cosines; black: 95 % intervals over trajectories and, but for components and valence-assent, over the "
+        "texts of the axis; grey: the middle 95 % of axes made from the same texts with the labels of each pair "
+        "swapped at random (for components and valence-assent, of directions in which their texts vary). A star: "
+        "p < 0.05 corrected for all layers, axes and both vectors. A claim needs a star on both vectors, on opposite "
+        f"sides. Layer {layer} is the mean of the two steering layers.",
         "axes",
     ) + details(
         "At every layer",
-        embed((axes_figures.axes_by_layer, columns), "Grey: random directions, the middle 95 %.", "axes"),
+        embed((axes_figures.axes_by_layer, columns), "Grey as above; tables/axes.csv has p.", "axes"),
     )
 
 

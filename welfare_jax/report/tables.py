@@ -138,13 +138,19 @@ def _bounds(found, layers=None) -> list:
 
 
 def _cosine_intervals(run) -> dict:
-    """Cosines and centred cosines with their intervals; the model "difference" is trained less untrained."""
+    """Cosines and centred cosines with their intervals; the model "difference" is trained less untrained.
+
+    `chance_low` to `chance_high`: the middle 95 % under permuted labels.
+    """
     rows = []
     for kind in (*BASELINES, *PAIRS):
         for model in MODELS:
-            rows += [(kind, model, *row) for row in _bounds(dig(run.analysis, model, "intervals", kind))]
-        rows += [(kind, "difference", *row) for row in _bounds(dig(run.analysis, "change", kind, "difference"))]
-    return _columns(rows, ("kind", "model", "layer", *BOUNDS))
+            found = _bounds(dig(run.analysis, model, "intervals", kind))
+            chance = _by_layer(dig(run.analysis, model, "null", "cos", kind), len(found))
+            rows += [(kind, model, *row, *ends) for row, ends in zip(found, chance, strict=True)]
+        difference = _bounds(dig(run.analysis, "change", kind, "difference"))
+        rows += [(kind, "difference", *row, math.nan, math.nan) for row in difference]
+    return _columns(rows, ("kind", "model", "layer", *BOUNDS, "chance_low", "chance_high"))
 
 
 def _cosine_overall(run) -> dict:
@@ -178,24 +184,27 @@ def _densities(run) -> dict:
 
 
 def _axes(run) -> dict:
-    """Cosines of both vectors with the comparison axes; the null is that of random and of orthogonal directions."""
+    """Cosines of both vectors with the comparison axes; chance is that of axes whose texts had their labels swapped,
+    and p is corrected for all layers, axes and both vectors."""
     rows = []
     for model, vector in itertools.product(MODELS, VECTORS):
         found = dig(run.analysis, model, "axes")
         names = dig(found, "names")
         for name in names if isinstance(names, list) else ():
-            null = [_band(dig(found, "null", str(name), kind, vector)) for kind in ("random", "orthogonal")]
-            for layer, value, free, low, high, _ in _bounds(dig(found, vector, str(name))):
-                edges = [b[layer] if layer < len(b) else math.nan for band in null for b in band]
-                rows.append((model, vector, str(name), layer, value, free, low, high, *edges))
-    cohorts = [f"{kind}_{end}" for kind in ("random", "orthogonal") for end in ("low", "high")]
-    return _columns(rows, ("model", "vector", "axis", "layer", "value", "free", "low", "high", *cohorts))
+            bounds = _bounds(dig(found, vector, str(name)))
+            chance = _by_layer(dig(found, "null", str(name), vector), len(bounds))
+            p = numbers(dig(found, "p", str(name), vector)) + [math.nan] * len(bounds)
+            for (layer, *ends, _), band, q in zip(bounds, chance, p, strict=False):
+                rows.append((model, vector, str(name), layer, *ends, *band, q))
+    ends = ("value", "free", "low", "high", "chance_low", "chance_high", "p")
+    return _columns(rows, ("model", "vector", "axis", "layer", *ends))
 
 
-def _band(found) -> tuple:
-    """(low, high), lists, of a stored pair."""
-    low, high = found if isinstance(found, list) and len(found) == 2 else ((), ())
-    return numbers(low), numbers(high)
+def _by_layer(found, layers: int) -> list:
+    """(low, high) of every layer, of a stored pair of lists; NaN where it is not known."""
+    low, high = map(numbers, found if isinstance(found, list) and len(found) == 2 else ((), ()))
+    pairs = list(itertools.zip_longest(low, high, fillvalue=math.nan))
+    return (pairs + [(math.nan, math.nan)] * layers)[:layers]
 
 
 def _emotions(run) -> dict:
@@ -236,16 +245,18 @@ def _classes(run) -> dict:
 
 
 def _selection(run) -> dict:
-    """The measures of the layer choice, with the AUROC that random directions of the same norm reach."""
+    """The measures of the layer choice, with the AUROC under permuted labels; `chosen_chance` and `p` are of the layer
+    that was chosen, where permuted labels choose theirs: p counts the better of both vectors."""
     rows = []
     for model, vector in itertools.product(MODELS, VECTORS):
-        found = dig(run.analysis, model, "selection", vector)
+        found, null = dig(run.analysis, model, "selection", vector), dig(run.analysis, model, "null")
         values = [numbers(dig(found, name)) for name in ("auroc", "cohens_d", "overlap")]
-        low, high = _band(dig(run.analysis, model, "null", "auroc", "random", vector))
-        for layer, row in enumerate(itertools.zip_longest(*values, fillvalue=math.nan)):
-            null = [b[layer] if layer < len(b) else math.nan for b in (low, high)]
-            rows.append((model, vector, layer, *row, *null, int(layer == dig(found, "layer"))))
-    names = ("auroc", "cohens_d", "overlap", "random_auroc_low", "random_auroc_high")
+        values = list(itertools.zip_longest(*values, fillvalue=math.nan))
+        chance = _by_layer(dig(null, "auroc", vector), len(values))
+        best = [number(dig(null, "auroc_chosen", vector, name)) for name in ("high", "p")]
+        for layer, (row, ends) in enumerate(zip(values, chance, strict=True)):
+            rows.append((model, vector, layer, *row, *ends, *best, int(layer == dig(found, "layer"))))
+    names = ("auroc", "cohens_d", "overlap", "chance_auroc_low", "chance_auroc_high", "chosen_chance", "p")
     return _columns(rows, ("model", "vector", "layer", *names, "chosen"))
 
 

@@ -78,7 +78,9 @@ class Reading:
     def axes(self, params) -> dict:
         """{name: [L, D]} of whole parameters."""
         key, p = jax.random.key(self.config.seed), self.pieces
-        return comparison.read(self.graphdef, params, self.texts, p.tokenizer, self.config.axes, key, p.template).named
+        return comparison.read(
+            self.graphdef, params, self.texts, p.tokenizer, self.config.axes, key, p.template, 0
+        ).named
 
     def __call__(self, params) -> dict:
         axes = self.axes(params)

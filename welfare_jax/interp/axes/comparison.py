@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.interp import extract, geometry
+from welfare_jax.interp import extract, geometry, null, reading
 from welfare_jax.interp.axes import assent, emotions, sentiment, success, texts
 from welfare_jax.models import decoder
 from welfare_jax.models.spec import Spec
@@ -19,9 +19,14 @@ NAMED = {"assent": "statements", "neutral": "dialogues", "accounts": "accounts o
 
 
 class Axes(NamedTuple):
-    """Directions by name, [L, D] each; emotion words with their vectors [E, L, D]; what they were made from."""
+    """Directions by name, [L, D] each; emotion words with their vectors [E, L, D]; what they were made from.
+
+    null: for each, [R, L, D], what its texts give where their labels are swapped within pairs (`null.swapped`), or
+    draws from their covariance where there are no labels: for components, whose own error is not known.
+    """
 
     named: dict
+    null: dict
     words: tuple
     emotions: np.ndarray | None
     facts: dict
@@ -81,49 +86,72 @@ def load(
     return Texts(*(buckets.get(kind) for kind in Texts._fields[:6]), words, topics)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _difference(graphdef, params, data):
-    return sentiment.axis(extract.moments(decoder.bind(graphdef, params), data, classes=2))
+@functools.partial(jax.jit, static_argnames=("graphdef", "draws"))
+def _difference(graphdef, params, data, draws):
+    found = extract.moments(decoder.bind(graphdef, params), data, replicates=draws, classes=2)
+    return sentiment.axis(found), null.swapped(found)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _assent(graphdef, params, data, answers):
-    return assent.axis(decoder.bind(graphdef, params), data, answers)
+@functools.partial(jax.jit, static_argnames=("graphdef", "draws"))
+def _assent(graphdef, params, data, answers, draws):
+    model = decoder.bind(graphdef, params)
+    return assent.axis(model, data, answers), _of_covariance(model, data, draws)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "count"))
-def _emotions(graphdef, params, told, neutral, count):
+def _of_covariance(model, data, draws):
+    """[R, L, D]: directions in which the texts of `data` vary, whatever their labels."""
+    data = tuple(bucket._replace(label=jnp.minimum(bucket.label, 0)) for bucket in data)
+    return null.swapped(extract.moments(model, data, replicates=draws, classes=1))
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "count", "draws"))
+def _emotions(graphdef, params, told, neutral, count, draws):
     model = decoder.bind(graphdef, params)
     sums = extract.moments(model, told, classes=count)
     act, labels = extract.collect(model, neutral)
     away = emotions.neutral_components(act, labels >= 0)
-    return emotions.without(emotions.vectors(sums.sums, sums.counts), away), (jnp.abs(away).max(-1) > 0).sum(0)
+    chance = emotions.without(_of_covariance(model, told, draws), away)
+    found = emotions.without(emotions.vectors(sums.sums, sums.counts), away)
+    return found, (jnp.abs(away).max(-1) > 0).sum(0), chance
 
 
-def read(graphdef, params, given: Texts, tokenizer, config, key, template=None) -> Axes:
-    """Compute the axes of one model; `params` are whole."""
-    named, facts, words, found = {}, {}, (), None
-    if given.reviews:
-        named["sentiment, reviews"] = _difference(graphdef, params, given.reviews)
-    if given.prompts:
-        named["sentiment, prompts"] = _difference(graphdef, params, given.prompts)
+def read(graphdef, params, given: Texts, tokenizer, config, key, template=None, draws: int = 200) -> Axes:
+    """Compute the axes of one model, each with `draws` directions of its null; `params` are whole."""
+    both, facts, words, vectors = {}, {}, (), None
+    differences = {
+        "sentiment, reviews": given.reviews, "sentiment, prompts": given.prompts,
+        "success, accounts": given.accounts, "success, walks": given.walks,
+    }  # fmt: skip
+    for name, data in differences.items():
+        if data:
+            both[name] = _difference(graphdef, params, data, draws)
     if given.assent:
-        named["valence-assent"] = _assent(graphdef, params, given.assent, assent.letters(tokenizer))
-    if given.accounts:
-        named["success, accounts"] = _difference(graphdef, params, given.accounts)
-    if given.walks:
-        named["success, walks"] = _difference(graphdef, params, given.walks)
+        both["valence-assent"] = _assent(graphdef, params, given.assent, assent.letters(tokenizer), draws)
     if given.words:
-        words, found, facts = _told(graphdef, params, given, tokenizer, config, key, template)
-        both, share = emotions.axes(found, next(iter(named.values()), None))
-        named |= {"emotions, first component": both[0], "emotions, second component": both[1]}
+        words, vectors, facts, chance = _told(graphdef, params, given, tokenizer, config, key, template, draws)
+        like = next((axis for axis, _ in both.values()), None)
+        components, share = emotions.axes(vectors, like)
+        both |= {f"emotions, {nth} component": (axis, chance) for nth, axis in zip(("first", "second"), components)}
         facts["emotion_share"] = np.asarray(share).tolist()
-    named = {k: np.asarray(v) for k, v in named.items()}
-    return Axes(named, words, None if found is None else np.asarray(found), facts)
+    both = jax.device_get(both)
+    named, chance = ({name: pair[i] for name, pair in both.items()} for i in range(2))
+    return Axes(named, chance, words, None if vectors is None else np.asarray(vectors), facts)
 
 
-def _told(graphdef, params, given, tokenizer, config, key, template):
-    """(words with stories, their vectors [E, L, D] without what neutral text varies in, facts)."""
+def compared(axes: Axes | None, spec: Spec, draws: int) -> reading.Compared:
+    """What `reading.make` compares class vectors with; of a difference in means its null is also its error."""
+    if axes is None or not axes.named:
+        none = np.zeros((0, draws, spec.layers, spec.width), np.float32)
+        return reading.Compared(none[:, 0], none, none)
+    chance = np.stack(list(axes.null.values()))
+    known = np.array([name.split(",")[0] in ("sentiment", "success") for name in axes.named])
+    return reading.Compared(
+        np.stack(list(axes.named.values())), np.where(known[:, None, None, None], chance, 0), chance
+    )
+
+
+def _told(graphdef, params, given, tokenizer, config, key, template, draws):
+    """(words with stories, their vectors [E, L, D] without what neutral text varies in, facts, their null)."""
     rows, labels = emotions.stories(
         graphdef, params, tokenizer, given.words, given.topics, key, per_topic=config.stories,
         max_new_tokens=config.max_new_tokens, batch=config.batch, template=template,
@@ -137,10 +165,10 @@ def _told(graphdef, params, given, tokenizer, config, key, template):
             f"it, raise axes.max_new_tokens or leave emotions out of axes.kinds"
         )
     data = extract.buckets(samples, config.batch, 1)  # of one width whatever was told: one compilation for all models
-    found, removed = _emotions(graphdef, params, data, given.neutral, len(given.words))
+    found, removed, chance = _emotions(graphdef, params, data, given.neutral, len(given.words), draws)
     keep = np.flatnonzero(told)
     facts = {"stories": told.tolist(), "neutral_components": np.asarray(removed).tolist()}
-    return tuple(given.words[i] for i in keep), found[keep], facts
+    return tuple(given.words[i] for i in keep), found[keep], facts, chance
 
 
 def scatter(axes: Axes, vectors: dict, layer: int) -> dict:

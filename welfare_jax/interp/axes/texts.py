@@ -56,8 +56,8 @@ def _samples(rows, read, labels, width=None) -> extract.Samples:
     tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):
         tokens[i, : len(row)], mask[i, : len(row)] = row, True
-    labels = np.asarray(labels, np.int32)[:, None]
-    return extract.Samples(tokens, mask, read(mask), labels, np.arange(len(rows), dtype=np.int32))
+    labels, unit = np.asarray(labels, np.int32)[:, None], np.arange(len(rows), dtype=np.int32)
+    return extract.Samples(tokens, mask, read(mask), labels, unit, unit // 2)
 
 
 def plain(tokenizer, texts, longest: int) -> list[list[int]]:
