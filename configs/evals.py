@@ -19,7 +19,7 @@ def get_config(variant="tiny"):
     config.evals.names = ALL
     if variant == "paper":  # its prompt files, published with the paper, by path: --config.evals.sentiment.prompts=...
         config.model.path = "Qwen/Qwen3-4B-Instruct-2507"
-        config.evals.random = config.evals.orthogonal = 100
+        config.evals.permuted = config.evals.random = config.evals.orthogonal = 100
         return config
     if variant == "smollm2":
         return smollm2(config)
@@ -30,7 +30,8 @@ def get_config(variant="tiny"):
     config.extract.per_length = 16
     config.extract.held_out = 0.5
     config.evals.judge.kind = "words"  # so small a model cannot judge itself
-    config.evals.random = config.evals.orthogonal = 10
+    config.evals.permuted = 20  # so that p = 0.048 can come
+    config.evals.random = config.evals.orthogonal = 5
     config.evals.batch = 256
     config.evals.buckets = 1
     for name, samples, tokens in (("sentiment", 20, 40), ("backtracking", 4, 40), ("refusal", 2, 40)):
@@ -50,18 +51,20 @@ def get_config(variant="tiny"):
 def smollm2(config):
     """SmolLM2-135M-Instruct, from `models/smollm2`, a folder with its .gguf; nothing is judged.
 
-    In the folder of a finished run there are 2 models x (1 + 44 directions x 2 strengths) = 178 cells; 160 of them are
-    the 40 controls', twenty beside each vector, from which p = 0.048 can come. A cell reads 10 prompts of 80 or 112
-    tokens (confidence), 10 of 48 or 64 (sentiment), 10 of 48 and after each 5 openings of 2 tokens (refusal): some
-    2,000 tokens, 360,000 in all or, at 0.25 GFLOP each, 90 TFLOP: six minutes on two cores that do 250 GFLOP/s.
-    Alone, it is one model, half of that, and 90 walks to make the vectors from. `evals.sample=1` reads all 40 prompts.
+    In the folder of a finished run there are 2 models x (1 + 64 directions x 2 strengths) = 258 cells; 240 of them are
+    the 60 controls', thirty beside each vector; from the twenty of permuted labels p = 0.048 can come. A cell reads 10
+    prompts of 80 or 112 tokens (confidence), 10 of 48 or 64 (sentiment), 10 of 48 and after each 5 openings of 2
+    tokens (refusal): some 2,000 tokens, 520,000 in all or, at 0.25 GFLOP each, 130 TFLOP: nine minutes on two cores
+    that do 250 GFLOP/s. Alone, it is one model, half of that, and 90 walks to make the vectors from. `evals.sample=1`
+    reads all 40 prompts.
     """
     config.model.path = "models/smollm2"
     config.model.dtype = "float32"
     config.extract.per_length = 2
     config.evals.names = UNJUDGED
     config.evals.alphas = (-4.0, 0.0, 4.0)
-    config.evals.random = config.evals.orthogonal = 10
+    config.evals.permuted = 20
+    config.evals.random = config.evals.orthogonal = 5
     config.evals.sample = 0.25
     config.evals.buckets = 2
     config.evals.confidence.max_new_tokens = 8

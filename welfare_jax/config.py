@@ -329,7 +329,8 @@ def evals() -> dict:
         "layers": "chosen",  # each vector's own; "all" (the layer sweep); or "12,17"
         "alphas": (-4.0, -2.0, 0.0, 2.0, 4.0),
         "where": ("assistant",),  # and any of generation, readout, prompt
-        "random": 0,  # norm-matched random directions beside every vector
+        "permuted": 0,  # vectors of permuted labels beside every vector, 100 at most from a run's folder
+        "random": 0,  # norm-matched random directions
         "orthogonal": 0,  # and orthogonal ones
         "sample": 1.0,  # share of every prompt category, for a quick look
         "batch": 64,

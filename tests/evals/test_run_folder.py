@@ -90,11 +90,24 @@ def test_vectors_of_a_run(run, tmp_path):
         found = {f"{c}/{b}": rng.normal(size=(3, 40)) for c in ("mold", "gold") for b in ("rest", "path")}
         vectors.save(tmp_path / "vectors" / f"{name}.safetensors", found, model="", hook="resid_post", data="",
                      layers={"mold": layer, "gold": 1})  # fmt: skip
+    cohort = {f"{c}/{b}": rng.normal(size=(9, 3, 40)) for c in ("mold", "gold") for b in ("rest", "path")}
+    vectors.save(
+        tmp_path / "vectors" / "permuted.safetensors", cohort, model="", hook="resid_post", data="", layers={}
+    )
     loaded = models.load(str(run[0]), "", "float32", mesh.make())
-    bank = directions.build([str(tmp_path)], loaded, config.rl(), "path", 0, 0)
+    cfg = config.rl()
+    cfg.evals.baseline = "path"
+    bank = directions.build([str(tmp_path)], loaded, cfg)
     assert sorted(bank.directions) == ["u_gold", "u_mold", "v_gold", "v_mold"] and bank.hook == "resid_post"
     raw, _ = vectors.load(tmp_path / "vectors" / "trained.safetensors")
     np.testing.assert_array_equal(bank.directions["v_mold"].values, raw["mold/path"])
     assert {n: d.layer for n, d in bank.directions.items()} == {"v_mold": 2, "v_gold": 1, "u_mold": 2, "u_gold": 1}
+    cfg.evals.permuted = 2
+    more = directions.build([str(tmp_path)], loaded, cfg).directions
+    assert len(more) == 4 + 2 * 2 and more["permuted_1/v_gold"][1:] == (1, "permuted", "v_gold")
+    made, like = more["permuted_1/v_gold"].values, more["v_gold"].values
+    np.testing.assert_allclose(np.linalg.norm(made, axis=-1), np.linalg.norm(like, axis=-1), rtol=1e-5)
+    ratio = made / cohort["gold/path"][1]
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-4)
     with pytest.raises(InputError, match="once more"):
-        directions.build([str(tmp_path), str(tmp_path)], loaded, config.rl(), "path", 0, 0)
+        directions.build([str(tmp_path), str(tmp_path)], loaded, cfg)

@@ -78,6 +78,7 @@ def test_evaluations_without_a_judge(tmp_path):
         (e, v, s) for e in ("sentiment_logodds", "refusal_logodds")
         for v, s in (("v_mold", -0.2), ("v_gold", 0.3), ("random_0/v_gold", 0.01))
     }  # fmt: skip
+    assert {r["p"] for r in slopes if r["vector"] == "v_gold"} == {"0.5"}
     assert page.count("1 of 1") == 4 + 2  # steeper than its control: gold, of each model and evaluation
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import templates
 from welfare_jax.errors import InputError
-from welfare_jax.evals.directions import Bank
+from welfare_jax.evals.directions import COHORTS, Bank
 from welfare_jax.models import chat, decoder, generate, interventions, stops
 from welfare_jax.text import pieces
 
@@ -53,8 +53,9 @@ def zero(model: str) -> Cell:
 def grid(models, bank: Bank, layers: str, alphas, wheres) -> list[Cell]:
     """All cells: a shared one at strength zero, then model x vector x layer x strength x where.
 
-    layers: "chosen" (each vector's own), "all", or numbers such as "12,17,-1". Random and orthogonal cohorts steer at
-    the layer of the vector that they stand beside and at the first of `wheres` only: they are many.
+    layers: "chosen" (each vector's own), "all", or numbers such as "12,17,-1". Cohorts steer at the first of `wheres`
+    only, and random and orthogonal ones at the layer of the vector that they stand beside: they are many. Permuted
+    ones steer at all layers that it does, so that the steepest can be held against theirs.
     """
     depth = len(next(iter(bank.directions.values())).values)
     if bad := [w for w in wheres if w not in WHERE]:
@@ -72,8 +73,9 @@ def grid(models, bank: Bank, layers: str, alphas, wheres) -> list[Cell]:
     for model in models:
         out.append(zero(model))
         for name, d in bank.directions.items():
-            cohort = d.kind in ("random", "orthogonal")
-            at = [d.layer] if cohort or layers == "chosen" else [x % depth for x in listed]
+            cohort = d.kind in COHORTS
+            here = layers == "chosen" or d.kind in ("random", "orthogonal")
+            at = [d.layer] if here else [x % depth for x in listed]
             for layer, alpha, w in itertools.product(at, alphas, wheres[:1] if cohort else wheres):
                 if alpha:
                     out.append(Cell(model, name, layer, float(alpha), w))

@@ -21,7 +21,8 @@ from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces, wording
 
-KINDS = ("vector", "untrained", "random", "orthogonal")
+COHORTS = ("permuted", "random", "orthogonal")
+KINDS = ("vector", "untrained", *COHORTS)
 
 
 class Direction(NamedTuple):
@@ -41,24 +42,28 @@ class Bank(NamedTuple):
         return [name for name, d in self.directions.items() if d.beside == name]
 
 
-def build(sources, models, config, baseline: str, random: int, orthogonal: int, seed: int = 0) -> Bank:
+def build(sources, models, config) -> Bank:
     """Every vector of `sources` with its controls.
 
     sources: run folders, vector files, "maze" (extracted here from the maze of `config`), or "stories" (success
     against failure in generated accounts). Trained vectors are named v_<class>, untrained ones u_<class>; where both
-    are known, u is scaled to v. Then follow `random` directions and as many `orthogonal` to all vectors beside each.
+    are known, u is scaled to v. Then follow beside each as many controls as `config.evals` says: its like under
+    permuted labels (of a lone vector file there are none), random directions, and ones orthogonal to all vectors.
     """
-    found, hooks = {}, set()
+    cfg, found, hooks, permuted = config.evals, {}, set(), {}
     for source in sources:
+        hook = "resid_post"
         if source == "maze":
-            parts, hook = _from_maze(models, config, baseline), "resid_post"
+            parts, chance = _from_maze(models, config)
         elif source == "stories":
-            parts, hook = {"success": _from_stories(models["untrained"], config)}, "resid_post"
+            parts, chance = _from_stories(models["untrained"], config)
         else:
-            parts, hook = _from_files(pathlib.Path(source).expanduser(), baseline)
+            path = pathlib.Path(source).expanduser()
+            parts, hook = _from_files(path, cfg.baseline)
+            chance = _permuted(path, cfg.baseline)
         if same := sorted(parts.keys() & found.keys()):
             raise InputError(f"evals.vectors: {source} brings {same[0]} once more; name one source of it")
-        found, hooks = found | parts, hooks | {hook}
+        found, hooks, permuted = found | parts, hooks | {hook}, permuted | chance
     if not found:
         raise InputError("evals.vectors: names no source; give a run folder, a vector file, 'maze' or 'stories'")
     if len(hooks) > 1:
@@ -70,11 +75,16 @@ def build(sources, models, config, baseline: str, random: int, orthogonal: int, 
                 f"evals.vectors: {name} is {d.values.shape} with layer {d.layer}, the model has {spec.layers} layers "
                 f"of width {spec.width}"
             )
-    return Bank(with_controls(found, random, orthogonal, seed), hooks.pop())
+    permuted = {name: cohort[: cfg.permuted] for name, cohort in permuted.items()}
+    return Bank(with_controls(found, cfg.random, cfg.orthogonal, config.seed, permuted), hooks.pop())
 
 
-def with_controls(found: dict[str, Direction], random: int, orthogonal: int, seed: int) -> dict[str, Direction]:
-    """`found` with untrained vectors scaled to their trained ones, and the two cohorts beside every vector."""
+def with_controls(found: dict[str, Direction], random: int, orthogonal: int, seed: int, permuted=None):
+    """`found` with untrained vectors scaled to their trained ones, and cohorts beside every vector.
+
+    permuted: {name: [n, L, D]}.
+    """
+    permuted = permuted or {}
     main = {n: d for n, d in found.items() if d.kind == "vector"}
     main = main or {n: d._replace(beside=n) for n, d in found.items()}
     out = dict(main)
@@ -89,11 +99,12 @@ def with_controls(found: dict[str, Direction], random: int, orthogonal: int, see
     for i, (name, d) in enumerate(main.items()):
         free, apart = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
         made = {
+            "permuted": geometry.match_norm(permuted[name], d.values) if name in permuted else (),
             "random": null.random(free, d.values, random),
             "orthogonal": null.orthogonal(apart, d.values, span, orthogonal) if orthogonal else (),
         }
         for kind, cohort in made.items():
-            for k, values in enumerate(np.asarray(cohort)):
+            for k, values in enumerate(np.asarray(cohort, np.float32)):
                 out[f"{kind}_{k}/{name}"] = Direction(values, d.layer, kind, name)
     return out
 
@@ -126,8 +137,18 @@ def _from_files(path, baseline):
     return out, hooks.pop()
 
 
-def _from_maze(models, config, baseline):
-    """v and u from walks through the maze, as the main job extracts them."""
+def _permuted(path, baseline) -> dict:
+    """{"v_mold": [n, L, D], ...} of a run's folder: its last model's class vectors under permuted labels."""
+    file = path / "vectors" / "permuted.safetensors"
+    if not file.is_file():
+        return {}
+    letter = "v" if (path / "vectors" / "trained.safetensors").is_file() else "u"
+    parts = ((key.partition("/"), values) for key, values in vectors.load(file)[0].items())
+    return {f"{letter}_{name}": values for (name, _, base), values in parts if base == baseline and values.ndim == 3}
+
+
+def _from_maze(models, config):
+    """v and u from walks through the maze, as the main job extracts them, and both under permuted labels."""
     lm = models["untrained"]
     words, template = wording.of(config.text)
     table = pieces.build(lm.tokenizer, words, config.maze.size, template)
@@ -139,35 +160,39 @@ def _from_maze(models, config, baseline):
     data, _ = stage.walk_data(
         table, params, mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + 100_000, cfg.question
     )
-    out, targets = {}, (geometry.MOLD, geometry.GOLD)
-    make = lambda sums, counts: [geometry.difference_in_means(sums, counts, c, baseline) for c in targets]
+    out, chance, targets, evals = {}, {}, (geometry.MOLD, geometry.GOLD), config.evals
+    make = lambda sums, counts: [geometry.difference_in_means(sums, counts, c, evals.baseline) for c in targets]
     for name, model in models.items():
         letter, kind = ("u", "untrained") if name == "untrained" else ("v", "vector")
-        for c, values, layer in zip(targets, *read(model, data, make, targets)):
-            out[f"{letter}_{geometry.NAMES[c]}"] = Direction(values, int(layer), kind, f"v_{geometry.NAMES[c]}")
-    return out
+        for c, values, layer, permuted in zip(targets, *read(model, data, make, targets, evals.permuted)):
+            vector = f"{letter}_{geometry.NAMES[c]}"
+            out[vector] = Direction(values, int(layer), kind, f"v_{geometry.NAMES[c]}")
+            chance[vector] = permuted
+    return out, chance
 
 
-def _from_stories(model, config, count: int = 384) -> Direction:
+def _from_stories(model, config, count: int = 384):
     """Accounts that succeed against accounts that fail, at the last token; a held-out half chooses the layer."""
     samples = success.accounts(model.tokenizer, wording.of(config.text)[0], count)
     decoder.check_ids(decoder.static(model.graphdef)[0], samples.tokens, "evals.vectors: the stories")
     data = extract.split(samples, np.arange(count) >= count // 2, 64)
     make = lambda sums, counts: [sums[:, 1] / counts[1] - sums[:, 0] / counts[0]]
-    (values,), (layer,) = read(model, data, make, (1,))
-    return Direction(values, int(layer), "vector", "success")
+    (values,), (layer,), (permuted,) = read(model, data, make, (1,), config.evals.permuted)
+    return {"success": Direction(values, int(layer), "vector", "success")}, {"success": permuted}
 
 
-def read(model, data, make, targets):
-    """(directions, layers): of `make(sums, counts)` and, for each, the layer that a held-out set chooses (§L.1)."""
+def read(model, data, make, targets, permutations: int = 0):
+    """(directions, layers, cohorts): of `make(sums, counts)`, for each the layer that a held-out set chooses (§L.1),
+    and the same directions [n, L, D] under permuted labels."""
 
     @jax.jit
     def program(params, data):
         net = decoder.bind(model.graphdef, params)
-        found = extract.moments(net, data.fit)
+        found = extract.moments(net, data.fit, permutations=permutations)
         values = make(found.sums, found.counts)
         proj, cosines, labels = extract.scores(net, data.held, jnp.stack(values))
         select = lambda i, c: geometry.select_layer(proj[:, i], cosines[:, i], labels == c, labels >= 0)["layer"]
-        return values, [select(i, c) for i, c in enumerate(targets)]
+        chance = jax.vmap(lambda sums: jnp.stack(make(sums, found.counts)), out_axes=1)(found.permuted)
+        return values, [select(i, c) for i, c in enumerate(targets)], chance
 
     return jax.device_get(program(model.params, data))

@@ -58,7 +58,7 @@ def run(config, workdir) -> dict:
     trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")
     sources = list(cfg.vectors) or [str(workdir) if (workdir / "vectors").is_dir() else "maze"]
     loaded = models.load(config.model.path, trained, config.model.dtype, mesh, config.model.revision)
-    bank = directions.build(sources, loaded, config, cfg.baseline, cfg.random, cfg.orthogonal, config.seed)
+    bank = directions.build(sources, loaded, config)
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
     lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
     print(describe(lab, cfg), flush=True)
@@ -86,7 +86,7 @@ def check(cfg):
     """Refuse what would otherwise end in an error long after the start."""
     if bad := [n for n in cfg.names if n not in EVALUATIONS]:
         raise InputError(f"evals.names={bad[0]!r}: there is no such evaluation (known: {', '.join(EVALUATIONS)})")
-    for name, least in (("batch", 1), ("buckets", 1), ("random", 0), ("orthogonal", 0)):
+    for name, least in (("batch", 1), ("buckets", 1), *((kind, 0) for kind in directions.COHORTS)):
         if cfg[name] < least:
             raise InputError(f"evals.{name}={cfg[name]}: must be at least {least}")
     for name in cfg.names:
@@ -160,6 +160,7 @@ def evaluate(lab: Lab, cfg) -> dict:
     path = lab.answers.path.parent / "scores.jsonl"
     path.write_text("".join(json.dumps(r | {"cell": r["cell"]._asdict()}) + "\n" for r in scores))
     slopes = summary.slopes(scores, lab.bank)
+    summary.against_controls(slopes, {e.name: e.metric for e in named})
     judged = [e.name for e in named if e.judge == "verdict"]
     asked = Counter((r["evaluation"], r["unparseable"]) for r in scores)
     return {

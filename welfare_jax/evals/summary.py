@@ -5,7 +5,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from welfare_jax.evals import stats
+from welfare_jax.evals import directions, stats
+from welfare_jax.interp import null as chance
 
 
 def score(evaluation, row, metrics, incoherent, unparseable, groups=()) -> dict:
@@ -70,6 +71,33 @@ def slopes(scores, bank) -> list[dict]:
                 "incoherence": null(max(rates.values())),
             })  # fmt: skip
     return out
+
+
+def against_controls(slopes, metrics):
+    """Adds to every vector's slope "null", the kind of its controls that it is held against, "p" and "p_family".
+
+    The null is its like under permuted labels where there is such a cohort, else random or orthogonal directions. p is
+    the share, the vector itself counted in, whose slope is as steep; p_family is corrected for all vectors, layers and
+    evaluations of a model (metrics: {evaluation: its own metric}; other metrics have none), see `interp.null.family`.
+    """
+    cohorts, families = defaultdict(dict), defaultdict(list)
+    place = lambda s: (s["evaluation"], s["metric"], s["group"], s["model"], s["beside"], s["layer"], s["where"])
+    for s in slopes:
+        if s["kind"] in directions.COHORTS and s["slope"] is not None:
+            cohorts[place(s), s["kind"]][s["vector"].partition("/")[0]] = s["slope"]
+    for s in slopes:
+        s |= {"null": None, "p": None, "p_family": None}
+        found = next(((kind, c) for kind in directions.COHORTS if (c := cohorts.get((place(s), kind)))), None)
+        if s["kind"] in directions.COHORTS or s["slope"] is None or not found:
+            continue
+        s["null"], cohort = found
+        s["p"] = float(chance.at_least(abs(s["slope"]), np.abs([*cohort.values()])))
+        if s["metric"] == metrics.get(s["evaluation"]):
+            families[s["model"], s["group"], s["where"], s["kind"], s["null"], tuple(cohort)].append((s, cohort))
+    for members in families.values():
+        values, null = zip(*((s["slope"], [*cohort.values()]) for s, cohort in members))
+        for (s, _), p in zip(members, chance.family(values, np.transpose(null))):
+            s["p_family"] = float(p)
 
 
 def incoherence(rows) -> float:

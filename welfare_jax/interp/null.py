@@ -65,11 +65,12 @@ def at_least(value, null):
 def family(value, null):
     """p [...] of each of a family of values, corrected for all of them, by the maximum statistic of null [K, ...].
 
-    Two-sided around zero: each is measured in units of its own spread under the null, and its p is the share of
-    draws, itself counted in, whose largest of the family is as large (Westfall and Young 1993). Draw k of all is one
-    and the same permutation.
+    Two-sided around zero: each is measured in units of its own spread, and its p is the share of draws, itself counted
+    in, whose largest of the family is as large (Westfall and Young 1993). Draw k of all is one and the same
+    permutation. The value itself counts in the spread, as every draw does: with twenty draws and without it 12 % of
+    families were called in which nothing was planted.
     """
     value, null = np.asarray(value, float), np.asarray(null, float)
-    spread = np.maximum(np.sqrt(np.mean(np.square(null), axis=0)), 1e-12)
+    spread = np.maximum(np.sqrt(np.mean(np.square([value, *null]), axis=0)), 1e-12)
     largest = np.abs(null / spread).reshape(len(null), -1).max(1)
     return at_least(np.abs(value) / spread, largest.reshape(-1, *[1] * value.ndim))

@@ -13,6 +13,7 @@ from welfare_jax.report.svg import embed
 CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "alpha", "where")
 NUMBERS = ("mean", "low", "high", "n", "used", "incoherence", "unparseable", "masked")
 SLOPE = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "where")
+HATCH = {"permuted": "", "random": "....", "orthogonal": "////"}  # of the cohorts' bands
 ABREAST = 4  # panels in a row of the page
 OTHERS = (style.REST, style.PATH_BASELINE, style.WIND, "#56b4e9")
 
@@ -27,11 +28,12 @@ def tables(run: Run) -> dict:
     tracking = ("model", "vector", "kind", "layer", "group", "n_correct", "n_incorrect", "mean_correct",
                 "mean_incorrect", "cohens_d", "auroc")  # fmt: skip
     peaks = ("evaluation", "metric", "model", "vector", "kind", "where", "layers", "peak_layer", "peak_slope",
-             "peak_error", "low", "high")  # fmt: skip
+             "peak_error", "low", "high", "p")  # fmt: skip
     out = {
         "evals_cells": columns(found.get("cells"), CELL + NUMBERS),
         "evals_slopes": columns(
-            found.get("slopes"), (*SLOPE, "slope", "error", "low", "high", "prompts", "n", "strengths", "masked")
+            found.get("slopes"),
+            (*SLOPE, "slope", "error", "low", "high", "prompts", "n", "strengths", "masked", "null", "p", "p_family"),
         ),
         "evals_sweep": columns(found.get("sweep"), peaks),
         "evals_tracking": columns(found.get("tracking"), tracking),
@@ -134,7 +136,7 @@ def _panel(top, low, rows, chosen):
         line = sorted(mine + zero, key=lambda r: r["alpha"])
         x = [r["alpha"] for r in line]
         y = [math.nan if r["masked"] else number(r["mean"]) for r in line]
-        if kind in ("random", "orthogonal"):
+        if kind in HATCH:
             cohorts.setdefault(kind, []).append(dict(zip(x, y)))
             continue
         look = {"color": colour(name, names), "linestyle": "-" if kind == "vector" else "--"}
@@ -150,8 +152,7 @@ def _panel(top, low, rows, chosen):
         keep = np.isfinite(grid).any(0)
         edges = np.full((2, len(x)), np.nan)
         edges[:, keep] = np.nanquantile(grid[:, keep], [0.025, 0.975], axis=0)
-        hatch = {"random": "", "orthogonal": "////"}[kind]
-        top.fill_between(x, *edges, color=style.UNTRAINED, alpha=0.25, linewidth=0, hatch=hatch,
+        top.fill_between(x, *edges, color=style.UNTRAINED, alpha=0.25, linewidth=0, hatch=HATCH[kind],
                          label=f"{len(lines)} {kind}, norm-matched")  # fmt: skip
 
 
@@ -257,39 +258,31 @@ def _slopes(columns, about) -> str:
     for r in rows:
         if r["kind"] not in ("vector", "untrained"):
             continue
-        same = [s for s in rows if s["kind"] in ("random", "orthogonal") and s["beside"] == r["beside"]
-                and (s["evaluation"], s["model"]) == (r["evaluation"], r["model"])]  # fmt: skip
-        sizes = [abs(s["slope"]) for s in same if math.isfinite(number(s["slope"]))]
-        below = sum(abs(number(r["slope"])) > s for s in sizes)
-        beaten = (
-            (f"{below} of {len(sizes)}", num((1 + len(sizes) - below) / (1 + len(sizes)), 3))
-            if sizes
-            else "\u2014\u2014"
-        )
+        beaten = []
+        for kind in HATCH:
+            same = [s for s in rows if s["kind"] == kind and s["beside"] == r["beside"] and s["layer"] == r["layer"]
+                    and (s["evaluation"], s["model"]) == (r["evaluation"], r["model"])]  # fmt: skip
+            sizes = [abs(s["slope"]) for s in same if math.isfinite(number(s["slope"]))]
+            below = sum(abs(number(r["slope"])) > s for s in sizes)
+            beaten.append(f"{below} of {len(sizes)}" if sizes else "\u2014")
         shown.append([
             esc(r["evaluation"]), esc(r["model"]), esc(r["vector"]), num(r["layer"], 0), esc(r["where"]),
             num(r["slope"], 3, sign=True), *(num(r[k], 3, sign=True) for k in ("low", "high")), *beaten,
-            esc(r["masked"] or ""),
+            *(num(number(r[k]), 3) for k in ("p", "p_family")), esc(r["masked"] or ""),
         ])  # fmt: skip
     head = (
-        "evaluation",
-        "model",
-        "vector",
-        "layer",
-        "steered",
-        "slope",
-        "low",
-        "high",
-        "steeper than controls",
-        "p",
-        "masked \u03b1",
+        *("evaluation", "model", "vector", "layer", "steered", "slope", "low", "high"),
+        *(f"steeper than {kind}" for kind in HATCH),
+        *("p", "p, all vectors and evaluations", "masked \u03b1"),
     )
     note = (
         '<p class="sub">low, high: 95 % interval over prompts. It says how sure the slope is, not that the direction '
-        "matters: most directions of that norm move a model somehow. What speaks for a vector is p, the share of its "
-        "controls (and itself) that are as steep.</p>"
+        "matters: most directions of that norm move a model somehow. What speaks for a vector is p, the share (itself "
+        "counted in) of vectors made from the same walks under permuted labels that are as steep; where there are "
+        "none, of random directions. The second p is corrected for all vectors, layers and evaluations of the "
+        "model.</p>"
     )
-    return "<h3>Slopes on the strength</h3>" + note + table(head, shown, numeric=(3, 5, 6, 7, 9), css="tall")
+    return "<h3>Slopes on the strength</h3>" + note + table(head, shown, numeric=(3, 5, 6, 7, 11, 12), css="tall")
 
 
 def _groups(columns, about) -> str:
