@@ -101,7 +101,7 @@ def rl() -> ConfigDict:
         # former run's vectors/axes_untrained.safetensors) whose axes both vectors are compared with.
         "curve": {"every": 5, "per_length": 4, "axes": ""},
         "extract": {
-            "per_length": 333, "held_out": 0.2, "batch": 64,
+            "per_length": 417, "held_out": 0.2, "batch": 64,  # 5,004 walks a class enter the means at 15 turns
             "replicates": 200,  # half samples for the intervals
             "permutations": 1000,  # of the labels among walks of one letter and length: what chance would read
             "store": False,  # also keep every activation, under activations/
