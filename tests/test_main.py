@@ -224,10 +224,13 @@ def test_seeds_are_held_against_shams(model_dir, tmp_path):
     if "change" in training:
         assert len(training["changes"]) == 2 and len(training["sham_changes"]) == 3
     assert re.search("Training made|[Ww]hether (training|any change)", (tmp_path / "report.html").read_text())
+    untrained = []
     for i in range(2):
         own = json.loads((tmp_path / "organisms" / str(i) / "analysis.json").read_text())
+        untrained.append(own["untrained"])
         assert own["outcome"]["used"] == [0, 1] and own["training"]["runs"] == 1
         assert "Primary outcome, fixed before the run" in (tmp_path / "organisms" / str(i) / "report.html").read_text()
+    assert untrained[0] == untrained[1]
     again = call(*few(model_dir, tmp_path, **{"outcome.layers": "signal", "organisms.seed": (0, 1)}))
     assert again.returncode == 2 and "outcome.layers='all' (now 'signal')" in again.stderr
 

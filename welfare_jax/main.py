@@ -140,11 +140,12 @@ def experiment(config, workdir):
         lap("analysis")
         summary = loop.ends(workdir) | found | facts
     else:
-        parts, grams = [], []
+        parts, grams, known = [], [], {}
         for i, (mine, cfg) in enumerate(zip(own, runs.configs)):
             folder, look, ours = organisms.folder(workdir, i), loop.collector(mine, cfg), organisms.take(trained, i)
             beside = shams(config, mine.initial, ours, i, len(own))
-            found, read = stage.run(mine, ours, cfg, folder, look, setup.join, beside)
+            same = known if organisms.one_model(own[0].initial, mine.initial) else None
+            found, read = stage.run(mine, ours, cfg, folder, look, setup.join, beside, known=same)
             parts.append(loop.ends(folder) | found | facts)
             grams.append(read)
             finish(folder, parts[-1])

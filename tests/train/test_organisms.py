@@ -103,3 +103,15 @@ def test_lists_must_agree(settings):
     bad = settings(**{"organisms.seed": [0, 1], "train.algorithm": "sft"})
     with pytest.raises(InputError, match="own episodes"):
         loop.runs(setup, bad)
+
+
+def test_one_model_and_two():
+    """First factors of adapters may differ where the second ones are zero; everything else counts."""
+    a = {"blocks/q/lora_a": np.ones((2, 3)), "blocks/q/lora_b": np.zeros((3, 2)), "norm": np.ones(4)}
+    assert organisms.one_model(a, a | {"blocks/q/lora_a": np.zeros((2, 3))})
+    assert not organisms.one_model(a, a | {"norm": np.zeros(4)})
+    assert not organisms.one_model(a, a | {"blocks/q/lora_b": np.ones((3, 2))})
+    both = a | {"blocks/q/lora_b": np.ones((3, 2))}
+    assert organisms.one_model(both, dict(both)) and not organisms.one_model(
+        both, both | {"blocks/q/lora_a": 0 * a["blocks/q/lora_a"]}
+    )

@@ -125,14 +125,21 @@ def resampling():
     return jax.random.key(0)
 
 
-def read_models(setup, models: dict, data, config, join, progress=lambda: None):
-    """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}."""
+def read_models(setup, models: dict, data, config, join, progress=lambda: None, known=None):
+    """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}.
+
+    known: likewise, of models that have been read over the same walks and are not read again.
+    """
     cfg, tokenizer, template = config.axes, setup.pieces.tokenizer, setup.pieces.template
     draws = config.extract.replicates
     program = reading.make(setup.graphdef, join, draws, permutations=config.extract.permutations)
     texts = axis_texts(setup, config)
     key, found, axes = jax.random.key(config.seed), {}, {}
     for name, trainable in models.items():
+        if known and name in known[0]:
+            found[name], axes[name] = (part[name] for part in known)
+            progress()
+            continue
         axes[name] = None
         if texts is not None:
             full = join(trainable, setup.frozen)
@@ -198,12 +205,13 @@ def save_vectors(folder, name: str, out, axes, chosen: dict, position: str, abou
     vectors.save(folder / f"{name}.safetensors", named, layers=chosen, position=position, **about)
 
 
-def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip: int = 100_000):
+def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip: int = 100_000, known=None):
     """Everything after training. Writes `vectors/*.safetensors` and `analysis.json`; returns the summary's part and
     the `uncertainty.Grams` {"untrained", "trained", "shams": a list} that outcomes are worked out from.
 
     `trained` may be None: then the untrained model is read alone, and nothing is played. shams: parameters, see
-    train/shams.py.
+    train/shams.py. known: a dictionary that runs with one and the same untrained model share, so that it is read once
+    for all whose walks are the same.
     """
     workdir, layers, cfg = pathlib.Path(workdir), setup.lm.spec.layers, config.extract
     models = {"untrained": setup.initial} | ({} if trained is None else {"trained": trained})
@@ -218,7 +226,9 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
         cfg.question,
     )  # fmt: skip
     bar.update()
-    found, axes = read_models(setup, models, data, config, join, bar.update)
+    known = {} if known is None else known
+    found, axes = read_models(setup, models, data, config, join, bar.update, known.get(facts["data"]))
+    known.setdefault(facts["data"], tuple({"untrained": part["untrained"]} for part in (found, axes)))
     grams = {name: out["grams"] for name, out in found.items()}
     for name, trainable in models.items() if cfg.store else ():
         store(setup, join, trainable, data, workdir / "activations" / name)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from welfare_jax import runtime
+from welfare_jax import hosts, runtime
 from welfare_jax.errors import InputError
 from welfare_jax.text import pieces as text
 from welfare_jax.train import checkpoints
@@ -86,6 +86,14 @@ def own_setup(setup, config, initial):
     shown = jnp.array([setup.pieces.wording.tiles.index(t) for t in wording.tiles], jnp.int32)
     pieces = dataclasses.replace(setup.pieces, table=text.permuted(setup.pieces.table, shown), wording=wording)
     return dataclasses.replace(setup, pieces=pieces, initial=initial)
+
+
+def one_model(a: dict, b: dict) -> bool:
+    """Whether two sets of flat parameters are the same model: equal, but for first factors of adapters (their A) where
+    the second (B) is zero in both."""
+    silent = {n for n in a if n.endswith("/lora_b") and not hosts.get(jnp.any(a[n]) | jnp.any(b[n]))}
+    parts = [n for n in a if n.removesuffix("a") + "b" not in silent]
+    return a.keys() == b.keys() and all(hosts.get(jnp.array_equal(a[n], b[n])) for n in parts)
 
 
 def folder(workdir, i: int) -> pathlib.Path:
