@@ -7,13 +7,15 @@ python -m welfare_jax.main --config=configs/evals.py:paper --workdir=runs/gemma 
 A quick look: --config.evals.sample=0.05. The layer sweep: --config.evals.layers=all.
 """
 
-from welfare_jax.config import rl
+from welfare_jax.config import check_variant, rl
 
+VARIANTS = ("tiny", "smollm2", "paper")
 ALL = ("sentiment", "backtracking", "confidence", "refusal", "goal_tracking")
 UNJUDGED = ("confidence", "sentiment_logodds", "refusal_logodds", "samples")
 
 
 def get_config(variant="tiny"):
+    check_variant(variant, VARIANTS)
     config = rl()
     config.job = "evals"
     config.evals.names = ALL
@@ -23,8 +25,6 @@ def get_config(variant="tiny"):
         return config
     if variant == "smollm2":
         return smollm2(config)
-    if variant != "tiny":
-        raise ValueError(f"variant {variant!r}: choose tiny, smollm2 or paper")
     config.model.path = "tiny"
     config.model.dtype = "float32"
     config.extract.per_length = 16

@@ -11,7 +11,7 @@ embeddings here) and a web corpus beside the arithmetic; the rest of their setti
 
 from ml_collections import ConfigDict
 
-from welfare_jax.config import pretrain
+from welfare_jax.config import check_variant, pretrain
 
 WORLD = ("questions", "choices", "stories", "goals", "free")
 # Weights of the maze world's kinds up to a step. What lies where comes first, conversations last.
@@ -54,8 +54,7 @@ def published(config):
 
 
 def get_config(name="tiny"):
-    if name not in VARIANTS:
-        raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    check_variant(name, VARIANTS)
     config = pretrain()
     if name == "tiny_base":
         tiny_base(config)

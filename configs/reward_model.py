@@ -6,15 +6,16 @@ python -m welfare_jax.main --config=configs/reward_model.py:paper --workdir=runs
 Lines of the files: {"prompt"?, "chosen", "rejected"}; `welfare_jax/text/preferences.py` says what they may hold.
 """
 
-from welfare_jax.config import reward_model
+from welfare_jax.config import check_variant, reward_model
+
+VARIANTS = ("tiny", "paper")
 
 
 def get_config(variant="tiny"):
+    check_variant(variant, VARIANTS)
     config = reward_model()
     if variant == "paper":
         return config
-    if variant != "tiny":
-        raise ValueError(f"variant {variant!r}: choose tiny or paper")
     config.model.path = "tiny"
     config.model.dtype = "float32"
     config.pairs.update(count=4096, held_out=256)

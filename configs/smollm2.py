@@ -8,7 +8,7 @@ Gold and Mold, `:seeds` trains three seeds side by side. The same command resume
 learning. The paper's maze but for its size (31 x 31) and length (five turns).
 """
 
-from welfare_jax.config import rl
+from welfare_jax.config import check_variant, rl
 
 VARIANTS = ("learn", "quick", "full", "sft", "swapped", "seeds")
 
@@ -25,8 +25,7 @@ def quick(config):
 
 
 def get_config(variant="learn"):
-    if variant not in VARIANTS:
-        raise ValueError(f"variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    check_variant(variant, VARIANTS)
     config = rl()
     config.model.path = "models/smollm2"
     config.model.dtype = "float32"

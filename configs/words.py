@@ -7,14 +7,13 @@ python -m welfare_jax.main --config=configs/words.py:seeds --workdir=runs/seeds 
 Every base becomes three organisms, in which each tile plays each role once (see welfare_jax/train/words.py).
 """
 
-from welfare_jax.config import words
+from welfare_jax.config import check_variant, words
 
 VARIANTS = {"small": (0,), "one": (0,), "seeds": (0, 1, 2)}
 
 
 def get_config(name="small"):
-    if name not in VARIANTS:
-        raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    check_variant(name, VARIANTS)
     config = words()
     config.model.dtype = "float32"
     config.words.seeds = VARIANTS[name]

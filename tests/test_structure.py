@@ -15,6 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Imports only go down. Rooms of one line do not know one another.
 ROOMS = (
     ("main",),
+    ("commands",),
     ("bench",),
     ("report",),
     ("evals",),

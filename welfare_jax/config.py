@@ -4,6 +4,7 @@ Config files start from `rl()` and change a few lines.
 """
 
 import dataclasses
+import difflib
 import pathlib
 
 from ml_collections import ConfigDict
@@ -11,6 +12,14 @@ from ml_collections import ConfigDict
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.text.wording import Wording
+
+
+def check_variant(variant: str, variants):
+    """`InputError` where `variant` is none of the `variants` of a config file."""
+    if variant not in variants:
+        near = difflib.get_close_matches(variant, variants, 2)
+        meant = f"did you mean {' or '.join(near)}?" if near else "choose another one."
+        raise InputError(f"there is no variant {variant!r}; {meant} There are {', '.join(variants)}")
 
 
 def rl() -> ConfigDict:

@@ -10,7 +10,7 @@ import traceback
 from absl import flags, logging
 from ml_collections import config_flags
 
-from welfare_jax import runtime
+from welfare_jax import commands, runtime
 from welfare_jax.errors import InputError, Unfinished
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -26,9 +26,9 @@ def parse(argv):
         argv = [*argv[:i], f"--config={argv[i + 1]}", *argv[i + 2 :]]
     named = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
     if named is None:
-        raise InputError("--config is missing: name an experiment, for example --config=configs/tiny_grpo.py")
-    if not pathlib.Path(named.split(":")[0]).is_file():
-        raise InputError(f"--config={named}: there is no such file")
+        raise InputError("--config is missing: name an experiment, for example --config=tiny_grpo")
+    found = commands.locate(named)
+    argv = [f"--config={found}" if a == f"--config={named}" else a for a in argv]
     try:
         rest = flags.FLAGS(argv)
         config = CONFIG.value
@@ -54,6 +54,10 @@ def _explain(error, argv, named) -> str:
         return " ".join(said.split())
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
+    if isinstance(error, InputError):
+        return f"--config={named}: {error}"
+    if isinstance(error, TypeError) and "get_config() takes 0 positional arguments" in str(error):
+        return f"--config={named}: this config has no variants; leave :{named.partition(':')[2]} out"
     return f"--config={named}: " + " ".join(f"{type(error).__name__} {error}".split())
 
 
@@ -333,5 +337,10 @@ def leave(status: int):
     sys.exit(status)
 
 
-if __name__ == "__main__":
+def command():
+    """The program `welfare-jax`."""
     leave(main(sys.argv))
+
+
+if __name__ == "__main__":
+    command()
