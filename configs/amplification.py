@@ -1,4 +1,4 @@
-"""Which of the solution formats in its pretraining does RL amplify? (arXiv:2504.07912)
+"""Which of the solution formats in its pretraining does RL amplify? (arXiv:2504.07912) Four minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/amplification.py --workdir=runs/grpo      # pretrains its base, then GRPO
 python -m welfare_jax.main --config=configs/amplification.py:ppo --workdir=runs/ppo   # or :expert_iteration

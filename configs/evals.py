@@ -1,10 +1,11 @@
-"""What a vector does to behaviour: sentiment, backtracking, confidence, refusal, goal tracking (arXiv:2605.30232 §4).
+"""What a vector does to behaviour (arXiv:2605.30232 §4). The small decoder: minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/evals          the small decoder, minutes
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/tiny           a finished run: its model, vectors
 python -m welfare_jax.main --config=configs/evals.py:smollm2 --workdir=runs/smol   SmolLM2-135M, without any judge
 python -m welfare_jax.main --config=configs/evals.py:paper --workdir=runs/gemma    the paper's numbers
-A quick look: --config.evals.sample=0.05. The layer sweep: --config.evals.layers=all.
+Sentiment, backtracking, confidence, refusal, goal tracking. A quick look: --config.evals.sample=0.05.
+The layer sweep: --config.evals.layers=all.
 """
 
 from welfare_jax.config import check_variant, rl

@@ -1,8 +1,8 @@
-"""Imitation as inverse RL against maximum likelihood, over lambda and temperature (arXiv:2409.01369).
+"""Imitation as inverse RL against maximum likelihood (arXiv:2409.01369). Nine minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/imitation.py --workdir=runs/imitation       minutes on two CPU cores
 python -m welfare_jax.main --config=configs/imitation.py:full --workdir=runs/imitation --config.model.path=DIR
---config.imitation.tasks="('maze',)" takes one task alone.
+Over lambda and temperature. --config.imitation.tasks="('maze',)" takes one task alone.
 """
 
 from welfare_jax.config import check_variant, imitation

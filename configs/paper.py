@@ -1,4 +1,4 @@
-"""The paper's ten runs (arXiv:2605.30232 §2.2, §J.3, §Q), and the main one on five other families.
+"""The paper's ten runs (arXiv:2605.30232 §2.2, §J.3, §Q), and the main one on five other families, on accelerators.
 
 python -m welfare_jax.main --config=configs/paper.py:main --workdir=runs/main
 The names are those of `VARIANTS` below; no name is main. The KL coefficient is not stated in the paper and zero here.

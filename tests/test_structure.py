@@ -22,11 +22,12 @@ ROOMS = (
     ("train",),
     ("interp",),
     ("config",),
+    ("config_evals",),
     ("rl", "sft"),
     ("models", "envs", "text"),
     ("mesh",),
     ("hosts",),
-    ("cost", "devices", "templates", "textfiles"),
+    ("cost", "devices", "settings", "templates", "textfiles"),
     ("errors", "runtime"),
 )
 RANK = {room: i for i, line in enumerate(ROOMS) for room in line}
