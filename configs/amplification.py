@@ -1,4 +1,4 @@
-"""Which of the solution formats in its pretraining does RL amplify? (arXiv:2504.07912)
+"""Which of the solution formats in its pretraining does RL amplify? (arXiv:2504.07912) Four minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/amplification.py --workdir=runs/grpo      # pretrains its base, then GRPO
 python -m welfare_jax.main --config=configs/amplification.py:ppo --workdir=runs/ppo   # or :expert_iteration
@@ -9,7 +9,7 @@ python -m welfare_jax.main --config=configs/amplification.py:sweep --workdir=run
 configs/pretrain.py:150m. `:published` has the paper's RL settings where it names them; batches are prompts x samples.
 """
 
-from welfare_jax.config import amplify
+from welfare_jax.config import amplify, check_variant
 
 VARIANTS = {
     "grpo": {},
@@ -29,8 +29,7 @@ VARIANTS = {
 
 
 def get_config(name="grpo"):
-    if name not in VARIANTS:
-        raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    check_variant(name, VARIANTS)
     config = amplify()
     config.shapes.small = {"layers": 2, "width": 64, "heads": 2, "kv_heads": 2, "head_dim": 32, "mlp": 192}
     config.mixtures.update({

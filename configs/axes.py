@@ -1,8 +1,9 @@
-"""The analysis alone, on a model as it is or on a run that has trained: vectors, geometry, comparison axes, report.
+"""The analysis alone, of a model as it is or of a run that has trained. The small decoder: four minutes, 2.2 GB.
 
 python -m welfare_jax.main --config=configs/axes.py --config.model.path=DIR --workdir=runs/axes
 python -m welfare_jax.main --config=configs/axes.py --config.run=runs/tiny --workdir=runs/tiny_axes
-Axes are made from the package's own small samples; name files of your own with --config.axes.reviews=FILE and so on.
+Vectors, geometry, comparison axes, report. Axes are made from the package's own small samples; name files of your own
+with --config.axes.reviews=FILE and so on.
 """
 
 from welfare_jax.config import rl

@@ -1,19 +1,22 @@
-"""What a vector does to behaviour: sentiment, backtracking, confidence, refusal, goal tracking (arXiv:2605.30232 §4).
+"""What a vector does to behaviour (arXiv:2605.30232 §4). The small decoder: minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/evals          the small decoder, minutes
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/tiny           a finished run: its model, vectors
 python -m welfare_jax.main --config=configs/evals.py:smollm2 --workdir=runs/smol   SmolLM2-135M, without any judge
 python -m welfare_jax.main --config=configs/evals.py:paper --workdir=runs/gemma    the paper's numbers
-A quick look: --config.evals.sample=0.05. The layer sweep: --config.evals.layers=all.
+Sentiment, backtracking, confidence, refusal, goal tracking. A quick look: --config.evals.sample=0.05.
+The layer sweep: --config.evals.layers=all.
 """
 
-from welfare_jax.config import rl
+from welfare_jax.config import check_variant, rl
 
+VARIANTS = ("tiny", "smollm2", "paper")
 ALL = ("sentiment", "backtracking", "confidence", "refusal", "goal_tracking")
 UNJUDGED = ("confidence", "sentiment_logodds", "refusal_logodds", "samples")
 
 
 def get_config(variant="tiny"):
+    check_variant(variant, VARIANTS)
     config = rl()
     config.job = "evals"
     config.evals.names = ALL
@@ -23,8 +26,6 @@ def get_config(variant="tiny"):
         return config
     if variant == "smollm2":
         return smollm2(config)
-    if variant != "tiny":
-        raise ValueError(f"variant {variant!r}: choose tiny, smollm2 or paper")
     config.model.path = "tiny"
     config.model.dtype = "float32"
     config.extract.per_length = 16

@@ -1,14 +1,17 @@
-"""Imitation as inverse RL against maximum likelihood, over lambda and temperature (arXiv:2409.01369).
+"""Imitation as inverse RL against maximum likelihood (arXiv:2409.01369). Nine minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/imitation.py --workdir=runs/imitation       minutes on two CPU cores
 python -m welfare_jax.main --config=configs/imitation.py:full --workdir=runs/imitation --config.model.path=DIR
---config.imitation.tasks="('maze',)" takes one task alone.
+Over lambda and temperature. --config.imitation.tasks="('maze',)" takes one task alone.
 """
 
-from welfare_jax.config import imitation
+from welfare_jax.config import check_variant, imitation
+
+VARIANTS = ("tiny", "full")
 
 
 def get_config(variant="tiny"):
+    check_variant(variant, VARIANTS)
     config = imitation()
     config.model.path = "tiny"
     config.train.lora.rank = 0
@@ -18,8 +21,6 @@ def get_config(variant="tiny"):
     config.curve.every = 0
     if variant == "full":
         return config
-    if variant != "tiny":
-        raise ValueError(f"variant {variant!r}: choose tiny or full")
     config.model.dtype = "float32"
     config.maze.size = 31
     config.maze.turns = 5

@@ -1,10 +1,10 @@
-"""The paper's ten runs (arXiv:2605.30232 §2.2, §J.3, §Q), and the main one on five other families.
+"""The paper's ten runs (arXiv:2605.30232 §2.2, §J.3, §Q), and the main one on five other families, on accelerators.
 
 python -m welfare_jax.main --config=configs/paper.py:main --workdir=runs/main
-The names are those of `RUNS` below; no name is main. The KL coefficient is not stated in the paper and is zero here.
+The names are those of `VARIANTS` below; no name is main. The KL coefficient is not stated in the paper and zero here.
 """
 
-from welfare_jax.config import rl
+from welfare_jax.config import check_variant, rl
 
 INSTRUCT, BASE = "Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4B-Base"
 FULL = {"train.lora.rank": 0, "train.trainable": ".*"}
@@ -12,7 +12,7 @@ ON_BASE = {"model.path": BASE, "train.lr": 3e-5, "train.entropy_coef": 0.0, "tra
 # 50,000 planned trajectories on 31 x 31 mazes, 16 a step.
 PLANNED = {"train.algorithm": "sft", "train.micro_batch": 16}
 
-RUNS = {
+VARIANTS = {
     "main": {},
     "swapped": {"swap": (0, 2, 1), "train.steps": 50},  # Mold and Gold exchange their emoji
     "base": ON_BASE,
@@ -38,11 +38,10 @@ RUNS = {
 
 
 def get_config(name="main"):
-    if name not in RUNS:
-        raise ValueError(f"no run {name!r}: choose one of {', '.join(RUNS)}")
+    check_variant(name, VARIANTS)
     config = rl()
     config.model.path = INSTRUCT
-    changes = dict(RUNS[name])
+    changes = dict(VARIANTS[name])
     order = changes.pop("swap", (0, 1, 2))
     config.text.tiles = [config.text.tiles[i] for i in order]
     if template := changes.pop("text.template", None):

@@ -1,17 +1,18 @@
-"""A decoder from scratch: mixture of documents, tokenizer, packing, Muon or AdamW, a Hugging Face folder at the end.
+"""A small decoder from scratch, as a Hugging Face folder. tiny_base: some sixteen minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/pretrain.py --workdir=runs/base            # arithmetic
 python -m welfare_jax.main --config=configs/pretrain.py:tiny_base --workdir=runs/tiny  # as the decoder in the package
 python -m welfare_jax.main --config=configs/pretrain.py:150m --workdir=runs/150m --config.sources.web.data=FILE.jsonl
 
-A source's data is `world/KIND`, `arithmetic/FORMAT`, `hub/OWNER/NAME`, or a .jsonl or .txt file; `weight` is by number
-of documents. `150m` and `1b` have the shapes of arXiv:2504.07912 (widths 768 and 2048, depths 12 and 16, tied
-embeddings here) and a web corpus beside the arithmetic; the rest of their settings is a start, not a published value.
+Mixture of documents, tokenizer, packing, Muon or AdamW. A source's data is `world/KIND`, `arithmetic/FORMAT`,
+`hub/OWNER/NAME`, or a .jsonl or .txt file; `weight` is by number of documents. `150m` and `1b` have the shapes of
+arXiv:2504.07912 (widths 768 and 2048, depths 12 and 16, tied embeddings here) and a web corpus beside the arithmetic;
+the rest of their settings is a start, not a published value.
 """
 
 from ml_collections import ConfigDict
 
-from welfare_jax.config import pretrain
+from welfare_jax.config import check_variant, pretrain
 
 WORLD = ("questions", "choices", "stories", "goals", "free")
 # Weights of the maze world's kinds up to a step. What lies where comes first, conversations last.
@@ -54,8 +55,7 @@ def published(config):
 
 
 def get_config(name="tiny"):
-    if name not in VARIANTS:
-        raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    check_variant(name, VARIANTS)
     config = pretrain()
     if name == "tiny_base":
         tiny_base(config)

@@ -1,20 +1,22 @@
-"""Reward models under two conflicting objectives, and the neurons behind them (arXiv:2606.13209).
+"""Reward models under two conflicting objectives (arXiv:2606.13209). Seven minutes on two CPU cores.
 
 python -m welfare_jax.main --config=configs/reward_model.py --workdir=runs/reward_model     minutes on two CPU cores
 python -m welfare_jax.main --config=configs/reward_model.py:paper --workdir=runs/rm --config.model.path=DIR \
     --config.pairs.a=helpful.jsonl --config.pairs.b=harmless.jsonl
-Lines of the files: {"prompt"?, "chosen", "rejected"}; `welfare_jax/text/preferences.py` says what they may hold.
+And the neurons that the models rest on. Lines of the files: {"prompt"?, "chosen", "rejected"};
+`welfare_jax/text/preferences.py` says what they may hold.
 """
 
-from welfare_jax.config import reward_model
+from welfare_jax.config import check_variant, reward_model
+
+VARIANTS = ("tiny", "paper")
 
 
 def get_config(variant="tiny"):
+    check_variant(variant, VARIANTS)
     config = reward_model()
     if variant == "paper":
         return config
-    if variant != "tiny":
-        raise ValueError(f"variant {variant!r}: choose tiny or paper")
     config.model.path = "tiny"
     config.model.dtype = "float32"
     config.pairs.update(count=4096, held_out=256)

@@ -4,7 +4,7 @@
 turns; learning rates are those of a model of one million parameters. The job with the paper's maze is `tiny_grpo.py`.
 """
 
-from welfare_jax.config import rl
+from welfare_jax.config import check_variant, rl
 
 VARIANTS = {
     "dr_grpo": {},
@@ -26,8 +26,7 @@ VARIANTS = {
 
 
 def get_config(name="dr_grpo"):
-    if name not in VARIANTS:
-        raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    check_variant(name, VARIANTS)
     config = rl()
     config.model.path = "tiny"
     config.model.dtype = "float32"

@@ -15,17 +15,19 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Imports only go down. Rooms of one line do not know one another.
 ROOMS = (
     ("main",),
+    ("commands",),
     ("bench",),
     ("report",),
     ("evals",),
     ("train",),
     ("interp",),
     ("config",),
+    ("config_evals",),
     ("rl", "sft"),
     ("models", "envs", "text"),
     ("mesh",),
     ("hosts",),
-    ("cost", "devices", "templates", "textfiles"),
+    ("cost", "devices", "settings", "templates", "textfiles"),
     ("errors", "runtime"),
 )
 RANK = {room: i for i, line in enumerate(ROOMS) for room in line}

@@ -7,6 +7,7 @@ out = wj.forward(lm.graphdef, lm.params, tokens, interventions=wj.add(vector, la
 
 import importlib
 
+__version__ = "0.1.0"
 _HOME = {
     "load": "models.hf",
     "LM": "models.hf",

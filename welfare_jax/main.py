@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import sys
 import time
 import traceback
@@ -10,7 +9,7 @@ import traceback
 from absl import flags, logging
 from ml_collections import config_flags
 
-from welfare_jax import runtime
+from welfare_jax import commands, runtime
 from welfare_jax.errors import InputError, Unfinished
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -21,39 +20,48 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same fold
 
 def parse(argv):
     """(config, workdir), or `InputError` in one line."""
-    if "--config" in argv[:-1]:
-        i = argv.index("--config")
-        argv = [*argv[:i], f"--config={argv[i + 1]}", *argv[i + 2 :]]
-    named = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
-    if named is None:
-        raise InputError("--config is missing: name an experiment, for example --config=configs/tiny_grpo.py")
-    if not pathlib.Path(named.split(":")[0]).is_file():
-        raise InputError(f"--config={named}: there is no such file")
-    try:
-        rest = flags.FLAGS(argv)
-        config = CONFIG.value
-        config.get("job")  # a file that failed to load only says so when it is used
-    except Exception as error:  # absl and ml_collections raise their own kinds, and the file may raise anything
-        raise InputError(_explain(error, argv, named)) from None
-    if len(rest) > 1:
-        raise InputError(f"argument {rest[1]!r} is not understood: settings are --config.field=value")
+    config, _ = settings(argv)
     if not WORKDIR.value and not config.get("plan"):
         raise InputError("--workdir is missing: name the folder that this run may fill")
     return config, pathlib.Path(WORKDIR.value or ".").expanduser()
 
 
-def _explain(error, argv, named) -> str:
+def settings(argv):
+    """(config, the PATH[:variant] that it came from), or `InputError` in one line."""
+    if "--config" in argv[:-1]:
+        i = argv.index("--config")
+        argv = [*argv[:i], f"--config={argv[i + 1]}", *argv[i + 2 :]]
+    named = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+    if named is None:
+        if argv[1:] and not argv[1].startswith("-"):
+            raise InputError(f"argument {argv[1]!r} is not understood: there are list, show and --help")
+        raise InputError("--config is missing: name an experiment, for example --config=tiny_grpo")
+    found = commands.locate(named)
+    argv = [f"--config={found}" if a == f"--config={named}" else a for a in argv]
+    try:
+        rest = flags.FLAGS(argv)
+        config = CONFIG.value
+        config.get("job")  # a file that failed to load only says so when it is used
+    except Exception as error:  # absl and ml_collections raise their own kinds, and the file may raise anything
+        raise InputError(_explain(error, argv, named, found)) from None
+    if len(rest) > 1:
+        raise InputError(f"argument {rest[1]!r} is not understood: settings are --config.field=value")
+    return config, found
+
+
+def _explain(error, argv, named, found) -> str:
     """One line that names the argument at fault."""
-    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    field = re.search(r"'(\w+)\\?'|^(\w+)$", said)
-    hint = re.search(r'Did you mean "(\w+)"', said)
-    wrong = field and next((a for a in argv if re.match(rf"--config\.(.*\.)?{field[1] or field[2]}[.=]", a)), None)
-    if wrong:
-        return f"{wrong}: there is no such setting" + (f"; did you mean {hint[1]!r}?" if hint else f" in {named}")
+    said = str(error)
+    if isinstance(error, (KeyError, AttributeError)) and (line := commands.unknown(argv, found)):
+        return line
     if isinstance(error, flags.Error) and "Traceback" not in said:
         return " ".join(said.split())
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
+    if isinstance(error, InputError):
+        return f"--config={named}: {error}"
+    if isinstance(error, TypeError) and "get_config() takes 0 positional arguments" in str(error):
+        return f"--config={named}: this config has no variants; leave :{named.partition(':')[2]} out"
     return f"--config={named}: " + " ".join(f"{type(error).__name__} {error}".split())
 
 
@@ -305,13 +313,27 @@ def _joined() -> bool:
     return "welfare_jax.hosts" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
+def say(text: str):
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv) -> int:
     runtime.quiet()
     runtime.keep_heap()
     runtime.claim_gpu()
     logging.set_verbosity(logging.FATAL)  # what Orbax logs at length when a disk is full, it raises too
     try:
-        start(*parse(argv))
+        if text := commands.answer(argv[1:]):
+            say(text)
+        elif argv[1:2] == ["show"]:
+            named = [word if word.startswith("-") else f"--config={word}" for word in argv[2:]]
+            config, found = settings([argv[0], *named])
+            say(commands.show(found, config))
+        else:
+            start(*parse(argv))
     except (Exception, KeyboardInterrupt) as error:
         found = explain(error)
         if found is None and not _joined():
@@ -334,5 +356,10 @@ def leave(status: int):
     sys.exit(status)
 
 
-if __name__ == "__main__":
+def command():
+    """The program `welfare-jax`."""
     leave(main(sys.argv))
+
+
+if __name__ == "__main__":
+    command()

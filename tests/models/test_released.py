@@ -148,7 +148,7 @@ def test_every_model_of_the_papers_runs_is_shipped(monkeypatch):
     assert {str(p.parent.relative_to(hf.PUBLISHED)) for p in hf.PUBLISHED.rglob("config.json")} == set(SHIPPED)
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     found = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "configs" / "paper.py"))
-    paths = {found["get_config"](name).model.path for name in found["RUNS"]}
+    paths = {found["get_config"](name).model.path for name in found["VARIANTS"]}
     assert paths == set(SHIPPED)
     with pytest.raises(hf.InputError):
         hf.resolve("Qwen/Qwen3-8B")
