@@ -1,10 +1,7 @@
-"""What judges see and how they are read; an endpoint that fails, paces and costs; two judges compared."""
+"""What judges see and how they are read; two judges compared."""
 
-import http.server
 import json
 import math
-import threading
-import time
 from collections import Counter
 
 import numpy as np
@@ -12,9 +9,8 @@ import pytest
 import scripted
 from ml_collections import ConfigDict
 
-from welfare_jax import config
 from welfare_jax.errors import InputError
-from welfare_jax.evals import agreement, backtracking, cells, endpoint, journal, judge, prompts, refusal, replies
+from welfare_jax.evals import agreement, backtracking, cells, journal, judge, prompts, replies
 
 
 def test_a_judge_sees_prompt_and_answer_and_nothing_else():
@@ -101,109 +97,6 @@ def test_a_local_judge_is_our_own_model():
         q = judge.question(evaluation, "m", "{answer}", "?", "no")
         assert list(ask([q])) == [[(q, "NO")]]
         assert asked[-1] == (*want, 0.0, {cells.zero("judge")})
-
-
-class Server:
-    """An endpoint that answers from a list of (status, text); the last is repeated."""
-
-    def __init__(self, *answers):
-        self.answers, self.seen, self.times, outer = list(answers), [], [], self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.seen.append((self.path, self.headers.get("Authorization"), body))
-                outer.times.append(time.monotonic())
-                status, text = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
-                self.send_response(status)
-                self.end_headers()
-                reply = {"choices": [{"message": {"content": text}}]} if status == 200 else {"error": text}
-                self.wfile.write(json.dumps(reply).encode())
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-
-@pytest.fixture
-def served():
-    servers = []
-
-    def serve(*answers, **changes):
-        servers.append(Server(*answers))
-        cfg = ConfigDict(config.evals()["judge"])
-        cfg.update(kind="endpoint", url=servers[-1].url, model="m", wait=0.01, per_minute=0.0, key_env="A_KEY")
-        cfg.update(changes)
-        return servers[-1], cfg
-
-    yield serve
-    for s in servers:
-        s.server.shutdown()
-        s.server.server_close()
-
-
-def questions(n):
-    return [judge.question("refusal", "e", "{answer}" * 20, "?", f"answer {i}") for i in range(n)]
-
-
-def test_endpoint_retries_and_tells_its_cost_first(served, monkeypatch, capsys, tmp_path):
-    server, cfg = served((429, "slow"), (503, "down"), (200, "Verdict: direct answer"), price_in=2.0, price_out=8.0)
-    monkeypatch.setenv("A_KEY", "sk-secret")
-    run = scripted.make(tmp_path, None, None)
-    run.judge = judge.build(cfg, None, ())
-    item = prompts.Item("s:0", "?", "", None, ())
-    answers = [{"cell": run.cells[0], "item": item, "prompt": "?", "answer": f"answer {i}"} for i in range(3)]
-    found = run.verdicts("refusal", answers, lambda r: replies.label(r, refusal.LABELS), "{answer}")
-    assert found == ["direct answer"] * 3 and len(server.seen) == 5
-    path, secret, body = server.seen[0]
-    assert path == "/v1/chat/completions" and secret == "Bearer sk-secret" and body["temperature"] == 0
-    assert "3 requests" in capsys.readouterr().err
-    assert not any("sk-secret" in p.read_text() for p in tmp_path.iterdir())
-    read, written, dollars = endpoint.estimate(questions(10), cfg)
-    assert (read, written) == (10 * 20 * 8 // 4 + 80, 320) and dollars == pytest.approx((read * 2 + written * 8) / 1e6)
-
-
-def test_endpoint_fields_are_settable(served):
-    """Some models want another name for the limit, and no temperature."""
-    server, cfg = served((200, "fine"), body='{"max_tokens": null, "temperature": null, "max_completion_tokens": 9}')
-    assert [reply for [(_, reply)] in endpoint.make(cfg)(questions(1))] == ["fine"]
-    sent = server.seen[0][2]
-    assert sent.keys() == {"model", "messages", "max_completion_tokens"} and sent["max_completion_tokens"] == 9
-    for bad in ("[1]", "{", '{"messages": []}'):
-        cfg.body = bad
-        with pytest.raises(InputError, match="evals.judge.body"):
-            endpoint.make(cfg)
-
-
-def test_endpoint_gives_up_and_keeps_what_it_has(served, tmp_path):
-    server, cfg = served((200, "fine"), (500, "down"), retries=2, parallel=1)
-    ask, got = endpoint.make(cfg), []
-    with pytest.raises(InputError, match="3 attempts failed.*HTTP 500"):
-        for batch in ask(questions(3)):
-            got += batch
-    assert len(got) == 1 and len(server.seen) <= 1 + 3 + 3
-
-
-def test_endpoint_refusals(served, capsys):
-    server, cfg = served((401, "bad key"))
-    with pytest.raises(InputError, match="HTTP 401.*bad key"):
-        list(endpoint.make(cfg)(questions(1)))
-    assert len(server.seen) == 1  # asking again would not help
-    _, cfg = served((200, "fine"), price_in=1e6, max_cost=1.0)
-    with pytest.raises(InputError, match="max_cost"):
-        list(endpoint.make(cfg)(questions(5)))
-    with pytest.raises(InputError, match="judge.url"):
-        endpoint.make(ConfigDict(config.evals()["judge"]))
-
-
-def test_endpoint_keeps_the_pace(served):
-    server, cfg = served((200, "fine"), per_minute=600.0, parallel=4)
-    assert len(list(endpoint.make(cfg)(questions(5)))) == 5
-    times = sorted(server.times)
-    assert all(b - a > 0.06 for a, b in zip(times, times[1:])) and times[-1] - times[0] > 0.35
 
 
 def test_agreement_of_two_judges(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """GGUF files that are written here: every architecture and block type, and all that is refused in one line."""
 
 import itertools
+import json
 
 import gguf as package
 import gguf_files
@@ -95,13 +96,15 @@ def test_parity(case, tmp_path):
 
 @pytest.mark.parametrize("case", ["llama_biases_untied", "llama_bands", "gemma3", "phi3"])
 def test_what_was_loaded_is_written_as_a_folder(case, tiny, tmp_path):
-    """With the config that the metadata stand for; transformers loads it and agrees."""
+    """With the config that the metadata stand for; transformers loads it and agrees. Servers go by its class."""
     from transformers import AutoModelForCausalLM
 
     kind, changes = CASES[case]
     vocabulary = dict(vocab_size=len(tiny["tokenizer.ggml.tokens"]))
-    lm = hf.load(gguf_files.write(tmp_path / "m.gguf", hf_model(kind, **changes | vocabulary), tiny))
+    model = hf_model(kind, **changes | vocabulary)
+    lm = hf.load(gguf_files.write(tmp_path / "m.gguf", model, tiny))
     folder = hf_save.save_hf(lm, tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text())["architectures"] == [type(model).__name__]
     theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         want = torch_run(theirs, TOKENS, MASK)[0].numpy()

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax import config, report
 from welfare_jax.evals import cells, judge, stage
+from welfare_jax.report import data, evals, tables
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "evals"))
 import scripted  # noqa: E402
@@ -87,6 +88,41 @@ def test_a_single_strength_has_no_slope_and_still_a_section(tmp_path):
     assert "Left out" not in page and "Slopes on the strength" not in page and page.count("<svg") == 1
     assert "not steered" in page and stage.EVALUATIONS["refusal_logodds"].title in page
     assert not (tmp_path / "tables" / "evals_slopes.csv").exists() and rows(tmp_path, "evals_cells")
+
+
+PARTS = {  # what the reader sees of each table
+    "evals_cells": ("Each metric against the strength", "Raw read-outs, parts and groups"),
+    "evals_slopes": ("Slopes on the strength", "as a share of the steepest"),
+    "evals_sweep": ("as a share of the steepest",),
+    "evals_tracking": ("Goal tracking: projections",),
+    "evals_answers": ("Answers side by side",),
+}
+
+
+@pytest.mark.parametrize("absent", PARTS)
+def test_a_table_that_is_absent_costs_its_own_part(absent, folder):
+    run = data.load(folder)
+    built = tables.build(run)
+    assert PARTS.keys() <= built.keys()
+    page = evals.section(run, {name: table for name, table in built.items() if name != absent})
+    assert "Left out" not in page and "Judge: script" in page
+    for said in {text for texts in PARTS.values() for text in texts}:
+        assert (said in page) == (said not in PARTS[absent]), said
+
+
+@pytest.mark.parametrize(("part", "malformed"), [
+    ("evals_cells", {"mask": "high"}), ("evals_answers", {"samples": [{"evaluation": "sentiment"}]}),
+    (None, {"judge": {"scored": 7}}),
+])  # fmt: skip
+def test_a_malformed_part_costs_itself(part, malformed, folder, tmp_path):
+    found = json.loads((folder / "evals.json").read_text()) | malformed
+    (tmp_path / "evals.json").write_text(json.dumps(found))
+    (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
+    page = report.write(tmp_path).read_text()
+    assert page.count("Left out: the data could not be shown") == 1
+    lost = PARTS[part][0] if part else "Judge: script"
+    for said in {"Judge: script", *(texts[0] for texts in PARTS.values())}:
+        assert (said in page) == (said != lost), said
 
 
 def test_a_run_of_samples_alone(tmp_path):

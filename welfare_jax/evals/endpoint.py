@@ -4,6 +4,7 @@ The key comes from the environment variable that `key_env` names, and goes nowhe
 """
 
 import concurrent.futures as futures
+import http.client
 import json
 import os
 import sys
@@ -14,7 +15,8 @@ import urllib.request
 
 from welfare_jax.errors import InputError
 
-AGAIN = (408, 409, 429, 500, 502, 503, 504)
+AGAIN = (408, 409, 425, 429)  # and every status from 500 on
+LONGEST = 60.0  # seconds between two attempts, whatever the endpoint asks for
 CHARACTERS = 4  # about so many to a token, for the estimate
 
 
@@ -26,9 +28,15 @@ def estimate(questions, config) -> tuple[int, int, float]:
 
 
 def make(config):
-    """`ask(questions)` over HTTP. Raises `InputError` before the first request if the estimate exceeds `max_cost`."""
+    """`ask(questions)` over HTTP. Raises `InputError` before the first request if the estimate exceeds `max_cost`.
+
+    Where a question gets no reply, none is begun after it; the replies to those under way are still handed over, so
+    that nobody pays for them twice, and then the first failure is raised.
+    """
     if not config.url or not config.model:
         raise InputError("evals.judge: an endpoint needs evals.judge.url (ending in /v1) and evals.judge.model")
+    if not config.url.startswith(("http://", "https://")):
+        raise InputError(f"evals.judge.url={config.url!r}: need an address that begins with http:// or https://")
     body(config, "")  # what cannot be sent is refused before anything is asked
     secret = os.environ.get(config.key_env, "") if config.key_env else ""
     pace = Pace(config.per_minute)
@@ -41,14 +49,26 @@ def make(config):
             raise InputError(
                 f"{said}, ${dollars:.2f}: above evals.judge.max_cost={config.max_cost}; raise it to go on"
             )
-        with futures.ThreadPoolExecutor(config.parallel) as pool:
-            waiting = {pool.submit(request, q.text, config, secret, pace): q for q in questions}
+        stop, failure = threading.Event(), None
+
+        def one(question):
+            """The question with its reply; nothing once another has failed."""
             try:
-                for done in futures.as_completed(waiting):
-                    yield [(waiting[done], done.result())]
+                return [] if stop.is_set() else [(question, request(question.text, config, secret, pace))]
+            except BaseException:
+                stop.set()
+                raise
+
+        with futures.ThreadPoolExecutor(config.parallel) as pool:
+            try:
+                for done in futures.as_completed([pool.submit(one, q) for q in questions]):
+                    failure = failure or done.exception()
+                    if done.exception() is None:
+                        yield done.result()
             finally:
-                for future in waiting:
-                    future.cancel()
+                stop.set()
+        if failure:
+            raise failure
 
     return ask
 
@@ -83,29 +103,57 @@ def body(config, text: str) -> dict:
 
 
 def request(text: str, config, secret: str, pace: Pace) -> str:
-    """One reply; after `retries` failures an `InputError` that says what the endpoint answered."""
+    """One reply. Raises `InputError`: at once where the endpoint refuses the request, after `retries` more attempts
+    where it is busy, broken or not there.
+    """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {secret}"} if secret else {})
     url = config.url.rstrip("/") + "/chat/completions"
-    why = ""
+    data, why = json.dumps(body(config, text)).encode(), ""
     for attempt in range(config.retries + 1):
         pace.wait()
+        after = ""
         try:
-            sent = urllib.request.Request(url, json.dumps(body(config, text)).encode(), headers)
-            with urllib.request.urlopen(sent, timeout=config.timeout) as found:
-                return json.load(found)["choices"][0]["message"]["content"] or ""
+            sent = urllib.request.Request(url, data, headers)
+            with urllib.request.urlopen(sent, timeout=config.timeout) as answer:
+                return content(answer.read())
         except urllib.error.HTTPError as error:
-            why, after = f"HTTP {error.code}", error.headers.get("Retry-After", "")
-            if error.code not in AGAIN:
-                raise InputError(f"judge {url}: {why} ({_line(error)}); check the url, model and key") from None
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:  # no network, or not the reply we know
-            why, after = f"{type(error).__name__} {error}", ""
+            why, after = f"HTTP {error.code} ({_message(error, secret)})", error.headers.get("Retry-After", "")
+            if error.code not in AGAIN and error.code < 500:
+                raise InputError(f"judge {url}: {why}; {_advice(error.code, config)}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            late = isinstance(getattr(error, "reason", error), TimeoutError)
+            said = f"nothing within evals.judge.timeout={config.timeout:g} s" if late else f"{error}"
+            why = f"{type(error).__name__} ({said})"
         if attempt < config.retries:
-            time.sleep(min(float(after) if after.isdigit() else config.wait * 2**attempt, 60.0))
+            time.sleep(min(float(after) if after.isdigit() else config.wait * 2**attempt, LONGEST))
     raise InputError(f"judge {url}: {config.retries + 1} attempts failed, the last with {why}; run again to go on")
 
 
-def _line(error) -> str:
+def content(data: bytes) -> str:
+    """The text of a chat completion; "" where a model said nothing. Raises `ValueError` for anything else."""
     try:
-        return " ".join(error.read().decode(errors="replace").split())[:200]
-    except OSError:
-        return "no message"
+        said = json.loads(data)["choices"][0]["message"]["content"] or ""
+        # Half of a surrogate pair, where an emoji was cut in two, cannot be written to a file.
+        return said.encode(errors="replace").decode()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError(f"not a chat completion: {_line(data) or 'empty'}") from None
+
+
+def _advice(code: int, config) -> str:
+    if code in (401, 403):
+        return f"check the key in the environment variable {config.key_env or 'that evals.judge.key_env names'}"
+    if code in (400, 422):
+        return "check evals.judge.model, and with evals.judge.body change or leave out fields that it does not know"
+    return "check evals.judge.url and evals.judge.model"
+
+
+def _message(error: urllib.error.HTTPError, secret: str) -> str:
+    try:
+        said = _line(error.read())
+    except (OSError, http.client.HTTPException):
+        said = ""
+    return (said.replace(secret, "...") if secret else said) or "no message"
+
+
+def _line(data: bytes) -> str:
+    return " ".join(data.decode(errors="replace").split())[:200]

@@ -57,7 +57,8 @@ def build(config, load, thinking) -> Judge:
     if kind == "recorded":
         return Judge(f"recorded {config.path}", recorded(config.path))
     if kind == "endpoint":
-        return Judge(f"endpoint {config.url} {config.model}", endpoint.make(config))
+        # Other fields of the request may bring other replies: it is then another judge.
+        return Judge(f"endpoint {config.url} {config.model} {config.body}".rstrip(), endpoint.make(config))
     if kind == "model":
         return Judge(f"model {config.path}", local(load(config.path), config, thinking))
     raise InputError(f"evals.judge.kind={kind!r}: choose from {', '.join(KINDS)}")

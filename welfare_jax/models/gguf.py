@@ -20,8 +20,10 @@ from welfare_jax.models.spec import Spec
 SCALARS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 STRING, ARRAY = 8, 9
 SHARD = re.compile(r".*-(\d{5})-of-\d{5}\.gguf")
-MODEL_TYPES = {  # general.architecture -> model_type
-    "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gemma3": "gemma3_text", "phi3": "phi3",
+ARCHITECTURES = {  # general.architecture -> model_type and the class, as config.json has them
+    "llama": ("llama", "LlamaForCausalLM"), "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"), "gemma2": ("gemma2", "Gemma2ForCausalLM"),
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM"), "phi3": ("phi3", "Phi3ForCausalLM"),
 }  # fmt: skip
 LEAVES = {  # of the names in a Hugging Face checkpoint
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -145,9 +147,9 @@ def _stored(file, name: str, shape, kind: int) -> tuple[str, int]:
 def config(header: Header) -> dict:
     """The config.json that the metadata stand for. Whatever they say of the architecture must be understood here."""
     arch = header.values.get("general.architecture")
-    if arch not in MODEL_TYPES:
+    if arch not in ARCHITECTURES:
         raise InputError(
-            f"{header.file}: architecture {arch!r} is not supported (only {', '.join(MODEL_TYPES)}); "
+            f"{header.file}: architecture {arch!r} is not supported (only {', '.join(ARCHITECTURES)}); "
             f"pass the model's Hugging Face folder"
         )
     if "token_embd.weight" not in header.tensors:
@@ -161,8 +163,10 @@ def config(header: Header) -> dict:
     width, heads = _need(f, "embedding_length"), _need(f, "attention.head_count")
     head_dim = f("attention.key_length", width // heads)
     f.expect("attention.value_length", head_dim)
+    model_type, class_name = ARCHITECTURES[arch]
     made = {
-        "model_type": MODEL_TYPES[arch], "vocab_size": header.tensors["token_embd.weight"].shape[0],
+        "model_type": model_type, "architectures": [class_name],
+        "vocab_size": header.tensors["token_embd.weight"].shape[0],
         "hidden_size": width, "num_attention_heads": heads, "head_dim": head_dim,
         "num_hidden_layers": _need(f, "block_count"), "intermediate_size": _need(f, "feed_forward_length"),
         "num_key_value_heads": _need(f, "attention.head_count_kv", heads),

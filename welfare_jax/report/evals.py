@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
-from welfare_jax.report.markup import Missing, details, esc, num, table
+from welfare_jax.report.markup import Missing, attempt, details, esc, num, table
 from welfare_jax.report.svg import embed
 
 CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "alpha", "where")
@@ -196,32 +196,38 @@ def sweep(columns: dict, about: dict) -> Figure:
 
 
 def section(run: Run, built: dict) -> str:
-    if not {"evals_cells", "evals_tracking", "evals_answers"} & built.keys():
+    about = told(run)
+    parts = (  # the tables that a part needs, and how it is drawn from them
+        (("evals_cells",), lambda cells: _crossing(run, cells, about)),
+        (("evals_slopes",), lambda slopes: _slopes(slopes, about)),  # a single strength has none
+        (("evals_slopes", "evals_sweep"), lambda slopes, _: _sweep(slopes, about)),
+        (("evals_cells",), lambda cells: details("Raw read-outs, parts and groups", _groups(cells, about))),
+        (("evals_tracking",), _tracking),
+        (("evals_answers",), _answers),
+    )
+    drawn = [(draw, [built[n] for n in names]) for names, draw in parts if built.keys() >= {*names}]
+    if not drawn:
         raise Missing("evals.json is not there: run configs/evals.py in this folder")
-    out, about = [_judged(run)], told(run)
-    if "evals_cells" in built:
-        out.append(embed(
-            (crossing, built["evals_cells"], about, _chosen(run)),
-            "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X "
-            "at strength zero and leave the grey band of norm-matched random directions. Dashed: the same from the "
-            "untrained model, with equal norm. Shaded: 95 % intervals over prompts. The bars below show how many "
-            f"answers were incoherent; means of cells above {run.evals.get('mask', 0.9):.0%} are left out.",
-            "evals_cells",
-        ))  # fmt: skip
-        if "evals_slopes" in built:  # a single strength has none
-            out.append(_slopes(built["evals_slopes"], about))
-        if "evals_sweep" in built:
-            out.append(embed(
-                (sweep, built["evals_slopes"], about),
-                "Slope of every metric on the strength, layer by layer; colours are scaled within each evaluation.",
-                "evals_slopes",
-            ))  # fmt: skip
-        out.append(details("Raw read-outs, parts and groups", _groups(built["evals_cells"], about)))
-    if "evals_tracking" in built:
-        out.append("<h3>Goal tracking: projections after truthful feedback</h3>" + _tracking(built["evals_tracking"]))
-    if "evals_answers" in built:
-        out.append("<h3>Answers side by side</h3>" + _answers(built["evals_answers"]))
-    return "".join(out)
+    return "".join(attempt(draw, *columns) for draw, columns in [(_judged, [run]), *drawn])
+
+
+def _crossing(run, cells, about) -> str:
+    return embed(
+        (crossing, cells, about, _chosen(run)),
+        "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X at "
+        "strength zero and leave the grey band of norm-matched random directions. Dashed: the same from the untrained "
+        "model, with equal norm. Shaded: 95 % intervals over prompts. The bars below show how many answers were "
+        f"incoherent; means of cells above {run.evals.get('mask', 0.9):.0%} are left out.",
+        "evals_cells",
+    )
+
+
+def _sweep(slopes, about) -> str:
+    return embed(
+        (sweep, slopes, about),
+        "Slope of every metric on the strength, layer by layer; colours are scaled within each evaluation.",
+        "evals_slopes",
+    )
 
 
 def _judged(run) -> str:
@@ -306,7 +312,8 @@ def _tracking(columns) -> str:
         for r in rows_of(columns) if r["kind"] in ("vector", "untrained")
     ]  # fmt: skip
     head = ("model", "vector", "layer", "answers", "correct", "incorrect", "Cohen's d", "AUROC")
-    return table(head, shown, numeric=(2, 4, 5, 6, 7), css="tall")
+    title = "<h3>Goal tracking: projections after truthful feedback</h3>"
+    return title + table(head, shown, numeric=(2, 4, 5, 6, 7), css="tall")
 
 
 def _answers(columns) -> str:
@@ -331,4 +338,4 @@ def _answers(columns) -> str:
         inner = f"<thead><tr><th>vector</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
         title = f"{evaluation}: {prompt[:90]}"
         out.append(details(title, f'<div class="scroll samples"><table>{inner}</table></div>'))
-    return "".join(out)
+    return "<h3>Answers side by side</h3>" + "".join(out)

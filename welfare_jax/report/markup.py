@@ -13,6 +13,20 @@ class Missing(Exception):
     """A section's data is not there; the message says what, in half a sentence."""
 
 
+def attempt(draw, *args) -> str:
+    """What `draw(*args)` returns, or a line that says why there is nothing.
+
+    Data that are missing or malformed cost the reader this part and not what stands beside it.
+    """
+    try:
+        return draw(*args)
+    except Missing as missing:
+        why = str(missing)
+    except Exception as error:
+        why = f"the data could not be shown ({type(error).__name__}: {error})"
+    return f'<p class="missing">Left out: {esc(why)}.</p>'
+
+
 def esc(value) -> str:
     """Any value as text that is safe in an element and in a quoted attribute."""
     return html.escape(str(value).translate(_CONTROLS))

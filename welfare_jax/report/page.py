@@ -43,17 +43,8 @@ def html(run: data.Run, built: dict) -> str:
 
 
 def _section(name, heading, draw, run, built) -> str:
-    try:
-        content = draw(run, built)
-    except markup.Missing as missing:
-        content = _left_out(str(missing))
-    except Exception as error:  # one malformed field must not cost the reader all the other sections
-        content = _left_out(f"the data could not be shown ({type(error).__name__}: {error})")
+    content = markup.attempt(draw, run, built)
     return f'<section id="{name}"><h2>{markup.esc(heading)}</h2>{content}</section>'
-
-
-def _left_out(reason: str) -> str:
-    return f'<p class="missing">Left out: {markup.esc(reason)}.</p>'
 
 
 def _notes(run) -> str:
