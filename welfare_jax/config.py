@@ -127,7 +127,7 @@ def _rl() -> dict:
             "held_out": Setting(0.2, "share of the walks"),
             "batch": 64,
             "replicates": Setting(200, "half samples for the intervals"),
-            "permutations": Setting(1000, "of the labels among walks of one letter and length: what chance would read"),
+            "permutations": Setting(1000, "of the labels among walks of one letter and length, for what chance reads"),
             "store": Setting(False, "also keep every activation, under activations/"),
             "question": Setting("", 'asked after a walk ("How is it going?"), read where the answer would begin; '
                                 "none: walks are read at their final letter"),
