@@ -1,4 +1,4 @@
-"""Training runs in processes of their own, forked from a server that has imported everything and started nothing."""
+"""Runs in processes of their own, forked from a server that has imported everything and started nothing."""
 
 import multiprocessing
 import os
@@ -14,7 +14,8 @@ FEW = {
     "train.micro_batch": 4, "train.lora.rank": 2, "train.lr": 1e-2, "train.z": 1.0, "train.spike": 0.0,
     "curve.every": 0,
 }  # fmt: skip
-TIMING = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s"}
+TIMING = {"seconds", "rollout_seconds", "curve_seconds", "sample_seconds", "measure_seconds"}
+TIMING |= {"episodes_per_s", "tokens_per_s"}
 PRELOAD = (
     "welfare_jax.main", "welfare_jax.train.loop", "welfare_jax.interp.stage", "welfare_jax.report", "transformers",
     "tensorboardX", "orbax.checkpoint",
@@ -31,7 +32,21 @@ def _train_only(config, workdir):
     loop.train(setup, config, workdir, loop.collector(setup, config))
 
 
-def _run(args, log, devices, compiled):
+def _end_at(folder, number):
+    """Sends this process a signal when the training in `folder` has written its second step."""
+    from welfare_jax.train import checkpoints
+
+    write = checkpoints.MetricsLog.write
+
+    def wrapped(log, row):
+        write(log, row)
+        if log.path.parent == folder and row["step"] == 1:
+            os.kill(os.getpid(), number)
+
+    checkpoints.MetricsLog.write = wrapped
+
+
+def _run(args, log, devices, compiled, train_only, end=None):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1), os.dup2(out, 2)
     os.chdir(ROOT)
@@ -43,18 +58,31 @@ def _run(args, log, devices, compiled):
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_default_matmul_precision", "highest")
-    main.JOBS["rl"] = _train_only
+    if train_only:
+        main.JOBS["rl"] = _train_only
+    if end:
+        _end_at(*end)
     sys.argv = ["main", *args]  # where ml_collections looks for settings
     main.leave(main.main(sys.argv))
 
 
-def start(model, workdir, log, settings=(), *, devices=1):
-    """A process that trains in `workdir`, with its output in the file `log`."""
-    flags = [f"--config.{k}={v}" for k, v in (FEW | {"model.path": model} | dict(settings)).items()]
-    args = ["--config=configs/tiny_grpo.py", f"--workdir={workdir}", *flags]
-    process = _server.Process(target=_run, args=(args, str(log), devices, _cache.name))
+def _start(config, workdir, settings, *rest):
+    flags = [f"--config.{k}={v}" for k, v in settings.items()]
+    args = [f"--config={config}", f"--workdir={workdir}", *flags]
+    process = _server.Process(target=_run, args=(args, *rest))
     process.start()
     return process
+
+
+def start(model, workdir, log, settings=(), *, devices=1):
+    """A process that trains in `workdir`, with its output in the file `log`."""
+    settings = FEW | {"model.path": model} | dict(settings)
+    return _start("configs/tiny_grpo.py", workdir, settings, str(log), devices, _cache.name, True)
+
+
+def experiment(config, workdir, log, settings, end=None):
+    """A process with a whole experiment. end: (folder, signal), which comes in the second step of that training."""
+    return _start(config, workdir, settings, str(log), 1, _cache.name, False, end)
 
 
 def finish(process, log, status=0):

@@ -266,6 +266,7 @@ JOBS = {
     "reward_model": reward_model, "imitation": imitation, "words": words,
 }  # fmt: skip
 AGAIN = 75  # EX_TEMPFAIL: everything is saved, the same command continues
+BY_HAND = 130  # after a Ctrl-C: it would continue too, but no launcher starts it again
 SHARED = ("rl",)  # those that several processes can run together
 
 
@@ -299,7 +300,7 @@ def explain(error) -> tuple[str, int] | None:
     if isinstance(error, Unfinished):
         return str(error), AGAIN
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; the same command again continues from the newest checkpoint", 130
+        return str(error) or "stopped; the same command again continues from the newest checkpoint", BY_HAND
     if isinstance(error, OSError) and (why := runtime.no_room(error)):
         at = f"{error.filename}: " if error.filename else ""
         return f"error: {at}{why}; what was saved is intact, make room and give the same command again", 2
@@ -351,7 +352,7 @@ def leave(status: int):
         if sys.modules["welfare_jax.hosts"].first():
             time.sleep(2)  # it serves the others, who would abort before they have said why they end
         os._exit(status)
-    if status == AGAIN:
+    if status in (AGAIN, BY_HAND):
         os._exit(status)
     sys.exit(status)
 

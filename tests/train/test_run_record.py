@@ -1,17 +1,23 @@
 """A run's record: what lies in the folder after each step, and going on from it."""
 
+import os
+import signal
+
 import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from welfare_jax.errors import InputError
+from welfare_jax.errors import InputError, Unfinished
 from welfare_jax.train import checkpoints, record
 
 CFG = ConfigDict({"steps": 5, "checkpoint_every": 2, "keep": 0, "spike": 0.0})
 
 
-def play(folder, until, settings=None, grad_norm=1.0, data=None):
-    """Adds the step's number to the state, up to step `until`; returns (the first step, the state)."""
+def play(folder, until, settings=None, grad_norm=1.0, data=None, ask=None):
+    """Adds the step's number to the state, up to step `until`; returns (the first step, the state).
+
+    ask: (step, signal), a signal that comes in that step; after all steps, where it is their number.
+    """
     with record.Record(folder, {"x": jnp.zeros(())}, settings or {"a": 1}, CFG) as run:
         now = run.now
         if data is not None and run.data:
@@ -22,9 +28,13 @@ def play(folder, until, settings=None, grad_norm=1.0, data=None):
             now = {"x": now["x"] + i}
             row = {"step": i, "loss": float(i), "grad_norm": grad_norm}
             run.check(row)
+            if ask and ask[0] == i:
+                os.kill(os.getpid(), ask[1])
             if data is not None:
                 data["seen"] = i + 1
             run.write(row, now, (lambda: dict(data)) if data is not None else None, loss="x")
+        if ask and ask[0] == CFG.steps:
+            os.kill(os.getpid(), ask[1])
         return run.start, float(now["x"])
 
 
@@ -43,6 +53,28 @@ def test_goes_on_from_the_newest_checkpoint(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
     assert play(tmp_path, None) == (5, 10)  # nothing is left to do
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Unfinished), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("step", range(6))
+def test_asked_to_end_in_a_step(step, number, kind, tmp_path):
+    """The step is finished and saved, once, with where the data stand; the same again goes on, and ends as ever."""
+    data, done = {}, min(step + 1, 5)
+    with pytest.raises(kind, match=f"asked to end: checkpoint {done} is saved"):
+        play(tmp_path, None, data=data, ask=(step, number))
+    assert steps(tmp_path) == list(range(done))
+    saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert saved == sorted({s for s in (2, 4) if s <= done} | {done})
+    again = {}
+    assert play(tmp_path, None, data=again) == (done, 10) and steps(tmp_path) == [0, 1, 2, 3, 4]
+    assert again["seen"] == 5
+
+
+def test_asked_to_end_before_anything_is_done(tmp_path):
+    with pytest.raises(Unfinished, match="nothing was trained yet"), record.Record(tmp_path, {}, {}, CFG) as run:
+        os.kill(os.getpid(), signal.SIGTERM)
+        next(iter(run))
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_the_pipeline_stands_where_it_stood(tmp_path):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
-from welfare_jax.errors import InputError, Unfinished
+from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf
 from welfare_jax.rl import objectives, rollout
 from welfare_jax.text import pieces as text
@@ -275,29 +275,17 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(record.Record(workdir, now, settings, cfg))
         best = stack.enter_context(watch.Best(workdir, run.log.before)) if cfg.eval_every else None
-        notice, now = stack.enter_context(watch.Notice()), run.now
+        now = run.now
         if supply and run.data:
             supply.batches.set_state(run.data)
-
-        def stop(done):
-            """Save what is done, unless it is saved, and end the run."""
-            if done and done not in run.saved.manager.all_steps():
-                run.save(done, now, at)
-            run.saved.wait()
-            kept = f"checkpoint {done} is saved" if done else "nothing was trained yet"
-            raise Unfinished(f"asked to end: {kept}; the same command continues from there")
-
         for i in run:
-            if notice.reached(i):
-                stop(i)
             begin = time.perf_counter()
             points = (
                 curve_points(curve, now.trainable, setup.frozen) if curve and i % config.curve.every == 0 else None
             )
             curve_seconds = time.perf_counter() - begin
             played = play(1, i) if plays else None
-            if not notice.ready(played):
-                stop(i)
+            run.wait(played)
             rollout_seconds = time.perf_counter() - begin - curve_seconds
             rows = state.spread(next(supply.batches), setup.mesh) if supply else None
             now, metrics = update(now, setup.frozen, initial, rows, played, own.knobs)
@@ -310,8 +298,6 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
                 best.offer(i + 1, found["eval_reward"], now.trainable, settings)
             shown = {k: f"{found[v]:.{d}f}" for k, (v, d) in SHOWN.items() if found.get(v) is not None}
             run.write(found, now, at, **shown)
-        if notice.reached(cfg.steps):
-            stop(cfg.steps)
     if own.several:
         organisms.write(workdir, own.configs, now, cfg.steps, settings[checkpoints.CONTENT]["weights"])
     return now.trainable

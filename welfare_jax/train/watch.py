@@ -113,30 +113,41 @@ METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/preempte
 VENDOR = pathlib.Path("/sys/class/dmi/id/product_name")
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ONCE_MORE = b"\nending once this step is saved; Ctrl-C again ends at once\n"
+
+
 class Notice:
-    """Whether the run was asked to end, by SIGTERM or by the platform's notice that the machine is to be taken away.
+    """Whether the run was asked to end: by SIGTERM, by Ctrl-C (then it is `by_hand`), or by the platform's notice that
+    the machine is to be taken away. A second Ctrl-C is what it always is.
 
     With several processes, JAX agrees on a step that all of them reach. Used as a context, in the main thread.
     """
 
     def __init__(self, url: str | None = None):
         on_google = VENDOR.is_file() and "Google" in VENDOR.read_text()
-        self.url, self.asked, self.old = url or (METADATA if on_google else None), False, None
+        self.url, self.asked, self.by_hand, self.old = url or (METADATA if on_google else None), False, False, {}
         self.pool = concurrent.futures.ThreadPoolExecutor(1)
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self.old = signal.signal(signal.SIGTERM, self._ask)
+            # What is ignored, as SIGINT is in the background of a script, stays so.
+            heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self.old = {s: signal.signal(s, self._ask) for s in heard}
         if self.url:
             threading.Thread(target=self._listen, daemon=True).start()
         return self
 
     def __exit__(self, *error):
-        if self.old is not None:
-            signal.signal(signal.SIGTERM, self.old)
+        for number, old in self.old.items():
+            signal.signal(number, old or signal.SIG_DFL)  # None: not from Python, and not to be had back
         self.pool.shutdown(wait=False)
 
-    def _ask(self, *_):
+    def _ask(self, number=signal.SIGTERM, *_):
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            os.write(2, ONCE_MORE)  # where print may be interrupted, and must not be entered again
+            self.by_hand = not self.asked
         self.asked = True
 
     def _listen(self):
