@@ -1,15 +1,16 @@
 # shellcheck shell=bash
 # Shared by the launchers: finds or makes the virtual environment and installs this checkout into it, once.
 #
-#   prepare EXTRAS    EXTRAS is empty or names from setup.cfg ("test", "cuda,test"); sets $python
+#   prepare EXTRAS    EXTRAS is empty or names from setup.cfg ("test", "cuda,test"); sets $python. With --dry-run it only
+#                     prints what it would install
 #
 # The environment is the active one (venv or conda), otherwise .venv in the repository root, made with $PYTHON or
 # python3. A stamp inside the environment says what was installed; while it fits, a launch costs one start of Python.
 
-root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source=launchers/_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/_common.sh"
 python=
 
-say() { printf '%s: %s\n' "${0##*/}" "$1" >&2; }
 die() {
   say "$1"
   exit 1
@@ -92,7 +93,22 @@ prepare() {
     fi
   }
   fits() { [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" = "$key" ] && grep -Fqx -e "[$extras]" "$stamp"; }
+  choose() {
+    if [ "$extras" = cuda ] && [ -z "${WELFARE_EXTRAS+set}" ]; then
+      wanted=$(fit_driver)
+    fi
+    refuse_unknown "$wanted"
+  }
 
+  if [ -n "$dry" ]; then
+    version=$(version_of "$python") || run "${PYTHON:-python3}" -m venv "$venv"
+    key=$(key_of "$version")
+    if ! fits; then
+      choose
+      run "$python" -m pip install --editable "$root${wanted:+[$wanted]}"
+    fi
+    return
+  fi
   if ! version=$(version_of "$python"); then
     [ -n "$own" ] || die "the active environment $venv has no working bin/python: make it anew or deactivate it"
     lock
@@ -113,10 +129,7 @@ prepare() {
     if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" = "$key" ]; then
       known=$(tail -n +2 "$stamp")
     fi
-    if [ "$extras" = cuda ] && [ -z "${WELFARE_EXTRAS+set}" ]; then
-      wanted=$(fit_driver)
-    fi
-    refuse_unknown "$wanted"
+    choose
     rm -f -- "$stamp"
     say "installing welfare_jax${wanted:+[$wanted]} into $venv (minutes the first time)"
     (install "$wanted") >&2 || die "the installation failed, pip's message is above: nothing is recorded, run the same command again"

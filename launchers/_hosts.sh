@@ -1,50 +1,28 @@
 # shellcheck shell=bash
 # Shared by the launchers that start the program on other machines; each begins with `source .../_hosts.sh`.
 #
-# --dry-run as the first argument prints every command instead of running it. Settings are environment variables.
+# Settings are environment variables.
 # WELFARE_SECRETS   a file of lines NAME=value (HF_TOKEN=...) that only you can read; it is copied as a file to every
 #                   host's ~/.welfare_env, so no secret is ever on a command line
 # WELFARE_SETUP     a command that every host runs before anything else, such as a mount
 # WELFARE_RESTARTS  how often an interrupted run is started again (default 100)
 
-root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source=launchers/_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/_common.sh"
 # shellcheck disable=SC2034 # what is set here is used by the launchers
 {
   restarts=${WELFARE_RESTARTS:-100}
   port=${PORT:-8476}
 }
-dry=
-if [ "${1:-}" = --dry-run ]; then
-  dry=1
-  shift
-fi
 
-say() { printf '%s: %s\n' "${0##*/}" "$1" >&2; }
 die() {
   say "$1"
   exit 2
 }
+refuse_address "$@"
 
 # need NAME WHAT: an environment variable that must be set
 need() { [ -n "${!1:-}" ] || die "set $1: $2"; }
-
-# The words as a shell would read them again.
-quoted() {
-  local word out=()
-  for word; do
-    if [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then out+=("$word"); else out+=("${word@Q}"); fi
-  done
-  printf '%s' "${out[*]}"
-}
-
-run() {
-  if [ -n "$dry" ]; then
-    quoted "$@"
-    echo
-  else
-    "$@"
-  fi
-}
 
 # Whether a run that ended so can go on: 75 says that everything is saved, 255 that ssh lost the host, above 128 that a
 # signal ended it. 1 and 2 (a mistake, bad input) would only happen again, and 130 was somebody's Ctrl-C.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the program on this machine, from any directory; sets the environment up on the first call.
 #
-#   bash launchers/local.sh --config=configs/tiny_grpo.py --workdir=DIR [--config.field=value ...]
+#   bash launchers/local.sh [--dry-run] --config=configs/tiny_grpo.py --workdir=DIR [--config.field=value ...]
 #
 # A relative config path is looked up in the current directory, then in the repository root.
 # WELFARE_EXTRAS   extras to install (cuda, cuda12, tpu, ...; empty for none); unset: cuda where there is an nvidia-smi
@@ -9,6 +9,7 @@
 set -euo pipefail
 # shellcheck source=launchers/_env.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/_env.sh"
+refuse_address "$@"
 
 # PATH[:variant] as it is found from here
 locate() {
@@ -45,4 +46,4 @@ else
 fi
 prepare "$extras"
 # -P keeps a welfare_jax folder of the current directory from hiding this checkout.
-exec "$python" -P -m welfare_jax.main ${arguments[@]+"${arguments[@]}"}
+become "$python" -P -m welfare_jax.main ${arguments[@]+"${arguments[@]}"}

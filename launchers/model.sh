@@ -11,11 +11,9 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/_env.sh"
 
 known=smollm2
-dry=
 name=
 for argument; do
   case $argument in
-    --dry-run) dry=1 ;;
     -*) die "there is no option $argument: bash launchers/model.sh [--dry-run] NAME" ;;
     *) name=$argument ;;
   esac

@@ -74,6 +74,9 @@ BAD_COMMANDS = {
     "part_of_a_step": ([CONFIG, "--workdir=/tmp/x", "--config.train.steps=1.5"], ["steps", "1.5"]),
     "unknown_flag": ([CONFIG, "--workdri=/tmp/x"], ["workdri"]),
     "stray_argument": ([CONFIG, "--workdir=/tmp/x", "train.steps=3"], ["'train.steps=3'"]),
+    "bucket": ([CONFIG, "--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run: runs are written to", "gcsfuse"]),
+    "file_address": ([CONFIG, "--workdir", "file:///tmp/x"], ["--workdir=file:///tmp/x", "without file://"]),
+    "planned_bucket": ([CONFIG, "--workdir=S3://bucket", "--config.plan=True"], ["--workdir=S3://bucket"]),
     "no_workdir": ([CONFIG], ["--workdir is missing"]),
     "no_such_variant": ([CONFIG + ":huge", "--workdir=/tmp/x"], ["configs/tiny_grpo.py:huge"]),
     "no_such_job": ([CONFIG, "--workdir=/tmp/x", "--config.job=rll"], ["config.job='rll'", "rl, pretrain"]),
@@ -84,8 +87,10 @@ BAD_COMMANDS = {
 @pytest.mark.parametrize("case", BAD_COMMANDS)
 def test_bad_commands(case):
     args, names = BAD_COMMANDS[case]
+    before = set(ROOT.iterdir())
     done = call(*args)
     one_line(done.returncode, done.stderr, *names)
+    assert {path.name for path in set(ROOT.iterdir()) - before} <= {".pytest_cache", "runs"}  # no folder `gs:`
 
 
 @pytest.mark.parametrize(

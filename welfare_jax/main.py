@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 import time
 import traceback
@@ -21,6 +22,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same fold
 def parse(argv):
     """(config, workdir), or `InputError` in one line."""
     config, _ = settings(argv)
+    if address := re.match(r"([a-z][a-z0-9+.-]*)://", WORKDIR.value or "", re.IGNORECASE):
+        advice = "mount the bucket, for example with gcsfuse, and name the folder"
+        if address[1].lower() == "file":
+            advice = "name the folder without file://"
+        raise InputError(f"--workdir={WORKDIR.value}: runs are written to folders, not to addresses; {advice}")
     if not WORKDIR.value and not config.get("plan"):
         raise InputError("--workdir is missing: name the folder that this run may fill")
     return config, pathlib.Path(WORKDIR.value or ".").expanduser()

@@ -209,3 +209,42 @@ def test_pytest_gets_its_arguments_and_workers(checkout):
     workers = int(words[words.index("-n") + 1])
     assert words[-2:] == ["-k", "maze and walk"]
     assert 1 <= workers <= 4 and (workers > 1 or len(os.sched_getaffinity(0)) == 1)
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_dry_run_of_a_new_checkout_installs_nothing(checkout, where):
+    arguments = ["--config=configs/tiny.py:big", "--workdir=a b"]
+    arguments.insert(0 if where == "first" else 2, "--dry-run")
+    done = checkout.run("local.sh", *arguments, WELFARE_EXTRAS="tpu")
+    assert done.returncode == 0 and done.stderr == ""
+    python = f"'{checkout.root}/.venv/bin/python'"
+    assert done.stdout.splitlines() == [
+        f"python3 -m venv '{checkout.root}/.venv'",
+        f"{python} -m pip install --editable '{checkout.root}[tpu]'",
+        f"{python} -P -m welfare_jax.main '--config={checkout.root}/configs/tiny.py:big' '--workdir=a b'",
+    ]
+    assert not checkout.calls.exists() and not (checkout.root / ".venv").exists()
+
+
+def test_dry_run_of_an_installed_checkout_is_the_command_alone(checkout):
+    checkout.run("local.sh")
+    calls = checkout.calls.read_text()
+    done = checkout.run("local.sh", "--dry-run", "--workdir=x")
+    assert done.stdout == f"'{checkout.root}/.venv/bin/python' -P -m welfare_jax.main --workdir=x\n"
+    assert "-m" not in checkout.calls.read_text().removeprefix(calls)  # only asked for its version
+
+
+def test_dry_run_of_the_tests(checkout):
+    done = checkout.run("test.sh", "--dry-run", "-k", "a b", JAX_PLATFORMS="cpu")
+    *_, install, command = done.stdout.splitlines()
+    assert done.returncode == 0 and install.endswith("[test]'") and command.endswith("-k 'a b'")
+    assert command.startswith("env HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 ") and " -m pytest " in command
+    assert not checkout.calls.exists()
+
+
+@pytest.mark.parametrize("workdir", [["--workdir=gs://bucket/run"], ["--workdir", "file:///run"]])
+def test_a_workdir_that_is_no_folder_is_refused_before_anything_is_installed(checkout, workdir):
+    done = checkout.run("local.sh", "--config=configs/tiny.py", *workdir)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode != 0 and f"--workdir={workdir[-1].removeprefix('--workdir=')}: " in line and "mount" in line
+    assert not checkout.calls.exists()

@@ -55,6 +55,16 @@ def test_dry_run(name, tmp_path):
     assert TOKEN not in said and [p.name for p in tmp_path.iterdir()] == ["secrets"]
 
 
+@pytest.mark.parametrize("name", ["ssh", "tpu", "slurm", "jobset_tpu", "sky_gpu"])
+def test_a_dry_run_may_be_asked_for_anywhere_and_a_bucket_is_refused(name, tmp_path):
+    script, settings = DRY[name]
+    done = call(script, *ARGUMENTS, "--dry-run", cwd=tmp_path, **settings)
+    assert done.returncode == 0 and done.stdout == call(script, "--dry-run", *ARGUMENTS, **settings).stdout
+    done = call(script, "--config=configs/paper.py", "--workdir=gs://mine/run", cwd=tmp_path, **settings)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and not done.stdout and "--workdir=gs://mine/run: " in line and "mount" in line
+
+
 def manifest(name):
     return yaml.safe_load((EXPECTED / f"{name}.txt").read_text())
 
