@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import yaml
 
 import welfare_jax
 
@@ -69,3 +71,10 @@ def test_the_wheel_alone_runs_configs_by_name(wheel, tmp_path):
     done = call("--config=configs/tiny_grpo.py", "--config.plan=True")  # as from a checkout, which is not here
     assert done.returncode == 2 and "did you mean --config=tiny_grpo?" in done.stderr
     assert not list(empty.iterdir())
+
+
+def test_changes_and_citation_are_of_this_package():
+    assert re.search(rf"^## {re.escape(welfare_jax.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited.keys() >= {"cff-version", "message", "title", "authors"} and cited["license"] == "Apache-2.0"
+    assert "version" not in cited  # one place holds the number

@@ -44,6 +44,14 @@ def imports(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def facade(tree):
+    """(what type checkers see, what runs) of a file with `if TYPE_CHECKING: ... else: ...`."""
+    (choice,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen, run = ast.Module(choice.body, []), ast.Module([*tree.body, *choice.orelse], [])
+    run.body.remove(choice)
+    return seen, run
+
+
 def room(path):
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
@@ -69,7 +77,10 @@ def test_file(path):
     assert len(text.splitlines()) <= 420
     assert "trust_remote_code=True" not in text and "allow_pickle=True" not in text
     if path == ROOT / "__init__.py":
-        assert not [n for n in imports(ast.parse(text)) if n != "importlib"]  # the facade finds names when used
+        seen, run = facade(ast.parse(text))
+        assert set(imports(run)) == {"importlib", "typing.TYPE_CHECKING"}  # the facade finds names when used
+        homes = {name.rpartition(".")[::2] for name in imports(seen)}  # (module, name)
+        assert homes == {(f"welfare_jax.{home}", name) for name, home in welfare_jax._HOME.items()}
         return
     assert room(path) in RANK
     assert not list(violations(path, ast.parse(text)))

@@ -18,7 +18,7 @@ _BLOCK = {"resid_post": 0, "mlp_out": 0, "resid_pre": -1}  # at which block's ou
 
 def directions(iv: interventions.Interventions, layers: int) -> dict[int, np.ndarray]:
     """{block: float32 [D]} of an intervention's additions, scales multiplied in. Raises for all that is not one."""
-    out = {}
+    out: dict[int, np.ndarray] = {}
     for op in iv.ops:
         name = type(op).__name__.lower()
         if not isinstance(op, interventions.Add):

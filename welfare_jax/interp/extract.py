@@ -314,12 +314,12 @@ def live(model: decoder.Decoder, data: Split, axes=None) -> dict:
     found = moments(model, data.fit)
     out = {f"cos_{base}": c for base, c in geometry.gold_mold_cosines(found.sums, found.counts).items()}
     v = {c: geometry.difference_in_means(found.sums, found.counts, c) for c in (geometry.MOLD, geometry.GOLD)}
-    if data.held:
-        proj, _, labels = scores(model, data.held, jnp.stack(list(v.values())))
+    held = scores(model, data.held, jnp.stack(list(v.values()))) if data.held else None
     for i, (c, vector) in enumerate(v.items()):
         name = geometry.NAMES[c]
         out[f"norm_{name}"] = jnp.linalg.norm(vector, axis=-1)
-        if data.held:
+        if held:
+            proj, _, labels = held
             out[f"auroc_{name}"] = geometry.auroc(proj[:, i], labels == c, labels >= 0)
             out[f"d_{name}"] = geometry.cohens_d(proj[:, i], labels == c, labels >= 0)
         if axes is not None:

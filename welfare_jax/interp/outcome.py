@@ -115,7 +115,7 @@ def of_training(rule: Rule, runs, shams=()) -> dict:
     """
     use = layers(rule, [g for pairs in runs for g in pairs])
     out = {**dataclasses.asdict(rule), "used": np.flatnonzero(use).tolist(), "verdict": "unknown", "runs": len(runs)}
-    trained, random = ([change(rule, *pairs, use) for pairs in group] for group in (runs, shams))
+    trained, random = ([change(rule, after, before, use) for after, before in group] for group in (runs, shams))
     values, null = (np.array([c.value for c in group]) for group in (trained, random))
     if not np.isfinite([*values, *null]).all():
         return out

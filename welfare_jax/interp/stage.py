@@ -59,8 +59,9 @@ def make_live(program, data, axes=None):
 
     def curve(trainable, frozen):
         found = hosts.get(program(trainable, frozen, data, stack))
-        for v in ("mold", "gold") if axes else ():
-            found |= {f"axis_{v}/{name}": row for name, row in zip(axes, found.pop(f"axes_{v}"))}
+        if axes:
+            for v in ("mold", "gold"):
+                found |= {f"axis_{v}/{name}": row for name, row in zip(axes, found.pop(f"axes_{v}"))}
         return {k: v.round(6).tolist() for k, v in found.items()}
 
     return curve
@@ -233,7 +234,8 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
     for name, trainable in models.items() if cfg.store else ():
         store(setup, join, trainable, data, workdir / "activations" / name)
     tokenizer, last = setup.pieces.tokenizer, list(models)[-1]
-    result = {"layers": layers, "hook": "resid_post", "classes": ["mold", "gold", "path"], **facts}
+    result: dict = {"layers": layers, "hook": "resid_post", "classes": ["mold", "gold", "path"], **facts}
+    chosen = {}  # of the last model
     for name in models:
         result[name] = describe(found[name], axes[name], tokenizer)
         chosen = {v: result[name]["selection"][v]["layer"] for v in ("mold", "gold")}

@@ -10,6 +10,7 @@ L layers, D width, C classes, R replicates, A axes.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,17 +19,20 @@ from welfare_jax.interp import geometry
 LEVEL = 0.95
 
 
+Array = np.ndarray | jax.Array  # on the host, or still on the device
+
+
 class Grams(NamedTuple):
     """Scalar products of class means, of the replicates' deviations from them, and of both with unit axes."""
 
-    means: np.ndarray  # [L, C, C], less what all classes share
-    cross: np.ndarray  # [R, L, C, C], deviation of the first with the mean of the second
-    noise: np.ndarray  # [R, L, C, C], deviations with deviations
-    axes: np.ndarray  # [L, C, A]
-    axes_noise: np.ndarray  # [R, L, C, A], replicate of both less `axes`
-    axes_size: np.ndarray  # [R, L, A], squared length of the axes' replicates, less one
-    axes_error: np.ndarray  # [L, A], expected squared length of the noise in the unit axes
-    counts: np.ndarray  # [C]
+    means: Array  # [L, C, C], less what all classes share
+    cross: Array  # [R, L, C, C], deviation of the first with the mean of the second
+    noise: Array  # [R, L, C, C], deviations with deviations
+    axes: Array  # [L, C, A]
+    axes_noise: Array  # [R, L, C, A], replicate of both less `axes`
+    axes_size: Array  # [R, L, A], squared length of the axes' replicates, less one
+    axes_error: Array  # [L, A], expected squared length of the noise in the unit axes
+    counts: Array  # [C]
 
 
 class Estimate(NamedTuple):

@@ -6,7 +6,7 @@ between, has no position, is never attended to, and costs nothing but its place.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -228,7 +228,7 @@ def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fres
 def backbone(
     model: Decoder, tokens, mask=None, *, cache=None, iv=None, read=None, everywhere=True, residual=True, remat=False,
     hook="resid_post", slice_last=False, hold=lambda x: x, fresh=False,
-):  # fmt: skip
+) -> tuple[jax.Array, Any, Any]:  # fmt: skip
     """Token ids to the normed hidden state: the part that the sampler and the trainer share.
 
     tokens int32 [B, T]; mask bool [B, T]; read int32 [B, P], or weights float [B, P, T] to average over tokens; hook,

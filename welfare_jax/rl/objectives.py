@@ -111,13 +111,13 @@ def _surrogate(batch: Batch, new_logps, config: Surrogate, every_action=False):
     difference = chosen(new_logps, batch.actions) - chosen(batch.old_logps, batch.actions)
     ratio = jnp.exp(jnp.clip(difference, -20.0, 20.0))
     if every_action:
+        assert batch.worth is not None, "only the maze says what every action is worth"
         loss = -jnp.sum(jnp.exp(new_logps) * batch.worth, -1)
     else:
         loss = clipped_surrogate(ratio, batch.advantages, config.clip, config.dual_clip)
-    bonus = spread = entropy(new_logps)
-    if batch.neighbours is not None:
-        equalised = equalised_entropy(new_logps, batch.neighbours)
-        bonus = equalised if config.entropy == "equalised" else spread
+    spread = entropy(new_logps)
+    equalised = None if batch.neighbours is None else equalised_entropy(new_logps, batch.neighbours)
+    bonus = spread if equalised is None or config.entropy != "equalised" else equalised
     loss = loss - config.entropy_coef * bonus
     count = mask.sum()
     metrics = {
@@ -126,7 +126,7 @@ def _surrogate(batch: Batch, new_logps, config: Surrogate, every_action=False):
         "entropy": (jnp.sum(spread * mask), count),
         "ratio_error_max": jnp.max(jnp.abs(ratio - 1) * mask),
     }
-    if batch.neighbours is not None:
+    if equalised is not None:
         metrics["equalised_entropy"] = (jnp.sum(equalised * mask), count)
     if batch.ref_logps is not None:
         kl = kl_divergence(config.kl, new_logps, batch.ref_logps, batch.actions)

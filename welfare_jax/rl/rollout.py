@@ -6,6 +6,7 @@ answers is the same for all episodes.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -44,9 +45,9 @@ class Policy(NamedTuple):
     carry.
     """
 
-    act: callable
-    grow: callable = lambda carry, turns, width: carry
-    repeat: callable = lambda carry, times: carry
+    act: Callable
+    grow: Callable = lambda carry, turns, width: carry
+    repeat: Callable = lambda carry, times: carry
 
 
 def check_ids(spec, pieces: text.Pieces, question: str = ""):
@@ -156,7 +157,8 @@ def play(
     for start, end in itertools.pairwise([*starts, turns]):
         state = (policy.grow(state[0], end - start, later), *state[1:])
         state, (part, out) = jax.lax.scan(turn, state, jnp.arange(start, end))
-        shown.append([jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1) for a in part])
+        tokens, mask = (jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1) for a in part)
+        shown.append((tokens, mask))
         outs.append(out)
     tokens, mask = (jnp.concatenate(parts, 1) for parts in zip(*shown, strict=True))
     read = jnp.broadcast_to(first - 1 + later * jnp.arange(turns), (len(tokens), turns))

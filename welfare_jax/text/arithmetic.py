@@ -10,6 +10,7 @@ import dataclasses
 import re
 import warnings
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ EVENTS = {
 LEAST = {"+": 1, "-": 1, "*": 2}  # operands
 QUESTIONS = ("How many {thing} are there now?", "How many {thing} does {name} have now?")
 LONGEST, LARGEST = 1000, 10**12  # characters and numbers beyond which nothing is evaluated
-_BINARY = {
+_BINARY: dict[type, Callable] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,

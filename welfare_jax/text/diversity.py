@@ -17,14 +17,14 @@ def self_bleu(samples: Sequence[Sequence[Hashable]], order: int = 4) -> float:
 
     A sample shorter than `order` is judged by the n-grams that it has. An empty one counts as one empty word.
     """
-    samples = [tuple(s) or ("",) for s in samples]
-    if len(samples) < 2:
+    rows = [tuple(s) or ("",) for s in samples]
+    if len(rows) < 2:
         return math.nan
-    grams = [[_grams(s, n) for n in range(1, min(order, len(s)) + 1)] for s in samples]
+    grams = [[_grams(s, n) for n in range(1, min(order, len(s)) + 1)] for s in rows]
     most = [_two_most([g[n] for g in grams if len(g) > n]) for n in range(order)]
-    lengths = Counter(map(len, samples))
+    lengths = Counter(map(len, rows))
     total = 0.0
-    for sample, own in zip(samples, grams):
+    for sample, own in zip(rows, grams):
         clipped = [_clipped(counts, *two) for counts, two in zip(own, most)]
         if not clipped[0]:
             continue
@@ -32,7 +32,7 @@ def self_bleu(samples: Sequence[Sequence[Hashable]], order: int = 4) -> float:
         others = lengths - Counter([len(sample)])
         closest = min(others, key=lambda n: (abs(n - len(sample)), n))
         total += math.exp(sum(logs) / len(logs) + min(0.0, 1 - closest / len(sample)))
-    return total / len(samples)
+    return total / len(rows)
 
 
 def _grams(sample: tuple, n: int) -> Counter:

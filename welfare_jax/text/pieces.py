@@ -8,7 +8,7 @@ import bisect
 import dataclasses
 import functools
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ class Pieces:
     calm_width: int  # the same without wind
     append_only: bool  # False: the template rewrites its own history (thinking templates)
     wording: Wording
-    tokenizer: object
+    tokenizer: Any  # None where lengths alone are known
     template: dict  # keyword arguments of apply_chat_template
     before_answer: str = ""  # text that belongs to an answer's tokens: the blank before it in a transcript
     dated: bool = False  # the template writes a date, that of the wording
@@ -214,9 +214,9 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
     around = lengths[NEIGHBOUR:X].reshape(4, 3).max(1).sum()
     calm = lengths[X : X + size].max() + lengths[X + size :].max() + around + lengths[CLOSE]
     later = calm + lengths[LETTER:WIND].max() + lengths[NEXT]
-    widths = (int(n) for n in (calm + lengths[FIRST], later + lengths[WIND:NEIGHBOUR].max(), later))
+    first, windy, later = (int(n) for n in (calm + lengths[FIRST], later + lengths[WIND:NEIGHBOUR].max(), later))
     table = Table(jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(tokens[LETTER:WIND, 0]))
-    pieces = Pieces(table, size, *widths, append_only, wording, tokenizer, template, glue[3], dated)
+    pieces = Pieces(table, size, first, windy, later, append_only, wording, tokenizer, template, glue[3], dated)
     prove(pieces)
     return pieces
 

@@ -212,6 +212,7 @@ def conversation(
     facts |= dict(winds=[s[3] for s in seen], moves=[s[4] for s in seen])
     pairs, kind = list(zip(texts, (LETTERS[s[4]] for s in seen), strict=True)), "goals" if goal else "free"
     if ask:
+        _, _, neighbours, _, move = seen[-1]
         facts["landed"] = neighbours[move]
         pairs = pairs + _afterwards(rng, wording, neighbours[move], reach, avoid)
         kind = "verdicts" if goal else "steps"
@@ -304,7 +305,7 @@ def stories(rng: np.random.Generator, wording: Wording) -> Document:
     """
     order = rng.permutation(3).tolist()
     t, u, v = (wording.tiles[i] for i in order)
-    reach, success = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+    reach, success = rng.random() < 0.5, rng.random() < 0.5
     contact = reach == success
     form = _pick(rng, ("text", "text", "now", "past", "about"))
     table = PRESENT if form == "now" else PAST

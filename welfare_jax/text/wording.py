@@ -7,6 +7,7 @@ fields of `config.text` do the same.
 import dataclasses
 import datetime
 import string
+from typing import Any
 
 from welfare_jax.errors import InputError
 
@@ -44,7 +45,8 @@ class Wording:
         wants = {"wind": {"direction"}, "place": {"x", "y"}, "neighbour": {"tile"}, "closing": set()}
         for name, needed in wants.items():
             try:
-                fields = [f[1:] for f in string.Formatter().parse(getattr(self, name)) if f[1] is not None]
+                parsed = string.Formatter().parse(getattr(self, name))
+                fields = [(field, *rest) for _, field, *rest in parsed if field is not None]
             except ValueError as error:
                 raise InputError(f"text.{name}={getattr(self, name)!r}: {error}") from None
             if any(spec or conversion for _, spec, conversion in fields):
@@ -91,6 +93,6 @@ class Wording:
 
 def of(settings) -> tuple[Wording, dict]:
     """The wording that a config's `text` asks for, and its keyword arguments of the chat template."""
-    words = settings.to_dict()
+    words: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.to_dict().items()}
     template = words.pop("template")
-    return Wording(**{k: tuple(v) if isinstance(v, list) else v for k, v in words.items()}), template
+    return Wording(**words), template

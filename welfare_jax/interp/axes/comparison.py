@@ -83,7 +83,10 @@ def load(
         decoder.check_ids(spec, samples.tokens, f"axes: the {NAMED.get(kind, kind)}")
     cut = lambda samples: extract.buckets(samples, c.batch, 1 if len(samples.tokens) < 500 else 4)
     buckets = {kind: cut(samples) for kind, samples in made.items()}
-    return Texts(*(buckets.get(kind) for kind in Texts._fields[:6]), words, topics)
+    get = buckets.get
+    return Texts(
+        get("reviews"), get("prompts"), get("assent"), get("neutral"), get("accounts"), get("walks"), words, topics
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "draws"))
@@ -173,6 +176,7 @@ def _told(graphdef, params, given, tokenizer, config, key, template, draws):
 
 def scatter(axes: Axes, vectors: dict, layer: int) -> dict:
     """Cosines of v_mold and v_gold (vectors {"mold": [L, D], ...}) with every emotion vector at one layer."""
+    assert axes.emotions is not None, "these axes were made without emotions"
     out = {"layer": layer, "words": list(axes.words)}
     for name, v in vectors.items():
         out[name] = np.asarray(geometry.cosine(v[layer], axes.emotions[:, layer])).tolist()

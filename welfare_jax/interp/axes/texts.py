@@ -60,8 +60,8 @@ def _samples(rows, read, labels, width=None) -> extract.Samples:
     return extract.Samples(tokens, mask, read(mask), labels, unit, unit // 2)
 
 
-def plain(tokenizer, texts, longest: int) -> list[list[int]]:
-    """Token ids of texts without a chat template, cut after `longest`."""
+def plain(tokenizer, texts, longest: int | None) -> list[list[int]]:
+    """Token ids of texts without a chat template, cut after `longest`; None: whole."""
     return [tokenizer.encode(text)[:longest] for text in texts]
 
 
