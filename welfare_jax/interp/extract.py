@@ -240,7 +240,7 @@ def moments(
     resampled alike, whatever the batches. `permutations` of the labels within strata are drawn from `key` too.
     """
     key = jax.random.key(0) if key is None else key
-    relabel = relabelled(jax.random.fold_in(key, 2), data, permutations) if permutations else None
+    relabel = relabelled(jax.random.fold_in(key, 2), data, permutations) if permutations else None  # [K, N]
 
     def one(totals, given):
         part, permuted = given
@@ -253,7 +253,7 @@ def moments(
     done = 0
     for bucket in data:
         here, rows = None, bucket.label.size
-        if permutations:
+        if relabel is not None:
             here = relabel[:, done : done + rows].reshape(permutations, len(bucket.label), -1).swapaxes(0, 1)
         total, _ = jax.lax.scan(one, total, (bucket, here))
         done += rows

@@ -16,9 +16,9 @@ from welfare_jax.models import decoder
 class Compared(NamedTuple):
     """Axes that class vectors are compared with."""
 
-    values: jax.Array  # [A, L, D]
-    errors: jax.Array  # [A, R, L, D], their own deviations, zero where they count as exact
-    null: jax.Array  # [A, R, L, D], directions that their texts give without what makes the axis
+    values: uncertainty.Array  # [A, L, D]
+    errors: uncertainty.Array  # [A, R, L, D], their own deviations, zero where they count as exact
+    null: uncertainty.Array  # [A, R, L, D], directions that their texts give without what makes the axis
 
 
 TARGETS = (geometry.MOLD, geometry.GOLD)

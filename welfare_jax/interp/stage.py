@@ -242,8 +242,9 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
         model = "@".join(filter(None, (config.model.path or "tiny", config.model.revision)))
         about = {"model": f"{model} ({name})", "hook": "resid_post", "data": facts["data"]}
         save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, facts["position"], about)
-    permuted = {"operation": "difference in means under permuted labels", "layers": chosen, **about}
-    vectors.save(workdir / "vectors" / "permuted.safetensors", found[last]["permuted"], **permuted)
+        if name == last:
+            kind = {"operation": "difference in means under permuted labels", "layers": chosen}
+            vectors.save(workdir / "vectors" / "permuted.safetensors", found[name]["permuted"], **kind, **about)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])
         grams |= read_shams(setup, shams, data, config, join, bar.update)

@@ -131,7 +131,7 @@ def axis_cosines(g: Grams, a) -> list[Estimate]:
     free, replicates = _free_of_noise(g)
     along, off = np.einsum("lca,c->al", g.axes, a), np.einsum("rlca,c->arl", g.axes_noise, a)
     sizes = [np.einsum("...ce,c,e->...", gram, a, a) for gram in (g.means, free, replicates)]
-    noise, moved = g.axes_error.T, np.moveaxis(g.axes_size, -1, 0)
+    noise, moved = g.axes_error.T, np.moveaxis(np.asarray(g.axes_size), -1, 0)
     ones = np.ones_like(noise), 1 - noise, 1 + moved - 2 * noise[:, None]  # squared lengths of the axes, likewise
     return [
         Estimate(_ratio(p, sizes[0], one), _ratio(p, sizes[1], free_one), _ratio(p + o, sizes[2], replicate), None)
