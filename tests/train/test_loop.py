@@ -106,6 +106,7 @@ def test_settings_name_weights_texts_and_vectors_by_content(folder, tmp_path):
         ({"train.group_size": 0}, "train.group_size=0"),
         ({"train.checkpoint_every": 0}, "train.checkpoint_every=0"),
         ({"extract.per_length": 0}, "extract.per_length=0"),
+        ({"extract.permutations": 0}, "extract.permutations=0"),
         ({"extract.held_out": 1.0}, "extract.held_out=1.0"),
         ({"extract.held_out": 0.0}, "extract.held_out=0.0"),
         ({"extract.per_length": 2}, "extract.held_out=0.2"),

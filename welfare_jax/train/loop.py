@@ -98,7 +98,7 @@ def check(config):
     cfg, walks, curve = config.train, config.extract, config.curve
     positive = ("steps", "groups", "group_size", "micro_batch", "epochs", "minibatches", "checkpoint_every")
     counts = {f"train.{k}": cfg[k] for k in positive}
-    counts |= {"extract.per_length": walks.per_length, "extract.batch": walks.batch}
+    counts |= {f"extract.{k}": walks[k] for k in ("per_length", "batch", "replicates", "permutations")}
     counts |= {"curve.per_length": curve.per_length} if curve.every else {}
     for name, value in counts.items():
         if value < 1:
