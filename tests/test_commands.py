@@ -160,7 +160,13 @@ def test_reading_the_first_line_only_is_no_error():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["lsit"], "argument 'lsit' is not understood: there are list, show"), (["show"], "--config")]
+    ("words", "said"),
+    [
+        (["lsit"], "argument 'lsit' is not understood: there are list, show"),
+        (["show"], "--config is missing"),
+        (["show", "tiny", "paper"], "argument 'paper' is not understood"),
+        (["show", "--config", "xyzzy"], "--config=xyzzy: there is no such file"),
+    ],
 )
 def test_commands_that_are_not_understood(words, said):
     done = call(*words)

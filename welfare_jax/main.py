@@ -336,8 +336,8 @@ def main(argv) -> int:
         if text := commands.answer(argv[1:]):
             say(text)
         elif argv[1:2] == ["show"]:
-            named = [word if word.startswith("-") else f"--config={word}" for word in argv[2:]]
-            config, found = settings([argv[0], *named])
+            named = [f"--config={word}" for word in argv[2:3] if not word.startswith("-")]
+            config, found = settings([argv[0], *named, *argv[2 + len(named) :]])
             say(commands.show(found, config))
         else:
             start(*parse(argv))

@@ -1,22 +1,22 @@
 """Defaults and what they mean, written side by side once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Setting(NamedTuple):
     """A default, or a section of them, beside what it means: `defaults` reads the one, `meanings` the other."""
 
-    default: object
+    default: Any
     meaning: str
 
 
-def defaults(tree):
+def defaults(tree: dict) -> dict[str, Any]:
     """A tree of settings as plain values."""
-    tree = tree.default if isinstance(tree, Setting) else tree
-    return {name: defaults(part) for name, part in tree.items()} if isinstance(tree, dict) else tree
+    plain = {name: part.default if isinstance(part, Setting) else part for name, part in tree.items()}
+    return {name: defaults(part) if isinstance(part, dict) else part for name, part in plain.items()}
 
 
-def meanings(tree, prefix="") -> dict[str, str]:
+def meanings(tree: dict, prefix="") -> dict[str, str]:
     """What each setting and section of a tree means, by dotted name in their order; empty where it is not said."""
     found = {}
     for name, part in tree.items():
