@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import sys
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ class Checkpoints:
         Returns once the tree is copied, so that it may be donated. Raises `InputError` where there is no room.
         """
         items = {"state": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(config)}
-        items["sums"] = ocp.args.JsonSave(sums(tree))
+        items["sums"] = ocp.args.JsonSave(sums(tree) | said(config=config, data=data))
         items |= {"data": ocp.args.JsonSave(data)} if data else {}
         with self._room():
             self.manager.save(step, args=ocp.args.Composite(**items))
@@ -91,50 +92,67 @@ class Checkpoints:
         """
         bad = []
         for step in sorted(self.manager.all_steps(), reverse=True):
-            found, why = None, "another process cannot read it"
-            with _quiet_leftovers():
-                try:
-                    found = self._read(step, like, config)
-                except InputError:
-                    raise
-                except Exception as error:  # Orbax, tensorstore and json raise their own kinds
-                    why = " ".join(str(error).split(". See full")[0].split())[:200]
+            found, why = self.attempt(self._read, step, like, config)
             if hosts.everywhere(found is not None):
                 for other in bad:
                     self._set_aside(other)
                 return step, *found
             bad.append(step)
-            _say(f"{self.folder / str(step)}: cannot be read ({why}); trying the checkpoint before it")
+            why = why or "another process cannot read it"
+            say(f"{self.folder / str(step)}: cannot be read ({why}); trying the checkpoint before it")
         if bad:
             raise InputError(
                 f"{self.folder}: none of its checkpoints can be read; put one back or use another --workdir"
             )
         return 0, like, None
 
+    def attempt(self, read, *args):
+        """(what `read` gives, ""), or (None, why it failed). What is an `InputError` already is raised."""
+        with _quiet_leftovers():
+            try:
+                return read(*args), ""
+            except InputError:
+                raise
+            except Exception as error:  # Orbax, tensorstore and json raise their own kinds
+                return None, " ".join(str(error).split(". See full")[0].split())[:200] or type(error).__name__
+
     def _read(self, step: int, like, config: dict):
-        """(tree, data), proven to be what was saved."""
-        written = self._items(step, config=ocp.args.JsonRestore())["config"]
+        """(tree, data) of a checkpoint that was made with these settings."""
+        written = self.settings(step)
         if unknown := sorted(config.get(CONTENT, {}).keys() - written.get(CONTENT, {}).keys()):
             config = config | {CONTENT: {k: v for k, v in config[CONTENT].items() if k not in unknown}}
-            _say(f"checkpoint {step} does not name its {', '.join(unknown)} by content: taken to be what is there now")
+            say(f"checkpoint {step} does not name its {', '.join(unknown)} by content: taken to be what is there now")
         different, free = differences(written, config), differences(written, config, bound=False)
         if different:
             raise InputError(f"{self.folder}: its checkpoint {step} was made with {_list(different)}; "
                 "use another --workdir, or the same settings, weights and texts")  # fmt: skip
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
-        items = {"state": ocp.args.StandardRestore(abstract), "sums": ocp.args.JsonRestore()}
-        if (self.folder / str(step) / "data").exists():
-            items["data"] = ocp.args.JsonRestore()
-        found = self._items(step, **items)
-        wrong = [k for k, total in sums(found["state"]).items() if found["sums"].get(k) != total]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is not what was saved")
+        items = {"data": ocp.args.JsonRestore()} if (self.folder / str(step) / "data").exists() else {}
+        found = self._items(step, state=ocp.args.StandardRestore(abstract), **items)
         if free:
-            _say(f"continuing from checkpoint {step}, which was made with {_list(free)}")
+            say(f"continuing from checkpoint {step}, which was made with {_list(free)}")
         return found["state"], found.get("data")
 
+    def settings(self, step: int) -> dict:
+        """What a checkpoint says it was made with."""
+        return self._items(step, config=ocp.args.JsonRestore())["config"]
+
+    def part(self, step: int, like: dict) -> dict:
+        """The leaves of a checkpoint that `like` names, nested as they were, a `jax.ShapeDtypeStruct` each."""
+        args = ocp.args.PyTreeRestore(like, ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True)
+        return self._items(step, state=args)["state"]
+
     def _items(self, step: int, **items):
-        return self.manager.restore(step, args=ocp.args.Composite(**items))
+        """Items of a checkpoint, each proven to be what was saved."""
+        items["sums"] = ocp.args.JsonRestore()
+        found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        own = said(config=found.get("config"), data=found.get("data"))
+        own = {k: v for k, v in own.items() if k in found["sums"]}  # earlier versions had sums of numbers alone
+        own |= sums(found["state"]) if "state" in items else {}
+        wrong = [k for k, total in own.items() if found["sums"].get(k) != total]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not what was saved")
+        return found
 
     def _set_aside(self, step: int):
         """Keep what is left of an unreadable checkpoint, in case it can be mended."""
@@ -172,7 +190,8 @@ def _quiet_leftovers():
         sys.unraisablehook = hook
 
 
-def _say(line: str):
+def say(line: str):
+    """Tell the user, from one process."""
     if hosts.first():
         print(line, file=sys.stderr)
 
@@ -186,6 +205,12 @@ def _list(different, most: int = 5) -> str:
 def sums(tree) -> dict[str, int]:
     """A number for each leaf that depends on every bit and its place, and not on the devices that hold it."""
     return {k: int(v) for k, v in hosts.get(_sums(tree)).items()}
+
+
+def said(**items) -> dict[str, int]:
+    """A number for each item of a checkpoint that is JSON and not None, which depends on every value in it."""
+    told = {k: json.dumps(json.loads(json.dumps(v)), sort_keys=True) for k, v in items.items() if v is not None}
+    return {f"said/{k}": zlib.crc32(text.encode()) for k, text in told.items()}
 
 
 @jax.jit
