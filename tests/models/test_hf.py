@@ -116,9 +116,12 @@ BROKEN = {  # name -> (what to break, what the message must name)
     **{
         f"{name}_{said}_{i}": (lambda d, said={name: value}: edit_config(d, **said), ["config.json", said])
         for name, said, values in (
-            ("num_attention_heads", "num_attention_heads=", (0, -4)), ("head_dim", "head_dim", (0, 15)),
-            ("hidden_size", "hidden_size=-1", (-1,)), ("vocab_size", "vocab_size=", (0, 10**400)),
-            ("num_hidden_layers", "num_hidden_layers", (0, 10**9)), ("rms_norm_eps", "norm_eps=nan", (math.nan,)),
+            ("num_attention_heads", "num_attention_heads=", (0, -4)),
+            ("head_dim", "head_dim", (0, 15)),
+            ("hidden_size", "hidden_size=-1", (-1,)),
+            ("vocab_size", "vocab_size=", (0, 10**400)),
+            ("num_hidden_layers", "num_hidden_layers", (0, 10**9)),
+            ("rms_norm_eps", "norm_eps=nan", (math.nan,)),
             ("rope_parameters", "'rope_theta'='x'", ({"rope_type": "default", "rope_theta": "x"},)),
             ("rope_parameters", "'factor'", ({"rope_type": "linear", "rope_theta": 1e4, "factor": "x"},)),
             ("rope_parameters", "'factor'=-1", ({"rope_type": "linear", "rope_theta": 1e4, "factor": -1},)),

@@ -171,7 +171,8 @@ BROKEN = {
     ),
     "not_a_target": (lambda d: settings(d, target_modules=["q_proj"]), ["target_modules", "mlp"]),
     "layers_of_a_pattern": (
-        lambda d: settings(d, target_modules=".*_proj", layers_to_transform=[0]), ["layers_to_transform", "pattern"],
+        lambda d: settings(d, target_modules=".*_proj", layers_to_transform=[0]),
+        ["layers_to_transform", "pattern"],
     ),
     "no_finite_alpha": (lambda d: settings(d, alpha_pattern={"up_proj": math.inf}), [peft.CONFIG, "alpha=inf"]),
     "no_targets": (lambda d: settings(d, target_modules=None), [peft.CONFIG]),

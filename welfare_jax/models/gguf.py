@@ -226,7 +226,9 @@ def _rope(f: Fields, header: Header, made: dict) -> dict:
         settings |= {"rope_type": "longrope", "short_factor": freqs, "long_factor": freqs, "attention_factor": 1.0}
         return {"rope_parameters": settings | {"factor": 1.0, "original_max_position_embeddings": longest}}
     if kind not in ("none", "linear", "yarn") or stretch != 1.0:
-        raise InputError(f"{f.where}: rope.scaling.type={checks.short(kind)} with attn_factor={stretch} is not supported")
+        raise InputError(
+            f"{f.where}: rope.scaling.type={checks.short(kind)} with attn_factor={stretch} is not supported"
+        )
     if factor != 1.0 and kind != "yarn":
         settings |= {"rope_type": "linear", "factor": factor}
     elif kind == "yarn":

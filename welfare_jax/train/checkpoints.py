@@ -1,15 +1,18 @@
 """Checkpoints with Orbax, and a metrics file that agrees with them after a crash."""
 
+import concurrent.futures
 import contextlib
 import gc
 import hashlib
 import json
+import os
 import pathlib
 import sys
 import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from welfare_jax import hosts, runtime, textfiles
@@ -204,7 +207,27 @@ def _list(different, most: int = 5) -> str:
 
 def sums(tree) -> dict[str, int]:
     """A number for each leaf that depends on every bit and its place, and not on the devices that hold it."""
-    return {k: int(v) for k, v in hosts.get(_sums(tree)).items()}
+    leaves = {jax.tree_util.keystr(p, simple=True, separator="/"): a for p, a in jax.tree.leaves_with_path(tree)}
+    if jax.default_backend() == "cpu" and all(getattr(a, "is_fully_addressable", True) for a in leaves.values()):
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            return dict(zip(leaves, pool.map(_sum, leaves.values())))
+    return {k: int(v) for k, v in hosts.get(_sums(leaves)).items()}
+
+
+def _sum(leaf) -> int:
+    """`_sums` of one leaf in memory, some rows at a time: XLA's own loop takes a CPU three times as long, on one core."""
+    whole = np.atleast_1d(np.asarray(leaf))
+    rows = np.ascontiguousarray(whole).view(f"u{whole.itemsize}").reshape(-1, whole.shape[-1] or 1)
+    iota = lambda n, prime: np.arange(n, dtype=np.uint32) * np.uint32(prime)
+    place, step, total = np.zeros(1, np.uint32), max(1, (1 << 16) // rows.shape[1]), 0
+    for n, prime in zip(whole.shape[:-1], PRIMES):
+        place = np.add.outer(place, iota(n, prime)).ravel()
+    last = 2 * iota(rows.shape[1], PRIMES[whole.ndim - 1]) + 1
+    for at in range(0, len(rows), step):
+        bits = rows[at : at + step].astype(np.uint32)
+        total += int(np.sum(2 * place[at : at + step] * bits.sum(1, dtype=np.uint32), dtype=np.uint32))
+        total += int(np.sum(bits * last, dtype=np.uint32))
+    return total % 2**32
 
 
 def said(**items) -> dict[str, int]:
@@ -214,7 +237,7 @@ def said(**items) -> dict[str, int]:
 
 
 @jax.jit
-def _sums(tree):
+def _sums(leaves):
     def one(leaf):
         width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
         bits = jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
@@ -222,7 +245,7 @@ def _sums(tree):
         place = [jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, d) * p for d, p in zip(range(leaf.ndim), PRIMES)]
         return jnp.sum(bits * (2 * sum(place, jnp.uint32(0)) + 1), dtype=jnp.uint32)
 
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): one(a) for p, a in jax.tree.leaves_with_path(tree)}
+    return {name: one(leaf) for name, leaf in leaves.items()}
 
 
 PRIMES = (1_000_003, 998_244_353, 104_729, 7_919, 31, 1)
