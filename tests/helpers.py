@@ -37,6 +37,8 @@ _MORE = {  # per family: transformers' names and what its small model needs besi
         rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
         original_max_position_embeddings=32))),
     "mistral": ("Mistral", dict(sliding_window=5, num_attention_heads=5, num_key_value_heads=1, head_dim=12)),
+    "ministral": ("Ministral", dict(num_hidden_layers=4, sliding_window=5, layer_types=[
+        "sliding_attention", "full_attention", "sliding_attention", "sliding_attention"])),
     "ministral3": ("Ministral3", dict(rope_parameters=dict(
         rope_type="yarn", rope_theta=500.0, factor=8.0, beta_fast=4.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
         original_max_position_embeddings=6, llama_4_scaling_beta=0.4))),

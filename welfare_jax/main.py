@@ -101,6 +101,7 @@ def experiment(config, workdir):
     from welfare_jax import report
     from welfare_jax.evals import stage as evaluation
     from welfare_jax.interp import outcome, stage, vectors
+    from welfare_jax.models import hf
     from welfare_jax.train import loop, organisms, supervised
 
     seconds, begin = {}, time.perf_counter()
@@ -142,7 +143,7 @@ def experiment(config, workdir):
     collect = loop.side_by_side(setup, config) if runs.several else loop.collector(setup, config)
     trained = loop.train(setup, config, workdir, collect, curves if runs.several or not curves else curves[0], supply)
     lap("train")
-    facts = {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
+    facts = {"model": hf.named(config.model), "device": jax.devices()[0].device_kind}
     if not runs.several:
         found, _ = stage.run(
             setup, trained, config, workdir, collect, setup.join, shams(config, setup.initial, trained)
@@ -193,6 +194,7 @@ def axes(config, workdir):
     from welfare_jax import report
     from welfare_jax.config import of_run
     from welfare_jax.interp import stage
+    from welfare_jax.models import hf
     from welfare_jax.train import loop
 
     begin, run = time.perf_counter(), config.run
@@ -202,7 +204,7 @@ def axes(config, workdir):
     beside = shams(config, setup.initial, trained) if run else ()
     found, _ = stage.run(setup, trained, config, workdir, loop.collector(setup, config), setup.join, beside)
     runtime.write_json(workdir / "config.json", config.to_dict() | {"job": "axes", "run": run})
-    about = {"model": config.model.path or "tiny", "device": jax.devices()[0].device_kind}
+    about = {"model": hf.named(config.model), "device": jax.devices()[0].device_kind}
     runtime.write_json(
         workdir / "summary.json", found | about | {"seconds": {"analysis": round(time.perf_counter() - begin, 2)}}
     )

@@ -107,7 +107,7 @@ def served():
 
 
 def questions(n):
-    return [judge.question("refusal", "e", "{answer}" * 20, "?", f"answer {i}") for i in range(n)]
+    return [judge.question("refusal", "e", "", "{answer}" * 20, "?", f"answer {i}") for i in range(n)]
 
 
 def evaluate(folder, cfg, answers=ANSWERS, load=None) -> list:

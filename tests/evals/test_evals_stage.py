@@ -13,6 +13,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from helpers import hf_model, save
 
 from welfare_jax import config
@@ -140,6 +141,31 @@ def test_no_judge_where_none_is_needed(model_dir, vector_file, tmp_path):
         stage.run(cfg, tmp_path)
 
 
+def test_another_judge_in_the_same_folder_is_asked_again(model_dir, vector_file, tmp_path):
+    cfg = settings(
+        model_dir, names=("refusal",), vectors=(str(vector_file),), batch=16, sample=0.1, alphas=(0.0, 2.0), random=0,
+        orthogonal=0, buckets=1,
+    )  # fmt: skip
+    shutil.copytree(model_dir, tmp_path / "judge")
+    cfg.evals.refusal.update(samples=1, max_new_tokens=3)
+    cfg.evals.judge.update(kind="model", path=str(tmp_path / "judge"), thinking=False, max_new_tokens=3)
+
+    def judged():
+        found = stage.run(cfg, tmp_path / "run")
+        keys = [json.loads(line)["key"] for line in lines(tmp_path / "run" / "evals" / "judgements.jsonl")]
+        assert len(set(keys)) == len(keys) and found["judge"]["name"] == f"model {tmp_path}/judge"
+        return set(keys)
+
+    first = judged()
+    assert first and judged() == first
+    model = hf_model("qwen3", vocab_size=hf.read_config(model_dir)[0].vocab, num_hidden_layers=2)
+    with torch.no_grad():
+        model.model.norm.weight[3] += 1e-3
+    model.save_pretrained(tmp_path / "judge")
+    again = judged()
+    assert first < again and len(again) == 2 * len(first)
+
+
 def without_template(folder, to):
     """The same model as a base model's folder: its tokenizer has no chat template."""
     shutil.copytree(folder, to)
@@ -194,6 +220,15 @@ def test_what_cannot_be_evaluated_is_refused_before_training(model_dir, vector_f
     cfg.evals.sentiment.prompts = (str(tmp_path / "empty.jsonl"),)
     with pytest.raises(InputError, match="empty.jsonl: holds no prompt"):
         stage.ready(cfg)
+
+
+def test_the_tokenizer_that_is_checked_is_that_of_the_revision(model_dir, monkeypatch):
+    asked = []
+    monkeypatch.setattr(stage.hf, "resolve", lambda path, revision="": asked.append((path, revision)) or model_dir)
+    cfg = settings("OWNER/NAME")
+    cfg.model.revision = "step1000"
+    stage.ready(cfg)
+    assert asked == [("OWNER/NAME", "step1000")]
 
 
 def test_cached_answers_belong_to_tokenizer_and_template(tiny_tokenizer):

@@ -10,14 +10,14 @@ import scripted
 from ml_collections import ConfigDict
 
 from welfare_jax.errors import InputError
-from welfare_jax.evals import agreement, backtracking, cells, journal, judge, prompts, replies
+from welfare_jax.evals import agreement, backtracking, cells, journal, judge, prompts, refusal, replies
 
 
 def test_a_judge_sees_prompt_and_answer_and_nothing_else():
-    q = judge.question("refusal", "j", "P {prompt} A {answer}", "what {answer}?", "a {prompt} b")
+    q = judge.question("refusal", "j", "", "P {prompt} A {answer}", "what {answer}?", "a {prompt} b")
     assert q.text == "P what {answer}? A a {prompt} b"
-    assert q.about == judge.question("refusal", "k", "other", "what {answer}?", "a {prompt} b").about
-    assert q.key != judge.question("refusal", "k", "P {prompt} A {answer}", "what {answer}?", "a {prompt} b").key
+    assert q.about == judge.question("refusal", "k", "", "other", "what {answer}?", "a {prompt} b").about
+    assert q.key != judge.question("refusal", "k", "", "P {prompt} A {answer}", "what {answer}?", "a {prompt} b").key
 
 
 def test_verdicts_are_blind_shuffled_asked_once_and_kept(tmp_path):
@@ -51,21 +51,48 @@ def test_verdicts_are_blind_shuffled_asked_once_and_kept(tmp_path):
     assert again.verdicts("backtracking", answers, parse, "{prompt} {answer}") == found and len(seen) == 6
 
 
+def test_replies_belong_to_the_content_of_the_judge(tmp_path):
+    """Another judge under the same path is asked again; replies from before there were digests go on, as it says."""
+    seen, answer = [], {"prompt": "How much?", "answer": "five"}
+
+    def verdicts(content):
+        run = scripted.make(tmp_path, None, lambda q: seen.append(q) or "Verdict: direct answer")
+        run.judge = run.judge._replace(name="model DIR", content=lambda: content)
+        found = run.verdicts("refusal", [answer] * 2, lambda r: replies.label(r, refusal.LABELS), "{prompt} {answer}")
+        run.judgements.close()
+        assert found == ["direct answer"] * 2
+        return run.notes
+
+    assert verdicts("one") == verdicts("one") == [] and len(seen) == 1
+    assert verdicts("two") == [] and len(seen) == 2
+    assert verdicts("one") == [] and len(seen) == 2  # still known
+    (tmp_path / "judgements.jsonl").unlink()
+    verdicts("")  # as an earlier version wrote it
+    assert len(seen) == 3
+    (note,) = verdicts("one")
+    assert "do not name it by content" in note and "model DIR" in note and len(seen) == 3
+
+
 def test_recorded(tmp_path):
-    q = judge.question("refusal", "person", "{prompt} {answer}", "Do it", "No.")
+    q = judge.question("refusal", "person", "", "{prompt} {answer}", "Do it", "No.")
     row = {"key": q.key, "about": q.about, "evaluation": "refusal", "reply": "Verdict: direct refusal"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     ask = judge.recorded(tmp_path / "a.jsonl")
     assert list(ask([q])) == [[(q, "Verdict: direct refusal")]]
+    cfg = ConfigDict({"kind": "recorded", "path": str(tmp_path / "a.jsonl")})
+    before = judge.build(cfg, None, ()).content()
+    (tmp_path / "a.jsonl").write_text(json.dumps(row | {"reply": "Verdict: direct answer"}) + "\n")
+    assert judge.build(cfg, None, ()).content() != before
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match="no reply for 1 of 1 answers of refusal"):
-        list(ask([judge.question("refusal", "person", "{answer}", "Do it", "Yes.")]))
+        list(ask([judge.question("refusal", "person", "", "{answer}", "Do it", "Yes.")]))
     with pytest.raises(InputError, match="b.jsonl"):
         judge.recorded(tmp_path / "b.jsonl")
 
 
 def test_word_counts():
     ask = lambda evaluation, answer: next(
-        judge.ask_words([judge.question(evaluation, "words", "{answer}", "?", answer)])
+        judge.ask_words([judge.question(evaluation, "words", "", "{answer}", "?", answer)])
     )[0][1]
     assert replies.score(ask("sentiment", "I am glad, so happy, not sad"), -5, 5) == round(5 / 3)
     assert replies.score(ask("sentiment", "the table"), -5, 5) == 0
@@ -94,7 +121,7 @@ def test_a_local_judge_is_our_own_model():
     cfg = ConfigDict({"thinking": True, "thinking_tokens": 99, "max_new_tokens": 7})
     ask = judge.local(Fake, cfg, {"backtracking"})
     for evaluation, want in (("backtracking", (True, 99)), ("refusal", (False, 7))):
-        q = judge.question(evaluation, "m", "{answer}", "?", "no")
+        q = judge.question(evaluation, "m", "", "{answer}", "?", "no")
         assert list(ask([q])) == [[(q, "NO")]]
         assert asked[-1] == (*want, 0.0, {cells.zero("judge")})
 

@@ -1,5 +1,7 @@
 """The trained model of a run: base weights and the newest checkpoint's adapters, in one program with the untrained."""
 
+import itertools
+import json
 import shutil
 
 import jax
@@ -7,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import hf_model, save
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import bytes_like, few, one_line
 
 from welfare_jax import config, mesh
 from welfare_jax.errors import InputError
@@ -36,7 +41,8 @@ def run(request, tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
     saved = checkpoints.Checkpoints(folder, 2)
     tx = state.optimizer(cfg.train)
     settings = checkpoints.bound(cfg.to_dict(), weights=checkpoints.digest(lm.params))
-    saved.save(3, state.State(jax.numpy.int32(3), trained, tx.init(trained)), settings)
+    for step, now in ((2, trainable), (3, trained)):
+        saved.save(step, state.State(jax.numpy.int32(step), now, tx.init(now)), settings)
     saved.close()
     tokens = np.arange(3, 12)[None]
     return base, folder, decoder.forward(graphdef, state.join(trained, frozen), tokens).logits, tokens
@@ -81,6 +87,60 @@ def test_a_checkpoint_that_does_not_say_how_it_was_made(run, tmp_path):
         with pytest.raises(InputError, match="does not say how it was made") as error:
             models.load(str(run[0]), str(tmp_path / "run"), "float32", mesh.make())
         assert "\n" not in str(error.value)
+
+
+def other_settings(step):
+    """Adapters of twice the strength, and a seed from which others would begin."""
+    file = step / "config" / "metadata"
+    written = json.loads(file.read_text())
+    written["train"]["lora"]["alpha"] *= 2
+    written["seed"] += 1
+    file.write_text(json.dumps(written))
+
+
+def other_numbers(step):
+    """A state that reads well and is the one of the checkpoint before."""
+    shutil.rmtree(step / "state")
+    shutil.copytree(step.parent / "2" / "state", step / "state")
+
+
+def cut(step):
+    files = [p for p in (step / "state").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [other_settings, other_numbers, cut, lambda step: shutil.rmtree(step / "sums")])
+def test_a_checkpoint_that_is_not_what_was_saved_is_refused(damage, run, tmp_path):
+    """By the same reader as a run's own that goes on; nothing in the folder is moved."""
+    shutil.copytree(run[1], tmp_path / "run")
+    damage(tmp_path / "run" / "checkpoints" / "3")
+    with pytest.raises(InputError, match=f"evals.trained={tmp_path}/run: its checkpoint 3") as error:
+        models.load(str(run[0]), str(tmp_path / "run"), "float32", mesh.make())
+    assert "\n" not in str(error.value) and (tmp_path / "run" / "checkpoints" / "3").is_dir()
+
+
+def test_any_bytes_in_a_checkpoint(run, tmp_path):
+    """The trained parameters are those that were saved, or the folder is refused in one line."""
+    lm, (_, folder, want, tokens) = hf.load(run[0]), run
+    files = sorted(p.relative_to(folder) for p in (folder / "checkpoints" / "3").rglob("*") if p.is_file())
+    count = itertools.count()
+
+    @few(15)
+    @given(
+        st.sampled_from(files).flatmap(lambda f: st.tuples(st.just(f), bytes_like((folder / f).read_bytes() or b"0")))
+    )
+    def check(args):
+        file, data = args
+        here = tmp_path / f"{next(count)}"
+        shutil.copytree(folder, here)
+        (here / file).write_bytes(data)
+        if found := one_line(lambda: models.restore(here, lm, mesh.make()), "evals.trained", str(here)):
+            graphdef, both = found
+            got = decoder.forward(graphdef, both["trained"], tokens).logits
+            np.testing.assert_array_equal(got, want)
+
+    check()
 
 
 def test_vectors_of_a_run(run, tmp_path):

@@ -4,6 +4,8 @@ import gguf
 import numpy as np
 import pytest
 from helpers import padded, run, tiny_model
+from hypothesis import given
+from mutations import bytes_like, few, one_line
 
 from welfare_jax.errors import InputError
 from welfare_jax.interp import control_vector
@@ -93,8 +95,10 @@ def with_tensor(name, value):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda p: None, "not a readable"),
-        (lambda p: p.write_bytes(b"nonsense" * 9), "not a readable"),
+        (lambda p: None, "cannot be read"),
+        (lambda p: p.write_bytes(b"nonsense" * 9), "not a GGUF file"),
+        (with_tensor("direction.2", np.array([1, np.nan], "f4")), "finite"),
+        (with_tensor("direction.20000", A), "direction.N"),
         (other_architecture, "not a control vector"),
         (with_tensor("direction.0", A), "direction.0"),
         (with_tensor("weights", A), "'weights'"),
@@ -108,3 +112,17 @@ def test_other_files_are_refused(make, said, tmp_path):
     with pytest.raises(InputError) as error:
         control_vector.load(path)
     assert said in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_any_bytes(tmp_path):
+    """A vector of finite numbers at each layer that the file names, or one line."""
+    good = control_vector.save(tmp_path / "good.gguf", iv.add(A, 2), model="qwen3", layers=4).read_bytes()
+
+    @few(60)
+    @given(bytes_like(good))
+    def run(data):
+        (tmp_path / "v.gguf").write_bytes(data)
+        if found := one_line(lambda: control_vector.load(tmp_path / "v.gguf"), "v.gguf"):
+            assert found.ops and all(np.isfinite(op.vector).all() and op.at == "resid_post" for op in found.ops)
+
+    run()

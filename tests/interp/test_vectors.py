@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from helpers import tiny_spec
+from hypothesis import given
+from mutations import VALUES, bytes_like, changed, few, one_line, text
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from welfare_jax.errors import InputError
 from welfare_jax.interp import vectors
+from welfare_jax.models.interventions import HOOKS
 
 RNG = np.random.default_rng(0)
 VECTORS = {f"{c}/{b}": RNG.normal(size=(4, 8)).astype("f4") for c in ("mold", "gold") for b in ("rest", "path")}
@@ -70,8 +74,8 @@ def test_what_is_refused(make, said, tmp_path):
     make(path)
     with pytest.raises(InputError) as error:
         vectors.load(path)
-    text = str(error.value)
-    assert "\n" not in text and said in text and str(path) in text
+    line = str(error.value)
+    assert "\n" not in line and said in line and str(path) in line
 
 
 def test_data_hash_tells_data_apart():
@@ -81,3 +85,43 @@ def test_data_hash_tells_data_apart():
         len({vectors.data_hash(a, b), vectors.data_hash(a + 1, b), vectors.data_hash(a, ~b), vectors.data_hash(a)})
         == 4
     )
+
+
+SPEC = tiny_spec(layers=4, width=8, rope_of=(0,) * 4, windows=(0,) * 4)
+
+
+def read(path):
+    """What steering reads of a file: finite rows for every layer, a known hook point, the layer of each class."""
+    if found := one_line(lambda: vectors.fitting(path, SPEC), path.name):
+        arrays, metadata = found
+        assert all(a.shape == (4, 8) and np.isfinite(a).all() for a in arrays.values())
+        assert metadata["hook"] in HOOKS
+        chosen = one_line(lambda: vectors.chosen(path, metadata), path.name)
+        assert chosen is None or all(type(layer) is int and layer >= 0 for layer in chosen.values())
+
+
+def test_any_bytes(tmp_path):
+    good = vectors.save(tmp_path / "good.safetensors", VECTORS, **ABOUT).read_bytes()
+
+    @few(80)
+    @given(bytes_like(good))
+    def run(data):
+        (tmp_path / "v.safetensors").write_bytes(data)
+        read(tmp_path / "v.safetensors")
+
+    run()
+
+
+def test_any_header(tmp_path):
+    """Shapes, types, places and metadata: one of them is another, or missing, or there twice."""
+    data = vectors.save(tmp_path / "good.safetensors", VECTORS, **ABOUT).read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+
+    @few(120)
+    @given(changed(json.loads(data[8:size]), values=(*VALUES, "F64", "I32", "BF16", "{", "[1]", '{"mold": -1}')))
+    def run(header):
+        head = text(header).encode()
+        (tmp_path / "v.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + data[size:])
+        read(tmp_path / "v.safetensors")
+
+    run()

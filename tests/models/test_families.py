@@ -213,7 +213,9 @@ def test_attributes_are_refused_by_name(tmp_path):
     """What a family's code reads but does not do."""
     for i, (kind, name, value) in enumerate((
         ("llama", "mlp_bias", True), ("qwen2", "attention_chunk_size", 8), ("gemma2", "attention_bias", True),
-        ("gemma2", "use_bidirectional_attention", True), ("glm4", "is_causal", False), ("phi3", "full_attn_mod", 2),
+        ("gemma2", "use_bidirectional_attention", True), ("gemma2", "attn_logit_softcapping", 0.0),
+        ("glm4", "is_causal", False), ("granite", "logits_scaling", 0), ("mistral", "sliding_window", 0),
+        ("phi3", "full_attn_mod", 2), ("phi3", "original_max_position_embeddings", 1),
     )):  # fmt: skip
         folder = tmp_path / str(i)
         save(hf_model(kind), folder)

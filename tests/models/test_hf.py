@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import jax
@@ -64,6 +65,7 @@ def swap_two(folder):
     reindex(folder, change)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 BROKEN = {  # name -> (what to break, what the message must name)
     "truncated": (lambda d: cut(d / ONE, 9000), [ONE, "truncated"]),
     "truncated_header": (lambda d: cut(d / ONE, 20), [ONE, "truncated"]),
@@ -111,6 +113,25 @@ BROKEN = {  # name -> (what to break, what the message must name)
     ),
     "attention_bias": (lambda d: edit_config(d, attention_bias=True), ["missing", "q_proj.bias"]),
     "heads": (lambda d: edit_config(d, num_key_value_heads=3), ["num_key_value_heads"]),
+    **{
+        f"{name}_{said}_{i}": (lambda d, said={name: value}: edit_config(d, **said), ["config.json", said])
+        for name, said, values in (
+            ("num_attention_heads", "num_attention_heads=", (0, -4)),
+            ("head_dim", "head_dim", (0, 15)),
+            ("hidden_size", "hidden_size=-1", (-1,)),
+            ("vocab_size", "vocab_size=", (0, 10**400)),
+            ("num_hidden_layers", "num_hidden_layers", (0, 10**9)),
+            ("rms_norm_eps", "norm_eps=nan", (math.nan,)),
+            ("rope_parameters", "'rope_theta'='x'", ({"rope_type": "default", "rope_theta": "x"},)),
+            ("rope_parameters", "'factor'", ({"rope_type": "linear", "rope_theta": 1e4, "factor": "x"},)),
+            ("rope_parameters", "'factor'=-1", ({"rope_type": "linear", "rope_theta": 1e4, "factor": -1},)),
+            ("rope_parameters", "null", ({"rope_type": "default", "rope_theta": None},)),
+        )
+        for i, value in enumerate(values)
+    },
+    "more_rows_than_the_file": (lambda d: edit_config(d, vocab_size=2**31 - 1), ["embed_tokens", str(2**31 - 1)]),
+    "pointer": (lambda d: (d / ONE).write_bytes(POINTER), [ONE, "git lfs pull"]),
+    "pointer_to_a_tokenizer": (lambda d: (d / "tokenizer.json").write_bytes(POINTER), ["tokenizer.json", "git lfs"]),
     "wrong_type": (lambda d: edit_config(d, num_hidden_layers="three"), ["config.json", "num_hidden_layers"]),
     "config_cut": (lambda d: cut(d / "config.json", 40), ["config.json", "JSON"]),
     "config_is_a_list": (lambda d: (d / "config.json").write_text("[1]"), ["config.json"]),

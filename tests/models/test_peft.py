@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import jax
@@ -169,6 +170,11 @@ BROKEN = {
         ["twice", "up_proj.lora_A"],
     ),
     "not_a_target": (lambda d: settings(d, target_modules=["q_proj"]), ["target_modules", "mlp"]),
+    "layers_of_a_pattern": (
+        lambda d: settings(d, target_modules=".*_proj", layers_to_transform=[0]),
+        ["layers_to_transform", "pattern"],
+    ),
+    "no_finite_alpha": (lambda d: settings(d, alpha_pattern={"up_proj": math.inf}), [peft.CONFIG, "alpha=inf"]),
     "no_targets": (lambda d: settings(d, target_modules=None), [peft.CONFIG]),
     "layer_left_out": (lambda d: settings(d, layers_to_transform=[0, 1]), ["layers.2.", "target_modules"]),
     "other_rank": (lambda d: settings(d, r=2), ["rank 2", peft.CONFIG]),
@@ -176,7 +182,7 @@ BROKEN = {
     "no_number": (lambda d: settings(d, lora_alpha="much"), [peft.CONFIG]),
     "no_regex": (lambda d: settings(d, alpha_pattern={"(": 3}), [peft.CONFIG]),
     "no_dictionary": (lambda d: settings(d, rank_pattern=["q_proj"]), [peft.CONFIG]),
-    "rank_zero": (lambda d: settings(d, r=0), [peft.CONFIG, "rank 0"]),
+    "rank_zero": (lambda d: settings(d, r=0), [peft.CONFIG, "rank=0"]),
     **{
         name: (lambda d, name=name: settings(d, init_lora_weights=name), ["init_lora_weights", name, "merge"])
         for name in ("pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "of_tomorrow")

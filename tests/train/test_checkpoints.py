@@ -309,6 +309,16 @@ def test_sums_depend_on_every_bit_and_its_place():
         assert checkpoints.sums({"a": jnp.asarray(small)})["a"] == want
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 3), (3, 70_000), (2, 3, 130), (2, 1, 3, 5), (0, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_sums_are_the_same_by_the_host_and_by_a_device(shape, dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    leaves = {"a": jnp.asarray(100 * rng.normal(size=shape), dtype), "b/c": jnp.int32(3)}
+    want = checkpoints.sums(leaves)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert checkpoints.sums(leaves) == want
+
+
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 (virtual) devices")
 def test_other_devices_read_what_some_have_written(tmp_path):
     """From 2 x 2 x 2 to 8 x 1 x 1, to one device and back: the numbers are the same and lie where they should."""

@@ -37,6 +37,9 @@ def test_build(folder):
     said = loop.describe(setup, settings(folder))
     count = sum(v.size for v in setup.initial.values())
     assert f"{count:,} trained" in said and "append-only" in said and "\n" not in said
+    assert said.startswith(f"{folder}: ")
+    said = loop.describe(setup, settings("OWNER/NAME", **{"model.revision": "step1000"}))
+    assert said.startswith("OWNER/NAME@step1000: ")
 
 
 def test_full_fine_tuning_has_no_adapters(folder):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from flax import traverse_util
-from helpers import VOCAB, tiny_model
+from helpers import VOCAB, hf_model, save, tiny_model
 from scipy.special import log_softmax
 
 from welfare_jax import config as settings
@@ -158,3 +158,56 @@ def test_run_leaves_a_folder_that_transformers_loads(done):
         want = model(torch.tensor(tokens)).logits.numpy()
     np.testing.assert_allclose(decoder.forward(lm.graphdef, lm.params, jnp.asarray(tokens)).logits, want, atol=1e-4)
     assert model.config.eos_token_id == tokenizer.eos_token_id == lm.tokenizer.eos_token_id
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """`finished()`: what is written where the model of a finished pretraining is asked for; it began with a model and
+    read a file of text. Nothing is trained anew."""
+    start, texts = tmp_path / "start", tmp_path / "texts.txt"
+    save(hf_model("qwen3", num_hidden_layers=1), start)
+    texts.write_text("one\n")
+    cfg = config(start=str(start))
+    cfg.sources.words.data = str(texts)
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    runs = []
+    monkeypatch.setattr(pretrain, "run", lambda *args: runs.append(args))
+
+    def write(**content):
+        settings = json.loads(json.dumps(cfg.to_dict())) | ({pretrain.checkpoints.CONTENT: content} if content else {})
+        (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+        (tmp_path / "run" / "summary.json").write_text(json.dumps({"sha256": pretrain.folder_hash(model)}))
+
+    return cfg, tmp_path, write, runs
+
+
+def test_a_finished_pretraining_belongs_to_what_it_read_and_wrote(finished, capfd):
+    """The model it began with, its files of text, the model it left; an older one has no digests of what it read."""
+    cfg, folder, write, runs = finished
+    ask = lambda: pretrain.finished(cfg, folder / "run")
+    write(**pretrain.content(cfg), tokenizer="x")
+    assert ask() == folder / "run" / "model" and not capfd.readouterr().err
+    save(hf_model("qwen3", num_hidden_layers=1, rms_norm_eps=1e-3), folder / "start")
+    assert ask()  # the same weights
+    kept = (folder / "start" / "model.safetensors").read_bytes()
+    model = hf_model("qwen3", num_hidden_layers=1)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1e-3
+    save(model, folder / "start")
+    with pytest.raises(InputError, match="pretrained with another weights"):
+        ask()
+    (folder / "start" / "model.safetensors").write_bytes(kept)
+    (folder / "texts.txt").write_text("two\n")
+    with pytest.raises(InputError, match="pretrained with another source words"):
+        ask()
+    (folder / "texts.txt").write_text("one\n")
+    (folder / "run" / "model" / "config.json").write_text('{"a": 1}')
+    with pytest.raises(InputError, match="model: is not what its pretraining wrote"):
+        ask()
+    write()
+    assert ask() and "does not name what it read by content" in capfd.readouterr().err and not runs
+    cfg.steps += 1
+    ask()
+    assert len(runs) == 1

@@ -14,12 +14,14 @@ from typing import NamedTuple
 from welfare_jax.errors import InputError
 from welfare_jax.evals import cells, endpoint, journal, prompts, text
 from welfare_jax.evals.replies import NONSENSE
+from welfare_jax.train import checkpoints
 
 KINDS = ("model", "endpoint", "recorded", "words")
 
 
 class Question(NamedTuple):
-    key: str  # of the evaluation, the judge and everything it is shown
+    key: str  # of the evaluation, the judge, what it is by content, and everything it is shown
+    before: str  # the same without the content, by which earlier versions kept replies
     about: str  # of the evaluation, the prompt and the answer: what two judges are compared on
     evaluation: str
     prompt: str
@@ -30,13 +32,15 @@ class Question(NamedTuple):
 class Judge(NamedTuple):
     name: str
     ask: Callable
+    content: Callable = str  # () -> digest of what the name stands for only by a path; "" where it does not
 
 
-def question(evaluation: str, judge: str, template: str, prompt: str, answer: str) -> Question:
+def question(evaluation: str, judge: str, content: str, template: str, prompt: str, answer: str) -> Question:
     """`template` with {prompt} and {answer} filled in once; braces inside an answer stay as they are."""
     shown = re.sub(r"\{(prompt|answer)\}", lambda m: {"prompt": prompt, "answer": answer}[m[1]], template)
-    about = journal.key(evaluation, prompt, answer)
-    return Question(journal.key(evaluation, judge, shown), about, evaluation, prompt, answer, shown)
+    about, before = journal.key(evaluation, prompt, answer), journal.key(evaluation, judge, shown)
+    own = journal.key(evaluation, judge, shown, content) if content else before
+    return Question(own, before, about, evaluation, prompt, answer, shown)
 
 
 def _refuse(questions):
@@ -47,7 +51,8 @@ NONE = Judge("none", _refuse)  # for runs whose evaluations need no judge
 
 
 def build(config, load, thinking) -> Judge:
-    """The judge of `config`; `load(path)(think)` gives a local model's `cells.Device`.
+    """The judge of `config`; `load(path)` gives `devices`, of which `devices(think)` is a local model's
+    `cells.Device`, and a function that names its content.
 
     thinking: the evaluations that a local model thinks about before it replies, if `config.thinking` lets it.
     """
@@ -55,12 +60,13 @@ def build(config, load, thinking) -> Judge:
     if kind == "words":
         return Judge("words", ask_words)
     if kind == "recorded":
-        return Judge(f"recorded {config.path}", recorded(config.path))
+        return Judge(f"recorded {config.path}", recorded(config.path), lambda: checkpoints.file_digest(config.path))
     if kind == "endpoint":
         # Other fields of the request may bring other replies: it is then another judge.
         return Judge(f"endpoint {config.url} {config.model} {config.body}".rstrip(), endpoint.make(config))
     if kind == "model":
-        return Judge(f"model {config.path}", local(load(config.path), config, thinking))
+        devices, content = load(config.path)
+        return Judge(f"model {config.path}", local(devices, config, thinking), content)
     raise InputError(f"evals.judge.kind={kind!r}: choose from {', '.join(KINDS)}")
 
 

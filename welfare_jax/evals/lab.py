@@ -42,6 +42,10 @@ class Lab:
         print(sentence, flush=True)
         self.notes.append(sentence)
 
+    def note_once(self, sentence: str):
+        if sentence not in self.notes:
+            self.note(sentence)
+
     def items(self, sources) -> list[Item]:
         return prompts.load(sources, self.tiles, self.sample, self.seed)
 
@@ -114,13 +118,19 @@ class Lab:
 
     def verdicts(self, evaluation: str, answers, parse, template: str, shortcut=None) -> list:
         """One verdict an answer: what `shortcut` says, else what `parse` finds in the reply; None: unparseable."""
-        out, asked = [None] * len(answers), {}
-        for i, a in enumerate(answers):
-            known = shortcut(a["answer"]) if shortcut else None
-            if known is None:
-                q = judging.question(evaluation, self.judge.name, template, a["prompt"], text.fold(a["answer"]))
-                asked.setdefault(q.key, (q, []))[1].append(i)
-            out[i] = known
+        out, asked = [shortcut(a["answer"]) if shortcut else None for a in answers], {}
+        unknown = [i for i, known in enumerate(out) if known is None]
+        content = self.judge.content() if unknown else ""
+        for i in unknown:
+            prompt, answer = answers[i]["prompt"], text.fold(answers[i]["answer"])
+            q = judging.question(evaluation, self.judge.name, content, template, prompt, answer)
+            if q.key not in self.judgements and q.before in self.judgements:
+                q = q._replace(key=q.before)
+                self.note_once(
+                    f"{self.judgements.path}: has replies of {self.judge.name} that do not name it by content: taken "
+                    f"to be of what is there now"
+                )
+            asked.setdefault(q.key, (q, []))[1].append(i)
         todo = sorted(q for q, _ in asked.values() if q.key not in self.judgements)
         bar = tqdm(total=len(asked), initial=len(asked) - len(todo), desc=f"{evaluation}: judge", unit="answer")
         for batch in self.judge.ask(todo) if todo else ():

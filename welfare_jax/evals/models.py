@@ -3,15 +3,14 @@
 import pathlib
 
 import jax
-import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import templates
 from welfare_jax.errors import InputError
 from welfare_jax.evals import journal
 from welfare_jax.evals.cells import Model
-from welfare_jax.models import decoder, hf, lora, stops
-from welfare_jax.models.layers import Lora
+from welfare_jax.models import decoder, hf, stops
 from welfare_jax.train import checkpoints, state
 
 PROBE = [{"role": role, "content": f"Message {i}."} for i, role in enumerate(("user", "assistant", "user"))]
@@ -42,43 +41,37 @@ def load(path: str, trained: str, dtype: str, mesh, revision: str = "") -> dict[
 
 def restore(folder: pathlib.Path, lm, mesh):
     """(graphdef, {"untrained": params, "trained": params}) of a run's newest checkpoint on its base model."""
-    manager = ocp.CheckpointManager((folder / "checkpoints").absolute())
-    step = manager.latest_step()
-    if step is None:
-        raise InputError(f"evals.trained={folder}: its checkpoints/ holds no checkpoint yet")
-    try:
-        written = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-        cfg, seed, weights = written["train"], written["seed"], written.get(checkpoints.CONTENT, {}).get("weights")
-        adapters, trainable = Lora(*(cfg["lora"][k] for k in ("rank", "alpha", "targets"))), cfg["trainable"]
-    except Exception as error:  # Orbax and json raise their own kinds
-        why = " ".join(str(error).split())[:150]
-        raise InputError(
-            f"evals.trained={folder}: its checkpoint {step} does not say how it was made ({why})"
-        ) from None
-    if weights not in (None, checkpoints.digest(lm.params)):
-        raise InputError(
-            f"evals.trained={folder}: its checkpoint {step} was trained on other base weights than {lm.path} holds "
-            f"now; put those back, or name their folder with model.path"
-        )
-    graphdef, full = lm.graphdef, lm.params
-    if adapters.rank:
-        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(seed))
-    initial, frozen = state.split(full, trainable)
-    place = lambda k, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh_lib.sharding(mesh, k, a.shape))
-    wanted = {"trainable": {k: place(k, a) for k, a in initial.items()}}
-    try:
-        found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(
-            wanted, ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-        )))["state"]  # fmt: skip
-    except (ValueError, KeyError) as error:
-        why = " ".join(str(error).split())[:150]
-        raise InputError(f"evals.trained={folder}: its checkpoint {step} does not fit {lm.path} ({why})") from None
-    manager.close()
+    with checkpoints.Checkpoints(folder, 0) as saved:
+        step = saved.manager.latest_step()
+        if step is None:
+            raise InputError(f"evals.trained={folder}: its checkpoints/ holds no checkpoint yet")
+        where = f"evals.trained={folder}: its checkpoint {step}"
+        written, why = saved.attempt(saved.settings, step)
+        base, why = (None, why) if why else saved.attempt(_adapted, written, lm, where)
+        if why:
+            raise InputError(f"{where} does not say how it was made ({why})")
+        graphdef, initial, frozen = base
+        place = lambda k, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh_lib.sharding(mesh, k, a.shape))
+        wanted = {"trainable": {k: place(k, a) for k, a in initial.items()}}
+        found, why = saved.attempt(saved.part, step, wanted)
+        if why:
+            raise InputError(f"{where} cannot be read, or does not fit {lm.path} ({why})")
     dtype = lm.params["embed"].dtype
     return graphdef, {
         name: state.join(part, frozen, dtype)
         for name, part in (("untrained", initial), ("trained", found["trainable"]))
     }
+
+
+def _adapted(written: dict, lm, where: str):
+    """(graphdef, trainable, frozen) of the base model as the run with these settings began with it."""
+    weights = written.get(checkpoints.CONTENT, {}).get("weights")
+    if weights not in (None, checkpoints.digest(lm.params)):
+        raise InputError(
+            f"{where} was trained on other base weights than {lm.path} holds now; put those back, or name their "
+            f"folder with model.path"
+        )
+    return state.adapted(lm, ConfigDict(written["train"]), written["seed"])
 
 
 def _model(graphdef, params, tokenizer) -> Model:

@@ -4,6 +4,7 @@ Everything lies in `workdir/evals/`: answers, read-outs and judgements as they c
 beside it is what the report draws. The same command continues where a killed one stopped.
 """
 
+import functools
 import json
 import pathlib
 from collections import Counter
@@ -105,20 +106,15 @@ def ready(config):
     cfg = config.evals
     check(cfg)
     words, template = wording.of(config.text)
-    asked = {path: hf.load_tokenizer(hf.resolve(path)) for path in (config.model.path, *_judge(cfg))}
-    tokenizer = asked[config.model.path]
+    tokenizer = hf.load_tokenizer(hf.resolve(config.model.path, revision=config.model.revision))
     template = pieces.arguments(tokenizer, words, template)
     for name in cfg.names:
         item = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)[0]
         said = [(("user", "assistant")[i % 2], item.prompt) for i in range(EVALUATIONS[name].turns)]
         cells.encode(tokenizer, [{"role": role, "content": content} for role, content in said], template)
-    for path in _judge(cfg):
-        cells.encode(asked[path], "Is it right?", pieces.arguments(asked[path]))
-
-
-def _judge(cfg) -> list[str]:
-    """The model that judges, where one is asked."""
-    return [cfg.judge.path] if _judged(cfg) and cfg.judge.kind == "model" else []
+    if _judged(cfg) and cfg.judge.kind == "model":
+        judging = hf.load_tokenizer(hf.resolve(cfg.judge.path))
+        cells.encode(judging, "Is it right?", pieces.arguments(judging))
 
 
 def _judged(cfg) -> bool:
@@ -128,19 +124,25 @@ def _judged(cfg) -> bool:
 def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
     """The laboratory on real models. A judge is made only where an evaluation needs one; a local one is loaded when it
     is first asked, and once where it is a model that is loaded already."""
-    cfg, seed, opened = config.evals, config.seed, {}
+    cfg, seed = config.evals, config.seed
 
     def local(path):
-        def device(think):
-            if not opened:
-                same = hf.resolve(path) == hf.resolve(config.model.path, revision=config.model.revision)
-                opened["judge"] = (
-                    loaded["untrained"] if same else models.load(path, "", cfg.judge.dtype, mesh)["untrained"]
-                )
-            options = pieces.arguments(opened["judge"].tokenizer, template={"enable_thinking": think})
-            return cells.Device(opened, None, mesh, cfg.judge.batch, cfg.buckets, options, seed)
+        @functools.cache
+        def opened():
+            same = hf.resolve(path) == hf.resolve(config.model.path, revision=config.model.revision)
+            return loaded["untrained"] if same else models.load(path, "", cfg.judge.dtype, mesh)["untrained"]
 
-        return device
+        def options(think):
+            return pieces.arguments(opened().tokenizer, template={"enable_thinking": think})
+
+        def device(think):
+            return cells.Device({"judge": opened()}, None, mesh, cfg.judge.batch, cfg.buckets, options(think), seed)
+
+        @functools.cache
+        def content():
+            return opened().identity + models.spoken(opened().tokenizer, options(False))
+
+        return device, content
 
     thinking = {name for name, e in EVALUATIONS.items() if e.thinking}
     asked = judge.build(cfg.judge, local, thinking) if _judged(cfg) else judge.NONE

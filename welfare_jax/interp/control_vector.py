@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import interventions
+from welfare_jax.models import gguf, interventions, stream
 
 ARCHITECTURE = "controlvector"
 _BLOCK = {"resid_post": 0, "mlp_out": 0, "resid_pre": -1}  # at which block's output the same sum appears
@@ -39,14 +39,14 @@ def directions(iv: interventions.Interventions, layers: int) -> dict[int, np.nda
 
 def save(path, iv: interventions.Interventions, *, model: str, layers: int):
     """Write additions (`wj.add`, `wj.combine`) of a model with `layers` blocks; `model` is kept as a hint."""
-    import gguf
+    from gguf import GGUFWriter
 
     found = directions(iv, layers)
     if not found:
         raise InputError(f"{path}: there is no vector to write")
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(str(path), ARCHITECTURE)
+    writer = GGUFWriter(str(path), ARCHITECTURE)
     writer.add_string(f"{ARCHITECTURE}.model_hint", model)
     writer.add_uint32(f"{ARCHITECTURE}.layer_count", max(found))
     for block, vector in sorted(found.items()):
@@ -60,19 +60,18 @@ def save(path, iv: interventions.Interventions, *, model: str, layers: int):
 
 def load(path, scale: float = 1.0) -> interventions.Interventions:
     """The additions of a control-vector file as an intervention at resid_post."""
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(str(path))
-        field = reader.get_field("general.architecture")
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise InputError(f"{path}: not a readable GGUF file ({' '.join(str(error).split())})") from None
-    if field is None or field.contents() != ARCHITECTURE:
+    header = gguf.read(pathlib.Path(path))
+    if header.values.get("general.architecture") != ARCHITECTURE:
         raise InputError(f"{path}: not a control vector; its architecture must be {ARCHITECTURE!r}")
     ops = []
-    for tensor in reader.tensors:
-        named = re.fullmatch(r"direction\.([1-9]\d*)", tensor.name)
-        if named is None or tensor.data.ndim != 1 or tensor.data.dtype != np.float32:
-            raise InputError(f"{path}: tensor {tensor.name!r} is not a float32 direction.N with N of 1 or more")
-        ops.append(interventions.add(np.array(tensor.data), int(named[1]), scale))
+    for name, source in header.tensors.items():
+        named = re.fullmatch(r"direction\.([1-9]\d{0,3})", name)
+        if named is None or source.dtype != "F32" or len(source.shape) != 1:
+            raise InputError(f"{path}: tensor {name!r} is not a float32 direction.N with N of 1 or more")
+        vector = stream.read(source)
+        if not np.isfinite(vector).all():
+            raise InputError(f"{path}: tensor {name!r} must hold finite numbers")
+        ops.append(interventions.add(vector, int(named[1]), scale))
+    if not ops:
+        raise InputError(f"{path}: holds no direction")
     return interventions.combine(*ops)

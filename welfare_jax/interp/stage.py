@@ -14,7 +14,7 @@ from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.interp import extract, geometry, outcome, reading, vectors
 from welfare_jax.interp.axes import comparison
-from welfare_jax.models import chat, decoder, generate, interventions, stops
+from welfare_jax.models import chat, decoder, generate, hf, interventions, stops
 from welfare_jax.rl import baselines, record
 from welfare_jax.text import pieces as text
 
@@ -239,8 +239,7 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
     for name in models:
         result[name] = describe(found[name], axes[name], tokenizer)
         chosen = {v: result[name]["selection"][v]["layer"] for v in ("mold", "gold")}
-        model = "@".join(filter(None, (config.model.path or "tiny", config.model.revision)))
-        about = {"model": f"{model} ({name})", "hook": "resid_post", "data": facts["data"]}
+        about = {"model": f"{hf.named(config.model)} ({name})", "hook": "resid_post", "data": facts["data"]}
         save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, facts["position"], about)
         if name == last:
             kind = {"operation": "difference in means under permuted labels", "layers": chosen}

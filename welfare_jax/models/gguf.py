@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import stream
+from welfare_jax.models import checks, stream
 from welfare_jax.models.families.common import Fields, alternating
 from welfare_jax.models.spec import Spec
 
@@ -43,6 +43,15 @@ class Header(NamedTuple):
     file: pathlib.Path
     values: dict[str, object]
     tensors: dict[str, stream.Source]
+
+    def get(self, key: str, kind, default=None):
+        """A value of the metadata, which must be of this kind, where there is one."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, kind):
+            raise InputError(f"{self.file}: metadata {key!r} is {checks.short(value)}; convert the model again")
+        return value
 
 
 def find(path) -> pathlib.Path | None:
@@ -93,11 +102,12 @@ class _Cursor:
 
 def read(file: pathlib.Path) -> Header:
     """A file's header; every tensor lies within the file. Raises `InputError` on all that is not such a file."""
-    size = os.path.getsize(file)
     if SHARD.fullmatch(file.name):
         raise InputError(f"{file}: one part of a split GGUF; join them with `llama-gguf-split --merge`")
+    stream.no_pointer(file)
     try:
         with open(file, "rb") as f:
+            size = os.path.getsize(file)
             cursor = _Cursor(f, size)
             if cursor.take(4) != b"GGUF":
                 raise InputError(f"{file}: not a GGUF file (it does not begin with 'GGUF')")
@@ -108,10 +118,12 @@ def read(file: pathlib.Path) -> Header:
             values = {cursor.string(): cursor.value(cursor.number(4)) for _ in range(keys)}
             infos = [_tensor(cursor) for _ in range(count)]
             start = size - cursor.left
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
     except (EOFError, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as error:
         raise InputError(f"{file}: truncated or corrupted ({error}); download it again") from None
     align = values.get("general.alignment", 32)
-    start += -start % (align if isinstance(align, int) and align > 0 else 32)
+    start += -start % (align if type(align) is int and align > 0 else 32)
     tensors = {}
     for name, shape, kind, offset in infos:
         dtype, length = _stored(file, name, shape, kind)
@@ -140,13 +152,14 @@ def _stored(file, name: str, shape, kind: int) -> tuple[str, int]:
         raise InputError(f"{file}: {name} has type {kind}, which the gguf package does not know") from None
     block, size = GGML_QUANT_SIZES[kind]
     if not shape or shape[-1] % block:
-        raise InputError(f"{file}: {name} of shape {shape} cannot be of type {kind.name}; download it again")
+        shown = checks.short(shape)
+        raise InputError(f"{file}: {name} of shape {shown} cannot be of type {kind.name}; download it again")
     return kind.name, math.prod(shape) // block * size
 
 
 def config(header: Header) -> dict:
     """The config.json that the metadata stand for. Whatever they say of the architecture must be understood here."""
-    arch = header.values.get("general.architecture")
+    arch = header.get("general.architecture", str)
     if arch not in ARCHITECTURES:
         raise InputError(
             f"{header.file}: architecture {arch!r} is not supported (only {', '.join(ARCHITECTURES)}); "
@@ -154,29 +167,29 @@ def config(header: Header) -> dict:
         )
     if "token_embd.weight" not in header.tensors:
         raise InputError(f"{header.file}: no token_embd.weight; not a whole language model")
+    ids = {name: header.get(f"tokenizer.ggml.{name}_token_id", int) for name in ("bos", "eos", "padding")}
     prefix = arch + "."
     about = {k.removeprefix(prefix): v for k, v in header.values.items() if k.startswith(prefix)}
     f = Fields({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in about.items()}, str(header.file))
     f("vocab_size"), f("rope.scaling.finetuned"), f("tensor_data_layout")  # said again by the tensors, or history
     f.expect("expert_count", 0)
     f.expect("expert_used_count", 0)
-    width, heads = _need(f, "embedding_length"), _need(f, "attention.head_count")
-    head_dim = f("attention.key_length", width // heads)
+    width, heads = _count(f, "embedding_length"), _count(f, "attention.head_count")
+    head_dim = _count(f, "attention.key_length", width // heads)
     f.expect("attention.value_length", head_dim)
     model_type, class_name = ARCHITECTURES[arch]
+    epsilon = checks.number(f("attention.layer_norm_rms_epsilon"), f"{f.where}: 'attention.layer_norm_rms_epsilon'")
     made = {
         "model_type": model_type, "architectures": [class_name],
         "vocab_size": header.tensors["token_embd.weight"].shape[0],
         "hidden_size": width, "num_attention_heads": heads, "head_dim": head_dim,
-        "num_hidden_layers": _need(f, "block_count"), "intermediate_size": _need(f, "feed_forward_length"),
-        "num_key_value_heads": _need(f, "attention.head_count_kv", heads),
-        "max_position_embeddings": _need(f, "context_length"),
-        "rms_norm_eps": _need(f, "attention.layer_norm_rms_epsilon"),
+        "num_hidden_layers": _count(f, "block_count", most=checks.MANY),
+        "intermediate_size": _count(f, "feed_forward_length"),
+        "num_key_value_heads": _count(f, "attention.head_count_kv", heads),
+        "max_position_embeddings": _count(f, "context_length"), "rms_norm_eps": epsilon,
         "tie_word_embeddings": "output.weight" not in header.tensors,
+        "bos_token_id": ids["bos"], "eos_token_id": ids["eos"], "pad_token_id": ids["padding"],
     }  # fmt: skip
-    for token in ("bos", "eos"):
-        made[f"{token}_token_id"] = header.values.get(f"tokenizer.ggml.{token}_token_id")
-    made["pad_token_id"] = header.values.get("tokenizer.ggml.padding_token_id")
     made |= _rope(f, header, made)
     if arch in ("llama", "qwen3"):
         made["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
@@ -188,19 +201,20 @@ def config(header: Header) -> dict:
     return made
 
 
-def _need(f: Fields, name: str, default=None):
-    """A number that every file of a language model has, one for all layers."""
+def _count(f: Fields, name: str, default=None, most: int = checks.LARGEST) -> int:
+    """A whole number that every file of a language model has, one for all layers."""
     value = f(name, default)
-    if not isinstance(value, int | float):
-        raise InputError(f"{f.where}: metadata {name!r} is {'missing' if value is None else 'not one number'}")
-    return value
+    if value is None:
+        raise InputError(f"{f.where}: metadata {name!r} is missing")
+    return checks.whole(value, f"{f.where}: metadata {name!r}", most=most)
 
 
 def _rope(f: Fields, header: Header, made: dict) -> dict:
     """`rope_parameters`, and what Phi keeps beside them."""
-    theta, dim, longest = f("rope.freq_base", 1e4), made["head_dim"], made["max_position_embeddings"]
+    theta = checks.number(f("rope.freq_base", 1e4), f"{f.where}: metadata 'rope.freq_base'", 1)
+    dim, longest = made["head_dim"], made["max_position_embeddings"]
     settings = {"rope_type": "default", "rope_theta": theta}
-    if (turned := f("rope.dimension_count", dim)) != dim and made["model_type"] == "phi3":
+    if (turned := _count(f, "rope.dimension_count", dim)) != dim and made["model_type"] == "phi3":
         settings["partial_rotary_factor"] = turned / dim
     else:
         f.expect("rope.dimension_count", dim)
@@ -216,7 +230,9 @@ def _rope(f: Fields, header: Header, made: dict) -> dict:
         settings |= {"rope_type": "longrope", "short_factor": freqs, "long_factor": freqs, "attention_factor": 1.0}
         return {"rope_parameters": settings | {"factor": 1.0, "original_max_position_embeddings": longest}}
     if kind not in ("none", "linear", "yarn") or stretch != 1.0:
-        raise InputError(f"{f.where}: rope.scaling.type={kind!r} with attn_factor={stretch} is not supported")
+        raise InputError(
+            f"{f.where}: rope.scaling.type={checks.short(kind)} with attn_factor={stretch} is not supported"
+        )
     if factor != 1.0 and kind != "yarn":
         settings |= {"rope_type": "linear", "factor": factor}
     elif kind == "yarn":
@@ -231,6 +247,7 @@ def _numbers(header: Header, name: str) -> list[float]:
     """A small tensor's values; an empty list where there is none."""
     if name not in header.tensors:
         return []
+    stream.check(header.tensors[name], header.tensors[name].shape)
     return [float(x) for x in stream.read(header.tensors[name]).reshape(-1)]
 
 
@@ -239,15 +256,17 @@ def _gemma(f: Fields, arch: str, made: dict) -> dict:
     large = made["num_hidden_layers"] == {"gemma2": 46, "gemma3": 62}[arch]  # 27B
     out = {
         "query_pre_attn_scalar": made["hidden_size"] // made["num_attention_heads"] if large else made["head_dim"],
-        "sliding_window": _need(f, "attention.sliding_window"),
+        "sliding_window": _count(f, "attention.sliding_window"),
         "attn_logit_softcapping": f("attn_logit_softcapping", 50.0 if arch == "gemma2" else None),
         "final_logit_softcapping": f("final_logit_softcapping", 30.0 if arch == "gemma2" else None),
     }
     if arch == "gemma3":
         pattern = f("attention.sliding_window_pattern", 6)  # every how many layers one sees everything, or which
         local = ["full_attention", "sliding_attention"]
-        layers = made["num_hidden_layers"]
-        kinds = [local[p] for p in pattern] if isinstance(pattern, list) else alternating(layers, pattern)
+        if isinstance(pattern, list) and all(isinstance(p, bool) for p in pattern):
+            kinds = [local[p] for p in pattern]
+        else:
+            kinds = alternating(made["num_hidden_layers"], _count(f, "attention.sliding_window_pattern", 6))
         near = {"rope_type": "default", "rope_theta": f("rope.freq_base_swa", 1e4)}
         out["layer_types"] = kinds
         out["rope_parameters"] = {"full_attention": made["rope_parameters"], "sliding_attention": near}

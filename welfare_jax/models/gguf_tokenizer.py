@@ -46,10 +46,10 @@ def build(header):
     from transformers import PreTrainedTokenizerFast
 
     values, file = header.values, header.file
-    if not isinstance(values.get(TOKENS), list):
+    if not isinstance(values.get(TOKENS), list) or not values[TOKENS]:
         raise InputError(f"{file}: no tokenizer in it ({TOKENS}); convert the model again, with its tokenizer")
-    tokens, kinds = _vocabulary(values, file)
-    model = values.get("tokenizer.ggml.model")
+    model = header.get("tokenizer.ggml.model", str)
+    tokens, kinds = _vocabulary(header)
     if model not in ("gpt2", "llama"):
         raise InputError(
             f"{file}: tokenizer.ggml.model={model!r} cannot be rebuilt (only 'gpt2' or 'llama'); "
@@ -62,15 +62,15 @@ def build(header):
             raise InputError(f"{file}: tokenizer.ggml.{key}_token_id={at} is not one of its {len(tokens)} tokens")
         special[f"{name}_token"] = None if at is None else tokens[at]
     if model == "gpt2":
-        tokenizer = _byte_level(values, file, tokens)
+        tokenizer = _byte_level(header, tokens)
     else:
-        tokenizer = _sentencepiece(values, tokens, kinds, special["unk_token"])
-    _match_whole(tokenizer, values, tokens, kinds)
-    begins = model == "llama" or values.get("tokenizer.ggml.pre") in WHOLE
-    if values.get("tokenizer.ggml.add_bos_token", begins) and special["bos_token"]:
+        tokenizer = _sentencepiece(header, tokens, kinds, special["unk_token"])
+    _match_whole(tokenizer, header, tokens, kinds)
+    begins = model == "llama" or header.get("tokenizer.ggml.pre", str) in WHOLE
+    if header.get("tokenizer.ggml.add_bos_token", bool, begins) and special["bos_token"]:
         _begin(tokenizer, special["bos_token"])
     built = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, chat_template=values.get("tokenizer.chat_template"),
+        tokenizer_object=tokenizer, chat_template=header.get("tokenizer.chat_template", str),
         clean_up_tokenization_spaces=False, **special,
     )  # fmt: skip
     built.listed_ends = tuple(i for i in _ends(values, file) if i < len(tokens))
@@ -83,38 +83,40 @@ def _ends(values, file) -> list[int]:
     return sorted({i for key in keys for i in stops.token_ids(values.get(key), f"{file}: {key}")})
 
 
-def _vocabulary(values, file) -> tuple[list[str], np.ndarray]:
+def _vocabulary(header) -> tuple[list[str], np.ndarray]:
     """Tokens and their types, without the unused ones that only fill the last rows of the embedding."""
-    tokens = values[TOKENS]
-    kinds = np.asarray(values.get("tokenizer.ggml.token_type", np.ones(len(tokens), int)))
+    tokens, file = header.values[TOKENS], header.file
+    kinds = header.get("tokenizer.ggml.token_type", np.ndarray, np.ones(len(tokens), int))
     if len(kinds) != len(tokens):
         raise InputError(f"{file}: tokenizer.ggml.token_type has {len(kinds)} entries for {len(tokens)} tokens")
     used = np.flatnonzero(kinds != UNUSED)
     count = used[-1] + 1 if len(used) else 0
     tokens, kinds = tokens[:count], kinds[:count]
-    if values.get("tokenizer.ggml.model") == "llama":  # converters write the spaces of user-defined pieces as such
+    if (
+        header.values.get("tokenizer.ggml.model") == "llama"
+    ):  # converters write the spaces of user-defined pieces as such
         tokens = [t.replace(" ", "▁") if k == USER_DEFINED else t for t, k in zip(tokens, kinds)]
     if len(set(tokens)) < count:
         raise InputError(f"{file}: {TOKENS} has {count - len(set(tokens))} tokens twice; convert the model again")
     return tokens, kinds
 
 
-def _byte_level(values, file, tokens):
+def _byte_level(header, tokens):
     """Byte-level BPE."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    name = values.get("tokenizer.ggml.pre")
+    name = header.get("tokenizer.ggml.pre", str)
     if name not in SPLITS:
         raise InputError(
-            f"{file}: tokenizer.ggml.pre={name!r} is not known (only {', '.join(SPLITS)}); "
+            f"{header.file}: tokenizer.ggml.pre={name!r} is not known (only {', '.join(SPLITS)}); "
             f"pass the model's Hugging Face folder"
         )
-    merges = [tuple(m.split(" ")) for m in values.get("tokenizer.ggml.merges", ())]
+    merges = [tuple(m.split(" ")) for m in header.get("tokenizer.ggml.merges", list, ())]
     vocabulary = {t: i for i, t in enumerate(tokens)}
     try:
         tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name in WHOLE))
     except Exception as error:  # tokenizers has no error class of its own
-        raise InputError(f"{file}: tokenizer.ggml.merges do not fit its tokens ({error})") from None
+        raise InputError(f"{header.file}: tokenizer.ggml.merges do not fit its tokens ({error})") from None
     rule = SPLITS[name]
     if rule == GPT2:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -129,13 +131,13 @@ def _byte_level(values, file, tokens):
     return tokenizer
 
 
-def _sentencepiece(values, tokens, kinds, unk: str | None):
+def _sentencepiece(header, tokens, kinds, unk: str | None):
     """SentencePiece's BPE, whose merges follow from the vocabulary."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     vocabulary = {t: i for i, t in enumerate(tokens)}
     bpe = models.BPE(vocabulary, _merges(vocabulary, kinds), unk_token=unk, fuse_unk=True, byte_fallback=True)
-    tokenizer, prefix = Tokenizer(bpe), values.get("tokenizer.ggml.add_space_prefix", True)
+    tokenizer, prefix = Tokenizer(bpe), header.get("tokenizer.ggml.add_space_prefix", bool, True)
     replace = normalizers.Replace(" ", "▁")
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if prefix else replace
     back = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -158,11 +160,12 @@ def _merges(vocabulary: dict[str, int], kinds) -> list[tuple[str, str]]:
     return [(token[:-cut], token[-cut:]) for _, cut, _, token in sorted(found)]
 
 
-def _match_whole(tokenizer, values, tokens, kinds) -> None:
+def _match_whole(tokenizer, header, tokens, kinds) -> None:
     """Control and user-defined tokens are found in a text before it is cut, and never cut themselves."""
     from tokenizers import AddedToken
 
-    phi3 = values["general.architecture"] == "phi3" and values["tokenizer.ggml.model"] == "llama"
+    said = [header.get(key, str) for key in ("general.architecture", "tokenizer.ggml.model")]
+    phi3 = said == ["phi3", "llama"]
     keep = ("<unk>", "<s>", "<|endoftext|>")  # Phi-3's other marks swallow the spaces that follow them
     added = [
         AddedToken(

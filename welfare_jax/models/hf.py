@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, gguf, gguf_tokenizer, stops, stream
+from welfare_jax.models import checks, decoder, gguf, gguf_tokenizer, stops, stream
 from welfare_jax.models.families import FAMILIES
 from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
@@ -99,6 +99,11 @@ def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> path
     )
 
 
+def named(model) -> str:
+    """What the settings `path` and `revision` of a model ask for, in a word: OWNER/NAME@REVISION, or a path."""
+    return "@".join(filter(None, (model.path or "tiny", model.revision)))
+
+
 def raw_config(folder: pathlib.Path) -> dict:
     """A folder's config.json as it stands, or what a GGUF file says in its place; empty where there is neither."""
     if file := gguf.find(folder):
@@ -115,10 +120,14 @@ def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
     nested = kind in MULTIMODAL
     if not nested and str(kind) not in families:
         raise InputError(
-            f"{where}: model_type={kind!r} is not supported (known: {', '.join((*families, *MULTIMODAL))})"
+            f"{where}: model_type={checks.short(kind)} is not supported (known: {', '.join((*families, *MULTIMODAL))})"
         )
     if nested and not isinstance(raw.get("text_config"), dict):
         raise InputError(f"{where}: model_type={kind!r} without a text_config, which describes its decoder")
+    for name in ("num_hidden_layers", "num_labels"):  # transformers makes lists of so many
+        for said in (raw, raw["text_config"] if nested else {}):
+            if isinstance(said.get(name), int):
+                checks.whole(said[name], f"{where}: {name}", 0, checks.MANY)
     from transformers import CONFIG_MAPPING
 
     try:
@@ -176,7 +185,7 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
     for shard in sorted(set(shards.values())):
         if pathlib.PurePath(shard).name != shard:
             raise InputError(f"{index}: shard {shard!r} points outside its folder")
-        if not (folder / shard).is_file():
+        if not os.path.isfile(folder / shard):  # no name is too odd for it
             raise InputError(f"{index}: shard {shard} is missing; download it again")
         inside[shard] = stream.sources(folder / shard)
     for name, shard in shards.items():
@@ -220,16 +229,16 @@ def tie(spec: Spec, where: dict[str, stream.Source], dtype: str):
     return dataclasses.replace(spec, tied=False), where
 
 
-def plan(spec: Spec, family, names) -> dict[str, Tensor]:
-    """Parameter path -> its place in the checkpoint. Refuses unknown and missing names."""
+def plan(spec: Spec, family, names, where="checkpoint") -> dict[str, Tensor]:
+    """Parameter path -> its place in the checkpoint `where`. Refuses unknown and missing names."""
     tensors = family.tensors(spec, names)
     needed = list(dict.fromkeys(n for t in tensors for at in places(spec, t) for n in stored(t, at)))
     missing = [n for n in needed if n not in names]
     if missing:
-        raise InputError(f"checkpoint: {len(missing)} tensors are missing, first {missing[0]}")
+        raise InputError(f"{where}: {len(missing)} tensors are missing, first {missing[0]}")
     unknown = sorted(n for n in set(names) - set(needed) if not any(re.fullmatch(p, n) for p in family.IGNORED))
     if unknown:
-        raise InputError(f"checkpoint: {len(unknown)} unknown tensors, first {unknown[0]}")
+        raise InputError(f"{where}: {len(unknown)} unknown tensors, first {unknown[0]}")
     return {t.path: t for t in tensors}
 
 
@@ -253,15 +262,22 @@ def raw_shape(t: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _fill(out, t: Tensor, where, at: tuple[int, ...]) -> None:
-    found, shape = [where[n] for n in stored(t, at)], raw_shape(t, out.shape)
+def _check(shape: tuple[int, ...], t: Tensor, where, at: tuple[int, ...]) -> None:
+    """That the files hold a piece of a parameter, which has this shape here."""
+    found, shape = [where[n] for n in stored(t, at)], raw_shape(t, shape)
     if t.packed:
         experts, n_in, n_out = shape
         stream.check(found[0], (experts, n_out, n_in // 32, 16), ("U8",))
         stream.check(found[1], (experts, n_out, n_in // 32), ("U8",))
-        stream.fill_packed(out, *found, t.part)
     else:
         stream.check(found[0], shape)
+
+
+def _fill(out, t: Tensor, where, at: tuple[int, ...]) -> None:
+    found = [where[n] for n in stored(t, at)]
+    if t.packed:
+        stream.fill_packed(out, *found, t.part)
+    else:
         stream.fill(out, found[0], t.transpose, t.part)
 
 
@@ -279,12 +295,16 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
     graphdef, shapes = decoder.structure(spec, None, dtype)
     flat = traverse_util.flatten_dict(shapes, sep="/")
     place = place or (lambda path, array: jax.device_put(array))
+    places_of = {t: places(spec, t) for t in plan(spec, family, where, folder).values()}
+    for t, every in places_of.items():  # before memory is taken for what the files do not hold
+        for at in every:
+            _check(flat[t.path].shape[len(at) :], t, where, at)
     params = {}
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path, t in plan(spec, family, where).items():
-            array = _pages(flat[path].shape, flat[path].dtype)
-            list(pool.map(lambda at, t=t, array=array: _fill(array[at], t, where, at), places(spec, t)))
-            params[path] = jax.block_until_ready(place(path, array))
+        for t, every in places_of.items():
+            array = _pages(flat[t.path].shape, flat[t.path].dtype)
+            list(pool.map(lambda at, t=t, array=array: _fill(array[at], t, where, at), every))
+            params[t.path] = jax.block_until_ready(place(t.path, array))
     return graphdef, traverse_util.unflatten_dict(params, sep="/"), spec
 
 
@@ -313,6 +333,8 @@ def load_tokenizer(folder: pathlib.Path):
     logging.set_verbosity_error()  # its advice on options that we do not use
     if not has_tokenizer(folder):  # transformers would make an empty one up
         raise InputError(f"{folder}: no tokenizer ({' or '.join(VOCABULARIES)}); download the whole folder")
+    for name in VOCABULARIES:
+        stream.no_pointer(folder / name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:

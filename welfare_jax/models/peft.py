@@ -8,7 +8,6 @@ the same. The file's metadata names the blocks, and reading takes them apart aga
 import dataclasses
 import json
 import math
-import operator
 import pathlib
 import re
 
@@ -19,8 +18,9 @@ from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, hf, lora, stream
+from welfare_jax.models import checks, decoder, hf, lora, stream
 from welfare_jax.models.layers import Lora
 
 CONFIG, WEIGHTS, BLOCKS = "adapter_config.json", "adapter_model.safetensors", "welfare_jax.blocks"
@@ -158,25 +158,26 @@ def load_peft(lm: hf.LM, folder) -> hf.LM:
 
 def _settings(file: pathlib.Path, names) -> dict[str, tuple[int, float]]:
     """{full name: (rank, alpha / r)} of the modules among `names` that PEFT puts an adapter on."""
-    try:
-        config = json.loads(file.read_text())
-        kind = config.get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{file}: not readable as a JSON object ({error})") from None
-    if kind != "LORA":
-        raise InputError(f"{file}: peft_type={kind!r} is not supported (only 'LORA')")
+    config = textfiles.json_object(file)
+    if (kind := config.get("peft_type")) != "LORA":
+        raise InputError(f"{file}: peft_type={checks.short(kind)} is not supported (only 'LORA')")
     for name, value in sorted(config.items()):
         if name not in READ | INERT and value and not (name == "bias" and value == "none"):
-            raise InputError(f"{file}: {name}={value!r} is not supported")
+            raise InputError(f"{file}: {name}={checks.short(value)} is not supported")
+    if isinstance(config.get("target_modules"), str):
+        for name in ("layers_to_transform", "layers_pattern"):
+            if config.get(name) is not None:
+                raise InputError(f"{file}: {name} beside target_modules that are one pattern, which PEFT refuses")
     if (begun := config.get("init_lora_weights", True)) not in BEGINNINGS:
         raise InputError(
-            f"{file}: init_lora_weights={begun!r} changes the weights under the adapter; save it again by PEFT with "
+            f"{file}: init_lora_weights={checks.short(begun)} changes the weights under the adapter; save it again by PEFT with "
             f"path_initial_model_for_weight_conversion, or merge it there and load the whole model"
         )
     try:
         return {name: _scale(config, name) for name in names if _targeted(config, name)}
     except (TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
-        raise InputError(f"{file}: a rank, an alpha, a pattern or a list of modules is none ({error})") from None
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: a rank, an alpha, a pattern or a list of modules is none ({why})") from None
 
 
 def _scale(config, name: str) -> tuple[int, float]:
@@ -186,9 +187,8 @@ def _scale(config, name: str) -> tuple[int, float]:
         given = (config.get(patterns) or {}).items()
         return next((v for k, v in given if re.match(rf"(.*\.)?({k})$", name)), config.get(setting, 8))
 
-    rank, alpha = operator.index(of("r", "rank_pattern")), of("lora_alpha", "alpha_pattern")
-    if rank < 1:
-        raise ValueError(f"rank {rank}")
+    rank = checks.whole(of("r", "rank_pattern"), f"{name}: rank")
+    alpha = checks.number(of("lora_alpha", "alpha_pattern"), f"{name}: alpha")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -6,6 +6,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
+from welfare_jax.errors import InputError
+from welfare_jax.models import checks
+
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
@@ -30,6 +33,18 @@ class Rope:
     attention: float = 1.0
     short: tuple[float, ...] = ()
     long: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        checks.number(self.theta, "rope_theta", 1)
+        checks.whole(self.dim, "rotated width of a head", 2)
+        checks.number(self.factor, "rope setting 'factor'", 0)
+        checks.number(self.attention, "rope setting 'attention_factor'", 0)
+        if self.dim % 2 or (self.kind == "dynamic" and self.dim < 4):
+            raise InputError(f"rotated width of a head={self.dim}: must be even, and with rope_type='dynamic' above 2")
+        if self.kind in ("llama3", "yarn") and not 0 < self.low < self.high < math.inf:
+            raise InputError(f"rope_type={self.kind!r}: rotations of {self.low} to {self.high} must ascend from zero")
+        if self.kind == "longrope" and not len(self.short) == len(self.long) == self.dim // 2:
+            raise InputError(f"rope setting 'short_factor' or 'long_factor': need {self.dim // 2} numbers")
 
     @property
     def by_length(self) -> bool:

@@ -4,9 +4,15 @@ import dataclasses
 import math
 
 from welfare_jax.errors import InputError
+from welfare_jax.models import checks
 from welfare_jax.models.rope import Rope
 
 ATTENTION = ("plain", "xla", "cudnn")
+COUNTS = ("vocab", "width", "heads", "kv_heads", "head_dim", "mlp", "query_span")
+NUMBERS = (
+    "norm_eps", "norm_offset", "embed_scale", "residual_scale", "logit_scale", "attn_scale", "attn_cap", "logit_cap",
+    "query_growth", "swiglu_alpha", "swiglu_limit",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,22 @@ class Spec:
     attention: str = "plain"  # who computes it: this package, or `jax.nn.dot_product_attention` by XLA or cuDNN
 
     def __post_init__(self):
+        where = lambda name: f"{self.family}: {name}"
+        for name in COUNTS:
+            checks.whole(getattr(self, name), where(name))
+        checks.whole(self.layers, where("layers"), most=checks.MANY)
+        checks.whole(self.experts, where("experts"), 0, checks.MANY)
+        checks.whole(self.active, where("active"), min(self.experts, 1), self.experts)
+        for name in NUMBERS:
+            checks.number(getattr(self, name), where(name))
+        if bad := next(
+            (n for n in ("norm_eps", "attn_cap", "logit_cap", "swiglu_limit") if getattr(self, n) < 0), None
+        ):
+            raise InputError(f"{where(bad)}={getattr(self, bad)}: must not be below zero")
+        for window in self.windows:
+            checks.whole(window, where("windows"), 0)
+        if max(rope.dim for rope in self.ropes) > self.head_dim:
+            raise InputError(f"{self.family}: rotates {max(r.dim for r in self.ropes)} of {self.head_dim} numbers")
         if self.heads % self.kv_heads:
             raise InputError(
                 f"num_attention_heads={self.heads} is not a multiple of num_key_value_heads={self.kv_heads}"

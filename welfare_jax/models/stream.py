@@ -4,6 +4,7 @@ Nothing is mapped: mapped pages would count as resident memory beside the array 
 has to be turned is read some rows at a time and turned in tiles, which is several times as fast as turning it whole.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ BLOCKS = (
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
 TILE = 128
+POINTER = b"version https://git-lfs.github.com/"
 # The sixteen values of a four-bit float with two bits of exponent and one of mantissa (OCP Microscaling Formats 1.0).
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
@@ -38,8 +40,16 @@ class Source(NamedTuple):
     shift: float = 0.0  # what is added to every number
 
 
+def no_pointer(file: pathlib.Path) -> None:
+    """Refuse what `git clone` leaves in place of a large file where Git LFS is not installed."""
+    with contextlib.suppress(OSError), open(file, "rb") as f:
+        if f.read(len(POINTER)) == POINTER:
+            raise InputError(f"{file}: a Git LFS pointer and not the file itself; run `git lfs pull` in its folder")
+
+
 def sources(file: pathlib.Path) -> dict[str, Source]:
     """Every tensor of a file whose header and length `safetensors` finds in order."""
+    no_pointer(file)
     try:
         with safe_open(file, "numpy"):
             pass

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
-from welfare_jax.models import chat, decoder, generate, stops
+from welfare_jax.models import chat, decoder, generate, hf, stops
 from welfare_jax.rl import objectives
 from welfare_jax.sft import imitation, planned
 from welfare_jax.text import arithmetic, diversity, pieces, wording
@@ -311,7 +311,7 @@ def run(config, workdir) -> dict:
     metrics = {task.name: task.metric for task in tasks}
     runtime.write_json(workdir / "analysis.json", {"metrics": metrics, "quality": quality_rows, "ranks": rank_rows})
     summary = {
-        "model": config.model.path, "device": jax.devices()[0].device_kind, "seconds": seconds,
+        "model": hf.named(config.model), "device": jax.devices()[0].device_kind, "seconds": seconds,
         "rank_correlation": {run_name(r["task"], r["lambda"]): r["correlation"] for r in rank_rows},
     }  # fmt: skip
     runtime.write_json(workdir / "summary.json", summary)

@@ -155,7 +155,7 @@ def describe(setup: Setup, config) -> str:
     slots = f"{first} slots in the first turn, {later} in the others"
     extra = intervene.describe(config.train.intervene)
     return (
-        f"{config.model.path}: {total:,} parameters, {count:,} trained; chat template {said}; "
+        f"{hf.named(config.model)}: {total:,} parameters, {count:,} trained; chat template {said}; "
         f"{slots}; {jax.device_count()} x {jax.devices()[0].device_kind}" + (f"; {extra}" if extra else "")
     )
 

@@ -292,8 +292,9 @@ def report(config) -> str:
     total, count = (sum(v.size for v in part.values()) for part in (frozen | trainable, trainable))
     slots = known.pieces.slots(config.maze.turns, not config.maze.wind)
     episodes = config.train.groups * config.train.group_size
+    work = f"{episodes} episodes of {slots} slots a step"
     said = [
-        f"{config.model.path}: {total:,} parameters, {count:,} trained; {episodes} episodes of {slots} slots a step"
+        f"{hf.named(config.model)}: {total:,} parameters, {count:,} trained; {work}"
         + (f" ({known.note})" if known.note else "")
     ]
     if not name:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from optax import contrib
 
 from welfare_jax import mesh as mesh_lib
-from welfare_jax import runtime
+from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save, stops
 from welfare_jax.models.spec import small
@@ -82,8 +82,8 @@ def make_update(graphdef, tx, config):
 
 def folder_hash(folder) -> str:
     """SHA-256 over the names and contents of a folder's files."""
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(folder).iterdir()):
+    digest, folder = hashlib.sha256(), pathlib.Path(folder)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -148,7 +148,8 @@ def run(config, workdir) -> dict:
     )
     rate, exam = schedule(config, config.lr), Exam(graphdef, config, tokenizer, rows)
     cfg = ConfigDict(config.train.to_dict() | {"steps": config.steps})
-    settings = checkpoints.bound(config.to_dict(), **content(config, params, tokenizer))
+    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
+    settings = checkpoints.bound(config.to_dict(), **content(config, params), tokenizer=vocabulary)
     with record.Record(workdir, jax.device_put(now, places), settings, cfg, "pretraining") as run:
         now = run.now
         if run.data:
@@ -169,24 +170,40 @@ def run(config, workdir) -> dict:
     return summarise(config, workdir, now.trainable, time.perf_counter() - begin)
 
 
-def content(config, params, tokenizer) -> dict:
-    """Digests of what the settings name by a path: files of text, the model and the tokenizer that it starts from."""
+def content(config, params=None) -> dict:
+    """Digests of what the settings name by a path: files of text and the model that it starts from.
+
+    params: those of that model, where it is loaded already.
+    """
     files = {name: pathlib.Path(s.data).expanduser() for name, s in config.sources.items()}
     out = {f"source {name}": checkpoints.file_digest(path) for name, path in files.items() if path.is_file()}
     if config.start:
-        out["weights"] = checkpoints.digest(params)
-    vocabulary = tokenizer.backend_tokenizer.to_str()
-    return out | {"tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16]}
+        out["weights"] = checkpoints.digest(params or hf.load(config.start, "float32").params)
+    return out
 
 
 def finished(config, folder) -> pathlib.Path:
-    """The model folder of a pretraining, which is run only where it is not finished with the same settings yet."""
+    """The model folder of a pretraining, which is run only where it is not finished with the same settings yet.
+
+    Raises `InputError` where what it read or wrote is no longer the same by content.
+    """
     folder = pathlib.Path(folder)
-    done, made = folder / "summary.json", folder / "config.json"
-    made = json.loads(made.read_text()) if done.is_file() else {}
-    made.pop(checkpoints.CONTENT, None)
+    if not (folder / "summary.json").is_file():
+        run(config, folder)
+        return folder / "model"
+    summary, made = (textfiles.json_object(folder / name) for name in ("summary.json", "config.json"))
+    was = made.pop(checkpoints.CONTENT, None)
     if made != json.loads(json.dumps(config.to_dict())):
         run(config, folder)
+        return folder / "model"
+    if was is None:
+        checkpoints.say(f"{folder}: does not name what it read by content: taken to be what is there now")
+    elif changed := sorted(name for name, now in content(config).items() if was.get(name) != now):
+        raise InputError(
+            f"{folder}: was pretrained with another {changed[0]} than is there now; put that back, or delete {folder}"
+        )
+    if summary.get("sha256") != folder_hash(folder / "model"):
+        raise InputError(f"{folder / 'model'}: is not what its pretraining wrote; put that back, or delete {folder}")
     return folder / "model"
 
 

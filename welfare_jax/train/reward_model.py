@@ -18,7 +18,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
 from welfare_jax.interp import neurons
-from welfare_jax.models import chat, decoder
+from welfare_jax.models import chat, decoder, hf
 from welfare_jax.models.interventions import scale_neurons
 from welfare_jax.text import pieces, preferences
 from welfare_jax.train import fit, state, stats
@@ -290,6 +290,6 @@ def run(config, workdir) -> dict:
     seconds["analysis"] = round(time.perf_counter() - begin - seconds["train"], 2)
     whole = {f"{r['model']} on {r['objective']}": r["mean"] for r in accuracy if r["pairs"] == "all"}
     device = jax.devices()[0].device_kind
-    summary = {"model": config.model.path, "device": device, "seconds": seconds, "accuracy": whole}
+    summary = {"model": hf.named(config.model), "device": device, "seconds": seconds, "accuracy": whole}
     runtime.write_json(workdir / "summary.json", summary)
     return summary

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from welfare_jax import runtime
+from welfare_jax import runtime, textfiles
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry, stage
@@ -137,14 +137,21 @@ def cell(config, arm: str, folder) -> dict:
     """Pretrain, train, read; returns the cell's part of the summary. A finished cell is only read from its file."""
     own = config.copy_and_resolve_references()
     own.model.path = str(base(config, arm, folder / "bases"))
+    made = textfiles.json_object(pathlib.Path(own.model.path).parent / "summary.json")
     questions = config.words.questions
     with own.unlocked():
         del own.words
     place = folder / "cells" / f"{arm}-{config.seed}"
     done = place / "summary.json"
     stamp = json.loads(json.dumps(own.to_dict() | {"questions": list(questions)}))
-    if done.is_file() and json.loads(done.read_text()).get("settings") == stamp:
-        return json.loads(done.read_text())
+    stamp = checkpoints.bound(stamp, base=made["sha256"])
+    found = textfiles.json_object(done) if done.is_file() else {}
+    was = found.get("settings")
+    if isinstance(was, dict) and checkpoints.CONTENT not in was:
+        checkpoints.say(f"{done}: does not name its base by content: taken to be what is there now")
+        was = was | {checkpoints.CONTENT: stamp[checkpoints.CONTENT]}
+    if was == stamp:
+        return found
     setup = loop.build(own)
     runs = loop.runs(setup, own)
     each = [organisms.own_setup(setup, c, organisms.take(runs.initial, i)) for i, c in enumerate(runs.configs)]
@@ -160,7 +167,7 @@ def cell(config, arm: str, folder) -> dict:
     ]
     summary = {
         "arm": arm, "seed": config.seed, "settings": stamp, **loop.ends(place),
-        "base": json.loads((pathlib.Path(own.model.path).parent / "summary.json").read_text()),
+        "base": made,
         "read": {
             name: {q: numbers([f[q] for f in found]) for q in questions}
             for name, found in (("untrained", before), ("trained", after))

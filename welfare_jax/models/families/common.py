@@ -7,6 +7,7 @@ import warnings
 from typing import NamedTuple
 
 from welfare_jax.errors import InputError
+from welfare_jax.models import checks
 from welfare_jax.models.rope import KINDS, Rope
 from welfare_jax.models.spec import Spec
 
@@ -22,6 +23,17 @@ INERT = frozenset(
 ANYWHERE = frozenset(
     "attention_chunk_size is_causal layer_types quantization_config sliding_window transformers_weights".split()
 )
+COUNTS = frozenset(  # attributes that are whole numbers from one on
+    """vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers num_attention_heads
+    num_key_value_heads head_dim max_position_embeddings original_max_position_embeddings sliding_window
+    sliding_window_pattern _sliding_window_pattern num_experts num_local_experts num_experts_per_tok
+    decoder_sparse_step""".split()
+)
+ABOVE = {  # attributes that are numbers, and above what
+    "attention_multiplier": 0, "attn_logit_softcapping": 0, "embedding_multiplier": -math.inf,
+    "final_logit_softcapping": 0, "logits_scaling": 0, "partial_rotary_factor": 0, "query_pre_attn_scalar": 0,
+    "residual_multiplier": -math.inf, "rope_local_base_freq": 1, "rope_theta": 1,
+}  # fmt: skip
 VISION = (r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*")  # tensors beside a decoder
 ROPE_SETTINGS = {  # what each kind may be told, beside theta and the rotated share; True: must be
     "default": {},
@@ -92,8 +104,12 @@ class Fields:
 
     def __call__(self, name, default=None):
         self.read.add(name)
-        value = self.values.get(name)
-        return default if value is None else value
+        value, where = self.values.get(name), f"{self.where}: {name}"
+        if value is None:
+            return default
+        if name in COUNTS:
+            return checks.whole(value, where)
+        return checks.number(value, where, ABOVE[name]) if name in ABOVE else value
 
     def expect(self, name, *allowed):
         """Refuse a value that the code does not implement; an absent attribute passes."""
@@ -105,7 +121,8 @@ class Fields:
 
     def quantised(self) -> str | None:
         """The method by which the weights are quantised; None where they are not."""
-        return self("quantization_config", {}).get("quant_method")
+        said = self("quantization_config", {})
+        return said.get("quant_method") if isinstance(said, dict) else checks.short(said)
 
     def finish(self):
         kind = self.values.get("model_type")
@@ -128,7 +145,7 @@ def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | 
     """One rotary embedding, from `rope_parameters` (new) or from `rope_scaling`, `rope_theta` and others (old)."""
     old, theta, share = f("rope_scaling"), theta or f("rope_theta", 1e4), f("partial_rotary_factor", 1.0)
     settings = f("rope_parameters", old) if settings is None else settings
-    given = {k: v for k, v in (settings or {}).items() if v is not None}
+    given, where = _given(settings or {}, f.where), f"{f.where}: rope setting "
     old_kind = given.pop("type", "default")
     kind = given.pop("rope_type", old_kind)
     theta, share = given.pop("rope_theta", theta), given.pop("partial_rotary_factor", share)
@@ -139,28 +156,52 @@ def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | 
     original = f("original_max_position_embeddings", original)  # Phi keeps it outside, and then it counts
     wrong = sorted(set(given) - set(ROPE_SETTINGS[kind]))
     if wrong:
-        raise InputError(f"{f.where}: rope setting {wrong[0]!r} is not handled for rope_type={kind!r}")
+        raise InputError(f"{where}{wrong[0]!r} is not handled for rope_type={kind!r}")
     lacking = [k for k, needed in ROPE_SETTINGS[kind].items() if needed and k not in given]
     if lacking:
-        raise InputError(f"{f.where}: rope setting {lacking[0]!r} is missing for rope_type={kind!r}")
-    made = {"theta": float(theta), "dim": int(head_dim * share), "kind": kind}
-    made["factor"] = float(given.get("factor") or (longest / original if kind == "longrope" else 1.0))
+        raise InputError(f"{where}{lacking[0]!r} is missing for rope_type={kind!r}")
+    checks.number(share, f"{where}'partial_rotary_factor'", 0)
+    made = {"theta": theta, "dim": int(head_dim * share), "kind": kind, "factor": given.get("factor", 1.0)}
     if kind == "dynamic":
         made["original"] = longest
-    elif kind == "llama3":
-        made |= {"original": original, "low": given["low_freq_factor"], "high": given["high_freq_factor"]}
+    elif kind != "default" and kind != "linear":
+        made["original"] = checks.whole(original, f"{where}'original_max_position_embeddings'", 2)
+    if kind == "llama3":
+        made |= {"low": given["low_freq_factor"], "high": given["high_freq_factor"]}
     elif kind == "yarn":
-        made |= {"original": original, "low": given.get("beta_slow") or 1.0, "high": given.get("beta_fast") or 32.0}
+        made |= {"low": given.get("beta_slow") or 1.0, "high": given.get("beta_fast") or 32.0}
         made |= {"truncate": given.get("truncate", True), "attention": _yarn_attention(made["factor"], given)}
     elif kind == "longrope":
-        made |= {"original": original, "short": tuple(given["short_factor"]), "long": tuple(given["long_factor"])}
-        stretch = math.sqrt(1 + math.log(made["factor"]) / math.log(original)) if made["factor"] > 1 else 1.0
+        made["factor"] = factor = given.get("factor", longest / original)
+        made |= {"short": tuple(given["short_factor"]), "long": tuple(given["long_factor"])}
+        stretch = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         made["attention"] = given.get("attention_factor", stretch)
-        if not len(made["short"]) == len(made["long"]) == made["dim"] // 2:
-            raise InputError(
-                f"{f.where}: rope setting 'short_factor' or 'long_factor': need {made['dim'] // 2} numbers"
-            )
-    return Rope(**made)
+    return _within(f.where, Rope, made)
+
+
+def _within(where: str, make, arguments: dict):
+    """`make(**arguments)`, whose complaints gain the name of the file."""
+    try:
+        return make(**arguments)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _given(settings, where: str) -> dict:
+    """The settings of a rotary embedding that are not null, each of the kind that it must be."""
+    if not isinstance(settings, dict):
+        raise InputError(f"{where}: the settings of a rotary embedding are {checks.short(settings)}, no object")
+    for name, value in settings.items():
+        at = f"{where}: rope setting {name!r}"
+        if name in ("rope_type", "type", "truncate"):
+            if not isinstance(value, bool if name == "truncate" else str):
+                raise InputError(f"{at} is {checks.short(value)}")
+        elif isinstance(value, list) and name in ("short_factor", "long_factor"):
+            for number in value:
+                checks.number(number, at, 0)
+        elif value is not None or name in ("rope_theta", "partial_rotary_factor"):
+            checks.number(value, at)
+    return {k: v for k, v in settings.items() if v is not None}
 
 
 def ropes_by_layer(f: Fields, head_dim: int, windows, far: float | None = None, near: float | None = None) -> dict:
@@ -171,9 +212,12 @@ def ropes_by_layer(f: Fields, head_dim: int, windows, far: float | None = None, 
     settings = dict(f("rope_parameters", {}))
     full, sliding = settings.pop("full_attention", None), settings.pop("sliding_attention", None)
     if full is None and sliding is None:  # an older file: only layers without a window stretch
-        full, settings = f("rope_scaling", settings), {}
+        full, sliding, settings = f("rope_scaling", settings), {}, {}
     if settings:
         raise InputError(f"{f.where}: rope_parameters has {sorted(settings)[0]!r} beside those of each kind of layer")
+    for name, found, used in (("full", full, not all(windows)), ("sliding", sliding, any(windows))):
+        if used and found is None:
+            raise InputError(f"{f.where}: rope_parameters has nothing for '{name}_attention', which some layers are")
     ropes = rope(f, head_dim, full or {}, far), rope(f, head_dim, sliding or {}, near)
     return {"ropes": ropes, "rope_of": tuple(int(w > 0) for w in windows)}
 
@@ -185,7 +229,7 @@ def _yarn_attention(factor: float, given: dict) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
     if given.get("mscale") and given.get("mscale_all_dim"):
-        inferred = stretch(given["mscale"]) / stretch(given["mscale_all_dim"])
+        inferred = stretch(given["mscale"]) / (stretch(given["mscale_all_dim"]) or math.nan)
     else:
         inferred = stretch(1.0)
     return given.get("attention_factor", inferred)
@@ -223,7 +267,7 @@ def llama_spec(f: Fields, family: str, **differences) -> Spec:
         made["ropes"] = (rope(f, head_dim),)
     f.expect("is_causal", True)
     f.finish()
-    return Spec(**made)
+    return _within(f.where, Spec, made)
 
 
 def llama_tensors(spec: Spec, norms: dict[str, str] | None = None, fused: tuple[str, ...] = ()) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """Granite 3, dense: the plain decoder with four constants, on embeddings, scores, what blocks add, and logits."""
 
-from welfare_jax.errors import InputError
 from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors
 from welfare_jax.models.spec import Spec
 
@@ -12,13 +11,11 @@ def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
     f.expect("hidden_act", "silu")
     f.expect("mlp_bias", False)
-    bias, divisor, scores = bool(f("attention_bias")), f("logits_scaling", 1.0), f("attention_multiplier", 1.0)
-    for name, value in (("logits_scaling", divisor), ("attention_multiplier", scores)):
-        if not value > 0:
-            raise InputError(f"{where}: {name}={value!r} must be above zero")
+    bias, divisor = bool(f("attention_bias")), f("logits_scaling", 1.0)
     return llama_spec(
-        f, "granite", attn_bias=bias, out_bias=bias, embed_scale=float(f("embedding_multiplier", 1.0)),
-        attn_scale=float(scores), residual_scale=float(f("residual_multiplier", 1.0)), logit_scale=1.0 / divisor,
+        f, "granite", attn_bias=bias, out_bias=bias, embed_scale=f("embedding_multiplier", 1.0),
+        attn_scale=f("attention_multiplier", 1.0), residual_scale=f("residual_multiplier", 1.0),
+        logit_scale=1.0 / divisor,
     )  # fmt: skip
 
 

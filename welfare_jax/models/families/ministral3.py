@@ -13,11 +13,11 @@ def spec(config: dict, where: str) -> Spec:
     layers, window = f("num_hidden_layers"), f("sliding_window", 0)
     f.expect("layer_types", ["sliding_attention" if window else "full_attention"] * layers)
     settings = dict(f("rope_parameters", {}))
-    growth = settings.pop("llama_4_scaling_beta", None) or 0.0
+    growth = settings.pop("llama_4_scaling_beta", None)
     settings.pop("max_position_embeddings", None)  # said again
     turning = rope(f, f("head_dim", f("hidden_size") // f("num_attention_heads")), settings)
     return llama_spec(
-        f, "ministral3", windows=(window,) * layers, ropes=(turning,), query_growth=float(growth),
+        f, "ministral3", windows=(window,) * layers, ropes=(turning,), query_growth=growth,
         query_span=settings.get("original_max_position_embeddings") or f("max_position_embeddings"),
     )  # fmt: skip
 
