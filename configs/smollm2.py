@@ -61,5 +61,5 @@ def get_config(variant="learn"):
         config.curve.every = 10
         config.extract.per_length = 60
         config.axes.kinds = ""
-        config.outcome.shams = 10
+        config.outcome.shams = 3
     return config

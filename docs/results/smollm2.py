@@ -34,9 +34,14 @@ for vector, colour in (("gold", GREEN), ("mold", RED)):
         y = numbers(geometry, f"norm_{vector}_{model}")
         lengths.plot(numbers(geometry, "layer"), y, style, color=colour, label=f"v_{vector}, {model}")
 lengths.set(title="Length of its class vectors", xlabel="layer", yscale="log")
-rows = table("cosine_by_layer.csv")
-for model, style, colour in (("untrained", "--", GREY), ("trained", "-", BLUE)):
-    cosines.plot(numbers(rows, "layer"), numbers(rows, f"path_{model}"), style, color=colour, label=model)
+rows = [r for r in table("seeds/cosines.csv") if r["kind"] == "path"]
+of = lambda seed: [r for r in rows if r["seed"] == seed]
+chance = [numbers(of("0"), f"chance_{end}") for end in ("low", "high")]
+cosines.fill_between(numbers(of("0"), "layer"), *chance, color="#b5bcc2", alpha=0.3, label="permuted labels, 95 %")
+cosines.plot(numbers(of(""), "layer"), numbers(of(""), "value"), "--", color=GREY, label="untrained")
+for seed in "012":
+    label = "trained, three seeds" if seed == "0" else None
+    cosines.plot(numbers(of(seed), "layer"), numbers(of(seed), "value"), color=BLUE, linewidth=1.2, label=label)
 cosines.axhline(0, color="#b5bcc2", linewidth=0.8)
 cosines.set(title="cos(v_mold, v_gold), Path baseline", xlabel="layer", ylim=(-1, 1))
 for ax in (learning, lengths, cosines):
