@@ -92,9 +92,7 @@ def _vocabulary(header) -> tuple[list[str], np.ndarray]:
     used = np.flatnonzero(kinds != UNUSED)
     count = used[-1] + 1 if len(used) else 0
     tokens, kinds = tokens[:count], kinds[:count]
-    if (
-        header.values.get("tokenizer.ggml.model") == "llama"
-    ):  # converters write the spaces of user-defined pieces as such
+    if header.get("tokenizer.ggml.model", str) == "llama":  # its user-defined pieces have spaces as such
         tokens = [t.replace(" ", "▁") if k == USER_DEFINED else t for t, k in zip(tokens, kinds)]
     if len(set(tokens)) < count:
         raise InputError(f"{file}: {TOKENS} has {count - len(set(tokens))} tokens twice; convert the model again")

@@ -170,8 +170,8 @@ def _settings(file: pathlib.Path, names) -> dict[str, tuple[int, float]]:
                 raise InputError(f"{file}: {name} beside target_modules that are one pattern, which PEFT refuses")
     if (begun := config.get("init_lora_weights", True)) not in BEGINNINGS:
         raise InputError(
-            f"{file}: init_lora_weights={checks.short(begun)} changes the weights under the adapter; save it again by PEFT with "
-            f"path_initial_model_for_weight_conversion, or merge it there and load the whole model"
+            f"{file}: init_lora_weights={checks.short(begun)} changes the weights under the adapter; save it again by "
+            f"PEFT with path_initial_model_for_weight_conversion, or merge it there and load the whole model"
         )
     try:
         return {name: _scale(config, name) for name in names if _targeted(config, name)}

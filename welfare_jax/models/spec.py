@@ -68,10 +68,9 @@ class Spec:
         checks.whole(self.active, where("active"), min(self.experts, 1), self.experts)
         for name in NUMBERS:
             checks.number(getattr(self, name), where(name))
-        if bad := next(
-            (n for n in ("norm_eps", "attn_cap", "logit_cap", "swiglu_limit") if getattr(self, n) < 0), None
-        ):
-            raise InputError(f"{where(bad)}={getattr(self, bad)}: must not be below zero")
+        for name in ("norm_eps", "attn_cap", "logit_cap", "swiglu_limit"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{where(name)}={getattr(self, name)}: must not be below zero")
         for window in self.windows:
             checks.whole(window, where("windows"), 0)
         if max(rope.dim for rope in self.ropes) > self.head_dim:

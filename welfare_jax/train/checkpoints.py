@@ -215,7 +215,7 @@ def sums(tree) -> dict[str, int]:
 
 
 def _sum(leaf) -> int:
-    """`_sums` of one leaf in memory, some rows at a time: XLA's own loop takes a CPU three times as long, on one core."""
+    """`_sums` of one leaf in memory, some rows at a time: XLA takes a CPU three times as long, and one core."""
     whole = np.atleast_1d(np.asarray(leaf))
     rows = np.ascontiguousarray(whole).view(f"u{whole.itemsize}").reshape(-1, whole.shape[-1] or 1)
     iota = lambda n, prime: np.arange(n, dtype=np.uint32) * np.uint32(prime)
