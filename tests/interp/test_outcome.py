@@ -109,8 +109,8 @@ def grams(cosine, rng, size=20.0):
     """`Grams` [L=2] without walks' noise of a model with the given cosine against Path."""
     mean = np.asarray(means(cosine, size, 2, 0), float)
     mean -= mean.mean(1, keepdims=True)
-    gram, zero, none = np.einsum("lcd,led->lce", mean, mean), np.zeros((4, 2, 3, 3)), np.zeros((4, 2, 0))
-    axes = {"axes": np.zeros((2, 3, 0)), "axes_noise": np.zeros((4, 2, 3, 0)), "axes_size": none, "axes_error": none[0]}
+    gram, zero, none = np.einsum("lcd,led->lce", mean, mean), np.zeros((4, 2, 3, 3)), np.zeros((4, 2, 3, 0))
+    axes = {"axes": none[0], "axes_noise": none, "axes_size": none[:, :, 0], "axes_error": none[0, :, 0]}
     return uncertainty.Grams(gram, zero, zero, **axes, counts=np.full(3, 100.0))
 
 
