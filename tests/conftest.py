@@ -6,7 +6,7 @@ import os
 import pathlib
 import signal
 
-# What a script starts in the background ignores Ctrl-C and hands that on; tests of Ctrl-C need it as a terminal has it.
+# What a script starts in the background ignores Ctrl-C and hands that on: tests of Ctrl-C need it as in a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"
