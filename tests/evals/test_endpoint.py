@@ -336,7 +336,7 @@ def test_a_real_server(tmp_path, monkeypatch):
     model = cells.Model(lm.graphdef, lm.params, lm.tokenizer, "")
     one = jax.make_mesh((1, 1, 1), mesh.AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3)
     device = cells.Device({"judge": model}, None, one, len(ANSWERS), 1, pieces.arguments(lm.tokenizer))
-    assert evaluate(tmp_path / "local", cfg, load=lambda path: lambda think: device) == rows
+    assert evaluate(tmp_path / "local", cfg, load=lambda path: (lambda think: device, str)) == rows
     there, here = (
         {row["answer"]: row["reply"] for row in journal.read(at / "judgements.jsonl").values()}
         for at in (tmp_path, tmp_path / "local")
