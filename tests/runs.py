@@ -14,8 +14,8 @@ FEW = {
     "train.micro_batch": 4, "train.lora.rank": 2, "train.lr": 1e-2, "train.z": 1.0, "train.spike": 0.0,
     "curve.every": 0,
 }  # fmt: skip
-TIMING = {"seconds", "rollout_seconds", "curve_seconds", "sample_seconds", "measure_seconds"}
-TIMING |= {"episodes_per_s", "tokens_per_s"}
+SPEED = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s"}  # of the main job
+TIMING = SPEED | {"sample_seconds", "measure_seconds"}
 PRELOAD = (
     "welfare_jax.main", "welfare_jax.train.loop", "welfare_jax.interp.stage", "welfare_jax.report", "transformers",
     "tensorboardX", "orbax.checkpoint",

@@ -218,7 +218,7 @@ def test_what_a_run_leaves(finished):
     assert found["reward_last"] == pytest.approx(np.mean([r["reward"] for r in rows(finished)[-5:]]))
     assert {p.name for p in (finished / "checkpoints").iterdir() if p.name.isdigit()} == {"8", "10", "12"}
     for i, row in enumerate(rows(finished)):
-        assert row["ratio_error_max"] < 1e-4 and row.keys() >= runs.TIMING
+        assert row["ratio_error_max"] < 1e-4 and row.keys() >= runs.SPEED
         assert ("cos_rest" in row) == ("cos_path" in row) == (i % 3 == 0)
     assert found["cos_trained"] != found["cos_untrained"]
 
