@@ -263,7 +263,10 @@ WRONG = {  # name -> (what is written otherwise, what the line must name)
     "experts": (dict(values={"llama.expert_count": 8}), ["expert_count=8"]),
     "metadata": (dict(values={"llama.attention.scale": 0.5}), ["attention.scale"]),
     "no_width": (dict(values={"llama.embedding_length": None}), ["embedding_length", "missing"]),
-    "per_layer": (dict(values={"llama.feed_forward_length": [56, 56, 56]}), ["feed_forward_length=[56, 56, 56]", "whole number"]),
+    "per_layer": (
+        dict(values={"llama.feed_forward_length": [56, 56, 56]}),
+        ["feed_forward_length=[56, 56, 56]", "whole number"],
+    ),
     "rope": (dict(values={"llama.rope.scaling.type": "su"}), ["su"]),
     "rope_width": (dict(values={"llama.rope.dimension_count": 8}), ["rope.dimension_count=8"]),
     "missing": (dict(arrays={UP: None}), ["missing", UP]),
