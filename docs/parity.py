@@ -48,7 +48,7 @@ numbers of heads, windows shorter than the text, rows padded at the left), saved
 
 The largest difference is {worst:.1e}.
 
-| model type | variant | logits | greedy | peft | back |
+| `model_type` | variant | logits | greedy | peft | back |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 

@@ -160,7 +160,7 @@ def test_another_judge_in_the_same_folder_is_asked_again(model_dir, vector_file,
     assert first and judged() == first
     model = hf_model("qwen3", vocab_size=hf.read_config(model_dir)[0].vocab, num_hidden_layers=2)
     with torch.no_grad():
-        model.model.norm.weight[3] += 1e-3
+        model.model.norm.weight[3] += 1
     model.save_pretrained(tmp_path / "judge")
     again = judged()
     assert first < again and len(again) == 2 * len(first)

@@ -125,7 +125,7 @@ BROKEN = {  # name -> (what to break, what the message must name)
             ("rope_parameters", "'rope_theta'='x'", ({"rope_type": "default", "rope_theta": "x"},)),
             ("rope_parameters", "'factor'", ({"rope_type": "linear", "rope_theta": 1e4, "factor": "x"},)),
             ("rope_parameters", "'factor'=-1", ({"rope_type": "linear", "rope_theta": 1e4, "factor": -1},)),
-            ("rope_parameters", "null", ({"rope_type": "default", "rope_theta": None},)),
+            ("rope_parameters", "'rope_theta'=None", ({"rope_type": "default", "rope_theta": None},)),
         )
         for i, value in enumerate(values)
     },
