@@ -265,7 +265,7 @@ WRONG = {  # name -> (what is written otherwise, what the line must name)
     "no_width": (dict(values={"llama.embedding_length": None}), ["embedding_length", "missing"]),
     "per_layer": (
         dict(values={"llama.feed_forward_length": [56, 56, 56]}),
-        ["feed_forward_length=[56, 56, 56]", "whole number"],
+        ["feed_forward_length'=[56, 56, 56]", "whole number"],
     ),
     "rope": (dict(values={"llama.rope.scaling.type": "su"}), ["su"]),
     "rope_width": (dict(values={"llama.rope.dimension_count": 8}), ["rope.dimension_count=8"]),
