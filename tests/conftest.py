@@ -12,8 +12,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Eight devices for the sharding tests; LLVM's optimisation would be most of the time of models as small as these.
-FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
+# Eight devices for the sharding tests. The rest is for compile time, which would be most of the time of models as small
+# as these: no optimisation by LLVM, the older emitters of fused loops (half the time of the newer ones), one LLVM module.
+FLAGS = (
+    "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1",
+)  # fmt: skip
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in FLAGS if flag.split("=")[0] not in given)])
 

@@ -214,11 +214,12 @@ def torch_run(model, tokens, mask=None, edits=()):
 def tiny_spec(kind="qwen3", **changes):
     """A decoder of three layers; "gemma3" has windows, two rotary bases, post norms and scaled embeddings."""
     base = dict(family=kind, vocab=VOCAB, width=24, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=40, qk_norm=True)
+    dim = changes.get("head_dim", base["head_dim"])
     if kind == "qwen3":
-        base |= dict(ropes=(Rope(1e4, 8),), rope_of=(0, 0, 0), windows=(0, 0, 0))
+        base |= dict(ropes=(Rope(1e4, dim),), rope_of=(0, 0, 0), windows=(0, 0, 0))
     else:
         base |= dict(
-            ropes=(Rope(1e5, 8, "linear", 4.0), Rope(1e3, 8)), rope_of=(1, 0, 1), windows=(4, 0, 3), norm_offset=1.0,
+            ropes=(Rope(1e5, dim, "linear", 4.0), Rope(1e3, dim)), rope_of=(1, 0, 1), windows=(4, 0, 3), norm_offset=1.0,
             act="gelu_tanh", post_norms=True, embed_scale=24**0.5, attn_scale=0.3,
         )  # fmt: skip
     return Spec(**base | changes)

@@ -124,9 +124,7 @@ def test_both_layouts_of_experts_read_alike(tmp_path):
 
 DENSE = {  # what makes a layer dense, and the first such layer
     "decoder_sparse_step=2": (dict(decoder_sparse_step=2), 0),
-    "decoder_sparse_step=0": (dict(decoder_sparse_step=0), 0),
     "mlp_only_layers=.1, 2.": (dict(mlp_only_layers=[1, 2]), 1),
-    "num_experts=0": (dict(num_local_experts=0), 0),
 }
 
 
@@ -138,6 +136,14 @@ def test_dense_layers_among_experts_are_refused_by_name(named, tmp_path):
     with pytest.raises(InputError, match=f"config.json: .*{named}.*layer {layer} dense; only") as error:
         params(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["decoder_sparse_step", "num_local_experts", "num_experts_per_tok"])
+def test_no_experts_at_all_are_refused_by_name(name, tmp_path):
+    save(hf_model("qwen3_moe"), tmp_path)
+    edit_config(tmp_path, **{name: 0})
+    with pytest.raises(InputError, match=f"config.json: {name}=0: must be a whole number from 1 to"):
+        params(tmp_path)
 
 
 def test_lists_that_make_no_layer_dense(tmp_path):

@@ -142,7 +142,7 @@ def test_adapters_made_by_peft_run_here(case, folders, tmp_path):
     lm = hf.load(folder)
     got, want = logits(peft.load_peft(lm, tmp_path)), torch_logits(model.base_model.model)
     assert np.abs(want - logits(lm)).max() > 0.1
-    assert np.abs(got - want).max() < 1e-4
+    assert np.abs(got - want).max() < 1e-4 * max(1, want.std())
 
 
 def rewrite(folder, change):

@@ -19,7 +19,7 @@ def spec(config: dict, where: str) -> Spec:
     layers, bias = f("num_hidden_layers"), bool(f("attention_bias"))
     experts = f("num_local_experts", f("num_experts"))
     step, only = f("decoder_sparse_step", 1), f("mlp_only_layers", [])
-    if dense := [i for i in range(layers) if not experts or step < 1 or (i + 1) % step or i in only]:
+    if dense := [i for i in range(layers) if (i + 1) % step or i in only]:
         raise InputError(
             f"{where}: num_experts={experts}, decoder_sparse_step={step} and mlp_only_layers={str(only)[:60]} make "
             f"layer {dense[0]} dense; only models with experts in every layer are supported"
