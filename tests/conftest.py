@@ -12,8 +12,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Eight devices for the sharding tests. The rest is for compile time, which would be most of the time of models as small
-# as these: no optimisation by LLVM, the older emitters of fused loops (half the time of the newer ones), one LLVM module.
+# Eight devices for the sharding tests. The rest is for compilation, which would be most of the time of models as small
+# as these: no optimisation by LLVM, the older emitters of fused loops (half the time of the newer), one LLVM module.
 FLAGS = (
     "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1",

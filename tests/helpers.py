@@ -219,8 +219,8 @@ def tiny_spec(kind="qwen3", **changes):
         base |= dict(ropes=(Rope(1e4, dim),), rope_of=(0, 0, 0), windows=(0, 0, 0))
     else:
         base |= dict(
-            ropes=(Rope(1e5, dim, "linear", 4.0), Rope(1e3, dim)), rope_of=(1, 0, 1), windows=(4, 0, 3), norm_offset=1.0,
-            act="gelu_tanh", post_norms=True, embed_scale=24**0.5, attn_scale=0.3,
+            ropes=(Rope(1e5, dim, "linear", 4.0), Rope(1e3, dim)), rope_of=(1, 0, 1), windows=(4, 0, 3),
+            norm_offset=1.0, act="gelu_tanh", post_norms=True, embed_scale=24**0.5, attn_scale=0.3,
         )  # fmt: skip
     return Spec(**base | changes)
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pathlib
+import re
 import socket
 import sys
 import tempfile
@@ -46,11 +47,19 @@ def _end_at(folder, number):
     checkpoints.MetricsLog.write = wrapped
 
 
+def environment(devices=1) -> dict:
+    """Of a process that a test starts: one device, as on a laptop, and compiled programs shared with its like."""
+    return os.environ | {
+        "XLA_FLAGS": re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]),
+        "JAX_COMPILATION_CACHE_DIR": _cache.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+
+
 def _run(args, log, devices, compiled, train_only, end=None):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1), os.dup2(out, 2)
     os.chdir(ROOT)
-    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = environment(devices)["XLA_FLAGS"]
     import jax
 
     from welfare_jax import main

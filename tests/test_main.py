@@ -1,7 +1,6 @@
 """The command: one line for every mistake, what a run leaves behind, and the same numbers after a kill."""
 
 import json
-import os
 import pathlib
 import re
 import runpy
@@ -38,13 +37,8 @@ def command(*args):
     return [sys.executable, "-m", "welfare_jax.main", *map(str, args)]
 
 
-def environment():
-    """One device, as on a laptop; compiling for speed would take longer than these runs."""
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
-
 def call(*args):
-    return subprocess.run(command(*args), capture_output=True, text=True, cwd=ROOT, env=environment())
+    return subprocess.run(command(*args), capture_output=True, text=True, cwd=ROOT, env=runs.environment())
 
 
 def one_line(status, said, *names):
@@ -272,7 +266,7 @@ def test_killed_in_the_middle(finished, model_dir, tmp_path):
     """Killed twice, once between checkpoints; then the same command gives the numbers of the run never killed."""
     for wanted in (3, 8):
         running = subprocess.Popen(
-            command(*few(model_dir, tmp_path)), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+            command(*few(model_dir, tmp_path)), cwd=ROOT, env=runs.environment(), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while (

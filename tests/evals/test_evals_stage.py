@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -13,6 +12,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import runs
 import torch
 from helpers import hf_model, save
 
@@ -52,10 +52,6 @@ def command(model_dir, vector_file, workdir):
     return [sys.executable, "-m", "welfare_jax.main", "--config=configs/evals.py", f"--workdir={workdir}", *flags]
 
 
-def environment():
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
-
 def lines(path):
     return path.read_text().splitlines() if path.is_file() else []
 
@@ -65,12 +61,12 @@ def test_killed_in_the_middle(model_dir, vector_file, tmp_path):
     """kill -9 among the answers, and a torn line; the same command then gives the numbers of a run never killed."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = subprocess.run(
-        command(model_dir, vector_file, whole), cwd=ROOT, env=environment(), capture_output=True, text=True
+        command(model_dir, vector_file, whole), cwd=ROOT, env=runs.environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     answers = killed / "evals" / "answers.jsonl"
     running = subprocess.Popen(
-        command(model_dir, vector_file, killed), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+        command(model_dir, vector_file, killed), cwd=ROOT, env=runs.environment(), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while running.poll() is None and len(lines(answers)) < 20:
@@ -81,7 +77,7 @@ def test_killed_in_the_middle(model_dir, vector_file, tmp_path):
     with answers.open("a") as file:
         file.write('{"key": "0123", "ans')
     done = subprocess.run(
-        command(model_dir, vector_file, killed), cwd=ROOT, env=environment(), capture_output=True, text=True
+        command(model_dir, vector_file, killed), cwd=ROOT, env=runs.environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("answers", "readouts", "judgements", "scores"):
