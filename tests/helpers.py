@@ -163,7 +163,9 @@ def _half(block, at):
     gemma = hasattr(block, "post_feedforward_layernorm")
     if at == "mlp_neurons":
         return block.mlp.act_fn
-    if at == "attn_out":
+    if at == "z":  # what goes into it
+        return block.self_attn.o_proj
+    if at in ("attn_out", "resid_mid"):
         return block.post_attention_layernorm if gemma else block.self_attn
     return block.post_feedforward_layernorm if gemma else block.mlp
 
@@ -174,7 +176,17 @@ def _hooked(model, edits):
     handles = []
     for at, edit in edits:
         for i, block in enumerate(torch_layers(model)):
-            module = block if at.startswith("resid") else _half(block, at)
+            module = block if at in ("resid_pre", "resid_post") else _half(block, at)
+            stream = {}
+
+            def enter(_, args, stream=stream):
+                stream["x"] = args[0]
+
+            def middle(_, args, out, i=i, edit=edit, stream=stream):
+                """The sum is made in no module of its own: what the first half adds is changed by as much."""
+                first = out[0] if isinstance(out, tuple) else out
+                changed = edit(i, stream["x"] + first) - stream["x"]
+                return (changed, *out[1:]) if isinstance(out, tuple) else changed
 
             def before(_, args, i=i, edit=edit):
                 return (edit(i, args[0]), *args[1:])
@@ -184,7 +196,10 @@ def _hooked(model, edits):
                 changed = edit(i, first)
                 return (changed, *out[1:]) if isinstance(out, tuple) else changed
 
-            if at == "resid_pre":
+            if at == "resid_mid":
+                handles.append(block.register_forward_pre_hook(enter))
+                handles.append(module.register_forward_hook(middle))
+            elif at in ("resid_pre", "z"):
                 handles.append(module.register_forward_pre_hook(before))
             else:
                 handles.append(module.register_forward_hook(after))

@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what type checkers and editors see, and nobody runs
     from welfare_jax.errors import InputError as InputError
+    from welfare_jax.interp.contrast import Direction as Direction
+    from welfare_jax.interp.contrast import read_direction as read_direction
     from welfare_jax.interp.geometry import class_sums as class_sums
     from welfare_jax.interp.geometry import difference_in_means as difference_in_means
     from welfare_jax.interp.geometry import pca_axis as pca_axis
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors see, and nobody runs
     from welfare_jax.models.decoder import empty_cache as empty_cache
     from welfare_jax.models.decoder import forward as forward
     from welfare_jax.models.decoder import init as init
+    from welfare_jax.models.generate import chat as chat
     from welfare_jax.models.generate import generate as generate
     from welfare_jax.models.hf import LM as LM
     from welfare_jax.models.hf import load as load
@@ -32,6 +35,7 @@ if TYPE_CHECKING:  # what type checkers and editors see, and nobody runs
     from welfare_jax.models.interventions import ablate as ablate
     from welfare_jax.models.interventions import add as add
     from welfare_jax.models.interventions import combine as combine
+    from welfare_jax.models.interventions import patch as patch
     from welfare_jax.models.interventions import scale_neurons as scale_neurons
     from welfare_jax.models.peft import load_peft as load_peft
     from welfare_jax.models.peft import save_peft as save_peft
@@ -48,15 +52,19 @@ else:
         "init": "models.decoder",
         "empty_cache": "models.decoder",
         "generate": "models.generate",
+        "chat": "models.generate",
         "encode": "models.chat",
         "assistant_tokens": "models.chat",
         "stop_ids": "models.stops",
         "stop_strings": "models.stops",
         "add": "models.interventions",
         "ablate": "models.interventions",
+        "patch": "models.interventions",
         "scale_neurons": "models.interventions",
         "combine": "models.interventions",
         "Interventions": "models.interventions",
+        "read_direction": "interp.contrast",
+        "Direction": "interp.contrast",
         "class_sums": "interp.geometry",
         "difference_in_means": "interp.geometry",
         "select_layer": "interp.geometry",

@@ -10,7 +10,16 @@ from helpers import hf_model, padded, params, run, save, tiny_model, torch_run
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, interventions, lora
-from welfare_jax.models.interventions import HOOKS, ablate, add, combine, scale_neurons, without_masks
+from welfare_jax.models.interventions import (
+    HOOKS,
+    ablate,
+    add,
+    combine,
+    hook_width,
+    patch,
+    scale_neurons,
+    without_masks,
+)
 from welfare_jax.models.layers import Lora
 
 B, T, D, F, L = 3, 9, 40, 56, 3
@@ -80,10 +89,46 @@ def compare(side, iv, edits, atol=1e-4):
 @pytest.mark.parametrize("at", HOOKS)
 def test_add_then_ablate_at_a_hook_point(kind, at, sides):
     """Per-row vectors, layers and scales and a mask, then a projection at one layer of the mask's complement."""
-    data = NEURONS if at == "mlp_neurons" else VECTORS
+    width = hook_width(decoder.static(sides[kind][1])[0], at)
+    data = np.random.default_rng(4).normal(size=(B, width)).astype("f4")
     iv = combine(add(data, LAYERS, SCALES, WHERE, at=at), ablate(10 * data[0], layer=-1, where=~WHERE, at=at))
     edits = [(at, torch_add(data, LAYERS, SCALES, WHERE)), (at, torch_ablate(data[0], -1, ~WHERE))]
     compare(sides[kind], iv, edits)
+
+
+def torch_patch(values, layers, where):
+    values, where = torch.tensor(values), torch.tensor(where)[..., None]
+    return lambda layer, x: torch.where(on_rows(layers, layer) & where, values, x)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
+@pytest.mark.parametrize("at", HOOKS)
+def test_activations_set_at_a_hook_point(kind, at, sides):
+    """For every row and token, for every row, and for all; then read where the last layer does only what it must."""
+    spec = decoder.static(sides[kind][1])[0]
+    values = np.random.default_rng(5).normal(size=(B, T, hook_width(spec, at))).astype("f4")
+    for some in (values, values[:, 0], values[0, 0]):
+        wide = np.broadcast_to(some if some.ndim != 2 else some[:, None], values.shape)
+        compare(sides[kind], patch(some, LAYERS, WHERE, at=at), [(at, torch_patch(wide, LAYERS, WHERE))])
+    _, graphdef, weights = sides[kind]
+    read = np.array([[8, 2], [8, 4], [5, 0]])
+    iv = patch(values, L - 1, WHERE, at=at)
+    want = run(graphdef, weights, TOKENS, mask=MASK, interventions=iv, read=read).residual
+    model = decoder.bind(graphdef, weights)
+    got = decoder.backbone(model, TOKENS, MASK, iv=iv, read=read, everywhere=False)[1]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_another_run_patched_in_makes_this_one_it(sides):
+    """All tokens of one run's last stream, set in a run on other tokens, give the first run's logits."""
+    _, graphdef, weights = sides["qwen3"]
+    other = TOKENS[::-1].copy()
+    everywhere = np.broadcast_to(np.arange(T), (B, T))
+    there = run(graphdef, weights, other, mask=MASK, read=everywhere)
+    iv = patch(there.residual[-1], -1)
+    here = run(graphdef, weights, TOKENS, mask=MASK, interventions=iv)
+    np.testing.assert_allclose(here.logits, there.logits, atol=1e-4)
+    assert without_masks(iv).ops == () and interventions.per_row(iv)
 
 
 def test_shared_vector_at_one_layer(sides):
@@ -307,14 +352,14 @@ def test_what_treats_rows_differently():
 
 
 def test_masks_can_be_dropped():
-    iv = combine(add(VECTORS, 1, where=WHERE), ablate(VECTORS, where=WHERE))
+    iv = add(VECTORS, 1, where=WHERE) + ablate(VECTORS, where=WHERE)
     assert all(op.where is None for op in without_masks(iv).ops) and without_masks(None) is None
     assert all(op.where is not None for op in iv.ops)
 
 
 ZERO = np.zeros(24, "f4")
 WRONG = {  # for a model of width 24, mlp 40, 3 layers, on tokens [2, 5]
-    "hook point": (lambda: add(ZERO, 0, at="resid_mid"), "resid_mid"),
+    "hook point": (lambda: add(ZERO, 0, at="resid_middle"), "resid_middle"),
     "vector width": (lambda: add(np.zeros(23), 0), "23"),
     "neuron vector at the stream": (lambda: ablate(np.zeros(40)), "40"),
     "stream vector at neurons": (lambda: add(ZERO, 0, at="mlp_neurons"), "24"),
@@ -323,6 +368,8 @@ WRONG = {  # for a model of width 24, mlp 40, 3 layers, on tokens [2, 5]
     "one row's layer": (lambda: add(ZERO, [0, 7]), "layer 7"),
     "mask of other tokens": (lambda: add(ZERO, 0, where=np.ones((2, 4), bool)), "where"),
     "mask of one row": (lambda: ablate(ZERO, where=np.ones(5, bool)), "where"),
+    "values of other tokens": (lambda: patch(np.zeros((2, 4, 24)), 0), "values"),
+    "values for heads": (lambda: patch(ZERO, 0, at="z"), "24"),
     "rows of vectors": (lambda: add(np.zeros((3, 24)), 0), "vector"),
     "rows of layers": (lambda: add(ZERO, [0, 1, 2]), "layer"),
     "rows of scales": (lambda: add(ZERO, 0, np.ones(3)), "scale"),

@@ -27,11 +27,13 @@ def render(tokenizer, prompt, template=None) -> str:
 def encode(tokenizer, prompts, template=None, *, multiple: int = 1):
     """(tokens int32 [B, T], mask bool [B, T]) of rendered conversations, left-padded NumPy arrays.
 
-    prompts: strings (one user message each) or lists of {"role", "content"}; template: keyword arguments of the chat
-    template, e.g. {"enable_thinking": False}. T is rounded up to a `multiple`, so that few shapes are compiled.
+    prompts: one string, or a list of strings (one user message each) or of lists of {"role", "content"}; template:
+    keyword arguments of the chat template, e.g. {"enable_thinking": False}. T is rounded up to a `multiple`, so that
+    few shapes are compiled.
     Raises `InputError` on an empty list, and where the template refuses a prompt or there is none.
     """
-    if isinstance(prompts, str) or not len(prompts):
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not len(prompts):
         raise InputError(f"prompts {prompts!r} for tokenizer {tokenizer.name_or_path}: need a list of at least one")
     rows = [tokenizer.encode(render(tokenizer, p, template), add_special_tokens=False) for p in prompts]
     return pad(rows, multiple)

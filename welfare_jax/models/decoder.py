@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import attention, interventions
+from welfare_jax.models import attention, inputs, interventions
 from welfare_jax.models.layers import PRODUCTS, Attention, Lora, Mlp, Norm
 from welfare_jax.models.moe import MoeMlp
 from welfare_jax.models.rope import cos_sin
@@ -174,7 +174,7 @@ class _Rows(NamedTuple):
     window: jax.Array | None  # int32 [L], None where every layer sees everything
 
 
-def _attention(block, spec, h, rows, window, rope, older, take, fresh):
+def _attention(block, spec, h, rows, window, rope, older, take, fresh, hook):
     """One block's attention: (what it adds before the post norm, new keys, new values)."""
     k, v = block.attn.keys_values(h, rope)
     k = attention.fill(k, rows.kpos) if fresh else k
@@ -194,7 +194,8 @@ def _attention(block, spec, h, rows, window, rope, older, take, fresh):
         )
     else:
         heads = attention.attend(q, parts, qpos, window, spec.scale, spec.attn_cap, sinks, filled=fresh)
-    return block.attn.out(heads), k, v
+    z = heads.swapaxes(1, 2).reshape(*qpos.shape, -1)
+    return block.attn.o(hook("z", z, take)), k, v
 
 
 def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fresh=False):
@@ -210,12 +211,12 @@ def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fres
     window = None if rows.window is None else rows.window[layer]
     x = hook("resid_pre", x)
     h = x if block.attn_norm is None else block.attn_norm(x)
-    out, k, v = _attention(block, spec, h, rows, window, rope, older, take, fresh)
+    out, k, v = _attention(block, spec, h, rows, window, rope, older, take, fresh, hook)
     if take is not None:
         x = take(x)
     out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
     out = out if spec.residual_scale == 1.0 else out * spec.residual_scale
-    x = x + hook("attn_out", out, take)
+    x = hook("resid_mid", x + hook("attn_out", out, take), take)
     touched = "mlp_neurons" in wanted or interventions.acts_at(iv, "mlp_neurons")
     h = x if block.mlp_norm is None else block.mlp_norm(x)
     out = block.mlp(h, (lambda n: hook("mlp_neurons", n, take)) if touched else None)
@@ -328,19 +329,30 @@ def forward(
     """The decoder's forward pass. Pure; use it under jit, vmap, grad or scan.
 
     tokens int32 [B, T]; mask bool [B, T], False on padding at either side; interventions from `wj.add` and its
-    kin; read [B] or [B, P], the positions whose residual stream is returned; cache from `empty_cache`, with room
-    for T more slots. Returns `.logits` [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block,
-    resid_post, or what another `hook` point holds; a tuple of hook points gives a tuple), `.cache`. What is not used
-    is not computed under jit. Raises `InputError` on shapes that do not fit, and on token ids without a row where
-    tokens are known, outside of any trace.
+    kin; read [B] or [B, P], the positions whose residual stream is returned (-1: the last), or weights float
+    [B, P, T] to average over tokens with; cache from `empty_cache`, with room for T more slots. Returns `.logits`
+    [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block, resid_post, or what another `hook` point
+    holds; a tuple of hook points gives a tuple), `.cache`. What is not used is not computed under your own jit; a
+    plain call is compiled once for each shape. Raises `InputError` on shapes that do not fit, and on token ids
+    without a row and positions beyond the end where these are known, outside of any trace.
     """
+    tokens, mask = inputs.tokens(tokens), inputs.mask(mask)
+    check_inputs(static(graphdef)[0], tokens, mask, interventions)
+    read, hook = inputs.positions(read, tokens.shape), inputs.hooks(hook)
+    given = (params, tokens, mask, interventions, read, cache)
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given)):
+        return _forward(graphdef, *given, hook)
+    return _forward_compiled(graphdef, *given, hook)
+
+
+def _forward(graphdef, params, tokens, mask, iv, read, cache, hook):
     model = bind(graphdef, params)
-    check_inputs(model.spec, tokens, mask, interventions)
-    if read is not None:
-        read = jnp.asarray(read)
-        read = read[:, None] if read.ndim == 1 else read
-    hidden, residual, cache = backbone(model, tokens, mask, cache=cache, iv=interventions, read=read, hook=hook)
+    hidden, residual, cache = backbone(model, tokens, mask, cache=cache, iv=iv, read=read, hook=hook)
     return Output(unembed(model, hidden), residual, cache)
+
+
+# A plain call would compile the scan over layers anew each time.
+_forward_compiled = jax.jit(_forward, static_argnums=(0, 7))
 
 
 def check_inputs(spec, tokens, mask, iv):
@@ -354,7 +366,7 @@ def check_inputs(spec, tokens, mask, iv):
 
 def check_ids(spec, tokens, name="tokens"):
     """Refuse token ids that the embedding has no row for, padding included; of a traced array nothing is known."""
-    if isinstance(tokens, jax.core.Tracer) or (isinstance(tokens, jax.Array) and not tokens.is_fully_addressable):
+    if not inputs.known(tokens):
         return
     ids = np.asarray(tokens)
     if not ids.size:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, sampling, stops
+from welfare_jax.models import chat as conversations
+from welfare_jax.models import decoder, inputs, sampling, stops
 from welfare_jax.models.interventions import without_masks
 
 
@@ -63,15 +64,15 @@ def generate(
 ):  # fmt: skip
     """Continue prompts: (new tokens int32 [B, max_new_tokens], their mask bool). One compiled program a shape.
 
-    tokens int32 [B, T], padded at either side, mask bool [B, T]; key: one key, or one a row [B], in which case a
-    row's answer does not depend on the batch it is sampled in.
+    tokens int32 [B, T], padded at either side, mask bool [B, T]; key: a seed, a key, or a key for each
+    row [B], in which case a row's answer does not depend on the batch it is sampled in.
     temperature: 0 is greedy; top_k: 0 for all; top_p in (0, 1]: each one value or one a row, and may be traced.
     stop: token ids, of which those without a row in the model never come; stop_strings: a table from
     `stops.stop_strings`; what ends a row is kept as its last token.
     interventions act on the prompt where their `where` says, and on every new token; new_interventions, where given,
     act on the new tokens instead (a scale of zero for the rows that are steered in the prompt only).
     """
-    tokens, mask = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens), jnp.asarray(mask, bool)
+    tokens, mask, key = inputs.tokens(tokens), jnp.asarray(mask, bool), inputs.key(key)
     spec = decoder.static(graphdef)[0]
     decoder.check_inputs(spec, tokens, mask, interventions)
     tokens = jnp.asarray(tokens, jnp.int32)
@@ -81,8 +82,6 @@ def generate(
         decoder.check_inputs(spec, tokens[:, :1], None, after)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: must be at least 1")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
     key = jax.random.split(key, rows) if key.ndim == 0 else key
     settings = (
         _setting("temperature", temperature, jnp.float32, rows, lambda t: t >= 0, "0 (greedy) or more"),
@@ -104,3 +103,26 @@ def _setting(name, value, dtype, rows, good, need):
         if not np.all(good(np.asarray(value))):
             raise InputError(f"{name}={value}: must be {need}")
     return jnp.asarray(value, dtype)
+
+
+def chat(
+    lm, prompts, steer=None, *, max_new_tokens=128, temperature=0.0, top_p=None, seed=0, template=None, stop_strings=()
+):  # fmt: skip
+    """Answers of a loaded model as texts: one for a single prompt, else a list.
+
+    prompts: a string or a list of strings (one user message each) or of lists of {"role", "content"}; steer: an
+    `Interventions` that acts on every token, or None; temperature: 0 is greedy; template: keyword arguments of the
+    chat template; stop_strings: texts that end an answer, beside the ids that the model's files name. Whatever the
+    vector, layer and scale, one program is compiled for each number of prompts and each 32 tokens of their length.
+    """
+    one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
+    tokens, mask = conversations.encode(lm.tokenizer, [prompts] if one else prompts, template, multiple=32)
+    new, kept = generate(
+        lm.graphdef, lm.params, tokens, mask, seed, max_new_tokens=max_new_tokens, temperature=temperature,
+        top_p=top_p, stop=stops.stop_ids(lm.tokenizer, template), interventions=steer,
+        stop_strings=stops.stop_strings(lm.tokenizer, list(stop_strings)) if stop_strings else None,
+    )  # fmt: skip
+    said = [
+        lm.tokenizer.decode(ids[on], skip_special_tokens=True) for ids, on in zip(np.asarray(new), np.asarray(kept))
+    ]
+    return said[0] if one else said

@@ -53,6 +53,16 @@ class LM:
     def tokenizer(self, tokenizer):
         self.tokenizer_or_error = tokenizer
 
+    def __repr__(self):
+        spec, leaves = self.spec, jax.tree.leaves(self.params)
+        size, dtypes = sum(x.size for x in leaves), "/".join(sorted({str(x.dtype) for x in leaves}))
+        devices = sorted({d.id: d.device_kind for x in leaves for d in x.devices()}.items())
+        return (
+            f"LM {spec.family} from {self.path}\n"
+            f"  {size:,} parameters, {dtypes}: {spec.layers} layers of width {spec.width}, {spec.vocab:,} tokens\n"
+            f"  on {len(devices)} x {devices[0][1]}"
+        )
+
 
 def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> pathlib.Path:
     """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name by `huggingface_hub` or its cache.
@@ -352,6 +362,7 @@ def load(path_or_repo, dtype="float32", mesh=None, attention="plain", revision="
     bfloat16); revision: a branch, tag or commit of a hub model. Returns an `LM` with `.graphdef`, `.params`, `.spec`,
     `.tokenizer`. Raises `InputError` in one line on anything it cannot account for.
     """
+    dtype = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))  # jnp.bfloat16 too
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype={dtype!r}: use 'float32' or 'bfloat16'")
     if attention == "cudnn" and (jax.default_backend() != "gpu" or dtype != "bfloat16"):

@@ -2,8 +2,9 @@
 
 B batch, T tokens, D width, F mlp width, L layers. Layer, vector, scale and mask are leaves, so changing them never
 recompiles; only the number, kind and hook point of the operations are structure. Hook points carry the field's
-names: resid_pre and resid_post (a block's input and output), attn_out and mlp_out (what a block's two halves add
-to the stream), mlp_neurons (the activation function's output).
+names: resid_pre and resid_post (a block's input and output), resid_mid (between its two halves), attn_out and mlp_out
+(what the halves add to the stream), z (the attention heads' outputs side by side, head h at [h * d, (h + 1) * d) for
+heads of width d), mlp_neurons (the activation function's output).
 """
 
 import dataclasses
@@ -15,7 +16,12 @@ import numpy as np
 
 from welfare_jax.errors import InputError
 
-HOOKS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_neurons")
+HOOKS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "mlp_neurons")
+
+
+def hook_width(spec, at: str) -> int:
+    """The width of the activations at a hook point."""
+    return {"z": spec.heads * spec.head_dim, "mlp_neurons": spec.neurons}.get(at, spec.width)
 
 
 def _data(cls):
@@ -65,12 +71,27 @@ class ScaleNeurons:
         return x + _where(where, x * (_rows(f, last=True) - 1.0))
 
 
+@_data
+class Patch:
+    values: jax.Array  # [D], [B, D] or [B, T, D]
+    layer: jax.Array  # int32 [] or [B]
+    where: jax.Array | None
+    at: str
+
+    def __call__(self, x, layer, layers, where):
+        new = jnp.where(_rows(_is_layer(self.layer, layer, layers)), _rows(self.values, last=True), x)
+        return new if where is None else jnp.where(where[..., None], new, x)
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["ops"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Interventions:
-    """Operations in the order in which they are applied at each hook point."""
+    """Operations in the order in which they are applied at each hook point; `a + b` applies those of a, then of b."""
 
     ops: tuple = ()
+
+    def __add__(self, other):
+        return combine(self, other) if isinstance(other, Interventions) else NotImplemented
 
 
 def _rows(a, last=False):
@@ -117,6 +138,16 @@ def ablate(direction, layer=None, where=None, *, at="resid_post") -> Interventio
     return Interventions((Ablate(_float(direction), layer, _mask(where), _hook(at)),))
 
 
+def patch(values, layer, where=None, *, at="resid_post") -> Interventions:
+    """Set activations at one layer, for example to those of another run (activation patching).
+
+    values: [D], per row [B, D], or per row and token [B, T, D]; layer: int or per row [B]; where: bool [B, T], the
+    tokens to set (None: all). In generation a patch acts on the prompt alone.
+    """
+    layer = jnp.asarray(layer, jnp.int32)
+    return Interventions((Patch(_float(values), layer, _mask(where), _hook(at)),))
+
+
 def scale_neurons(factors, where=None) -> Interventions:
     """Multiply every MLP neuron's activation by `factors` [L, F] (or per row [B, L, F]); zero ablates a neuron."""
     return Interventions((ScaleNeurons(_float(factors), _mask(where), "mlp_neurons"),))
@@ -127,9 +158,12 @@ def combine(*interventions) -> Interventions:
     return Interventions(tuple(op for iv in interventions for op in iv.ops))
 
 
+DATA = {Add: "vector", Ablate: "direction", Patch: "values", ScaleNeurons: "factors"}
+
+
 def per_row(iv) -> bool:
     """Whether any operation of `iv` treats the rows of a batch differently: structure, known when tracing."""
-    data = lambda op: getattr(op, {Add: "vector", Ablate: "direction", ScaleNeurons: "factors"}[type(op)])
+    data = lambda op: getattr(op, DATA[type(op)])
     return iv is not None and any(
         op.where is not None
         or data(op).ndim > (2 if isinstance(op, ScaleNeurons) else 1)
@@ -154,26 +188,28 @@ def apply(iv, at, layer, layers, x, select=None):
     wide = x.astype(jnp.float32)
     for op in ops:
         where = op.where if op.where is None or select is None else select(op.where)
+        if isinstance(op, Patch) and op.values.ndim == 3 and select is not None:
+            op = dataclasses.replace(op, values=select(op.values))
         wide = op(wide, layer, layers, where)
     return wide.astype(x.dtype)
 
 
 def without_masks(iv):
-    """The same operations at every token: what generation applies to the tokens it samples."""
+    """The same operations but for patches, at every token: what generation applies to the tokens it samples."""
     if iv is None:
         return None
-    return Interventions(tuple(dataclasses.replace(op, where=None) for op in iv.ops))
+    return Interventions(tuple(dataclasses.replace(op, where=None) for op in iv.ops if not isinstance(op, Patch)))
 
 
 def check(iv, spec, tokens_shape):
     """Refuse shapes and layers that do not fit the model and the tokens; traced layers cannot be read and pass."""
     for op in iv.ops if iv is not None else ():
         name = type(op).__name__.lower()
-        width = spec.neurons if op.at == "mlp_neurons" else spec.width
-        data = {"add": "vector", "ablate": "direction", "scaleneurons": "factors"}[name]
+        width, data = hook_width(spec, op.at), DATA[type(op)]
         one = (spec.layers, width) if data == "factors" else (width,)
         rows = tokens_shape[0]
-        if getattr(op, data).shape not in (one, (rows, *one)):
+        fits = [one, (rows, *one), *([(*tokens_shape, width)] if data == "values" else [])]
+        if getattr(op, data).shape not in fits:
             raise InputError(
                 f"{name} at {op.at}: {data} is {getattr(op, data).shape}, need {one} or a row each {(rows, *one)}"
             )

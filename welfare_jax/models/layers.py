@@ -168,10 +168,6 @@ class Attention(nnx.Module):
     def keys_values(self, x, rope):
         return self.heads(self.k, self.k_norm, x, rope), self.heads(self.v, None, x, None)
 
-    def out(self, heads):
-        B, _, T, _ = heads.shape
-        return self.o(heads.swapaxes(1, 2).reshape(B, T, -1))
-
 
 class Mlp(nnx.Module):
     def __init__(self, spec, lora, dtype):
