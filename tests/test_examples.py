@@ -25,12 +25,34 @@ def test_steering_in_ones_own_jitted_function():
     assert [float(scale) for scale, _ in said] == [-8.0, 0.0, 8.0] and len({word for _, word in said}) > 1
 
 
-def test_the_readme_runs_as_it_stands():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert len(blocks) >= 2
+@pytest.mark.parametrize(("page", "least"), [("README.md", 1), ("docs/guide/library.md", 4)])
+def test_what_a_page_shows_runs_as_it_stands(page, least):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert len(blocks) >= least
     for block in blocks:
         done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
+
+
+PAGES = [p for p in ROOT.rglob("*.md") if not {".venv", "node_modules", "runs"} & {*p.relative_to(ROOT).parts}]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    heads = lambda text: {
+        re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"(?m)^#+ (.*)$", text)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), target
+        assert not anchor or anchor in heads(there.read_text()), target
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
 
 
 SUPPORTED = {kind for family in FAMILIES for kind in family.MODEL_TYPES} | {*hf.MULTIMODAL}
@@ -38,12 +60,13 @@ PARITY = (ROOT / "docs" / "parity.md").read_text()
 
 
 def test_the_parity_page_has_every_family():
-    """Of the figures only that README quotes the worst of them."""
+    """Of the figures, README and the page on models quote the worst."""
     rows = re.findall(r"^\| `(\w+)` \| \w+ \| (\S+) \| yes \| yes \| yes \|$", PARITY, re.M)
     assert {kind for kind, _ in rows} == SUPPORTED and len(rows) == len(CASES)
     worst = re.search(r"largest difference is (\S+)\.\n", PARITY)[1]
     assert float(f"{float(worst):.0e}") == max(float(figure) for _, figure in rows)
-    assert f"({worst} of the logits' spread" in (ROOT / "README.md").read_text()
+    for page in ("README.md", "docs/guide/models.md"):
+        assert f"({worst} of the logits' spread" in " ".join((ROOT / page).read_text().split())
 
 
 @pytest.mark.parametrize("kind", re.findall(r"`(\w+)`", "".join(re.findall(r"^- `.*$", PARITY, re.M))))
