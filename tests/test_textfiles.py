@@ -68,6 +68,11 @@ def test_a_quoted_field_keeps_its_line_ends(tmp_path):
     assert textfiles.records(path) == [(4, {"a": "1\r\n2", "b": "3\n4"}), (6, {"a": "x", "b": "y"})]
 
 
+def test_a_field_as_long_as_a_book(tmp_path):
+    path = write(tmp_path / "x.csv", b"a,b\n" + b"x" * 200_000 + b",1\n")
+    assert len(textfiles.records(path)[0][1]["a"]) == 200_000
+
+
 def refused(call, *named):
     assert one_line(lambda: (call(), "read"), *named) is None
 
@@ -82,6 +87,9 @@ BAD = {
     "long.csv": (b"a,b\n1,2\n1,2,3\n", "line 3", "2 fields"),
     "short.csv": (b"a,b\n1\n", "line 2", "2 fields"),
     "twice.csv": (b"a,a\n1,2\n", "line 1", "one name"),
+    "open.csv": (b'prompt\n"abc\ndef\n', "not a table"),
+    "quoted.csv": (b'a,b\n"x"y,1\n', "line 2", "not a table"),
+    "comma.json": (b'[{"a": 1},\n]', "line 2", "comma before the end"),
     "more.json": (b'[{"a": 1}]\n{"b": 2}\n', "line 2", "more after the end"),
     "deep.json": (b"[" * 100_000, "line 1", "not JSON"),
     "list.xml": (b"<a/>", "the ending"),

@@ -47,13 +47,25 @@ def render(tokenizer, messages, arguments=None, *, opening: bool) -> str:
             f"role lines text.transcript for a base model"
         )
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opening, **arguments)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opening, **arguments)
     except Exception as error:  # the template raises what it likes, and Jinja its own kinds
         why = " ".join(str(error).split())[:200]
         raise InputError(
             f"{_shown(messages)}: the chat template of tokenizer {name} refuses it ({why}); change the roles or their "
             f"order"
         ) from None
+    if not text:
+        raise InputError(f"{_shown(messages)}: the chat template of tokenizer {name} renders nothing; use another one")
+    whole(text, _shown(messages))
+    return text
+
+
+def whole(text: str, where: str):
+    """Refuse half characters (\ud83d alone), which Python can hold and no tokenizer can read; `where` names them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: {text[error.start]!r} is half a character; write the whole one") from None
 
 
 def _shown(messages) -> str:

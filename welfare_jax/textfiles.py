@@ -147,7 +147,8 @@ def _whole(value, source: str):
 def _table(path, delimiter: str):
     """The rows of a CSV or TSV file, each with the line where it ends."""
     # A quoted field may hold line ends, so the lines go to the reader as they are.
-    rows = csv.reader(io.StringIO(_decode(data(path), path), newline="\n"), delimiter=delimiter)
+    csv.field_size_limit(2**31 - 1)  # documents are longer than the 131,072 characters that the module allows
+    rows = csv.reader(io.StringIO(_decode(data(path), path), newline="\n"), delimiter=delimiter, strict=True)
     names = None
     try:
         for row in rows:
@@ -185,6 +186,8 @@ def _array(path):
         position = blank.match(source, position).end()
         if source[position : position + 1] == ",":
             position = blank.match(source, position + 1).end()
+            if source[position : position + 1] == "]":
+                raise InputError(f"{path}, line {line(position)}: not JSON (a comma before the end of the array)")
         elif source[position : position + 1] != "]":
             raise InputError(f"{path}, line {line(position)}: need a comma or the end of the array")
     rest = blank.match(source, position + 1).end()

@@ -225,6 +225,45 @@ def test_attributes_are_refused_by_name(tmp_path):
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
+PARTIAL = ("glm", "glm4", "phi3")  # families that can rotate a share of each head
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_share_of_each_head_is_rotated_only_where_transformers_does(kind, tmp_path):
+    """The code of other families there ignores what their configs say of it."""
+    save(hf_model(kind), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    ropes = config["rope_parameters"]
+    for inside in [ropes, *(r for r in ropes.values() if isinstance(r, dict))] if kind not in PARTIAL else []:
+        had = inside.get("partial_rotary_factor")
+        inside["partial_rotary_factor"] = 0.5
+        edit_config(tmp_path, **config)
+        with pytest.raises(InputError, match="partial_rotary_factor") as error:
+            hf.read_config(tmp_path)
+        assert "\n" not in str(error.value)
+        inside.pop("partial_rotary_factor")
+        assert had is None
+    edit_config(tmp_path, **config)
+    spec = hf.read_config(tmp_path)[0]
+    assert (max(r.dim for r in spec.ropes) < spec.head_dim) == (kind in PARTIAL)
+
+
+def test_what_gemma3_says_of_capped_scores_is_refused_and_gemma2_caps_them(tmp_path):
+    for kind in ("gemma2", "gemma3"):
+        save(hf_model(kind), tmp_path / kind)
+        edit_config(tmp_path / kind, attn_logit_softcapping=5.0)
+    assert hf.read_config(tmp_path / "gemma2")[0].attn_cap == 5.0
+    with pytest.raises(InputError, match="attn_logit_softcapping=5.0 is not supported"):
+        hf.read_config(tmp_path / "gemma3")
+
+
+def test_both_names_of_one_activation(tmp_path):
+    save(hf_model("llama"), tmp_path)
+    before = hf.read_config(tmp_path)[0]
+    edit_config(tmp_path, hidden_act="swish")
+    assert hf.read_config(tmp_path)[0] == before
+
+
 INNER = {  # what is wrong inside or around a decoder's config, and what the message names
     "none": (lambda c: c.pop("text_config"), ["mistral3", "without a text_config"]),
     "a_list": (lambda c: c.update(text_config=[1]), ["mistral3", "without a text_config"]),

@@ -53,7 +53,9 @@ def last_shard(folder):
 
 
 def duplicate(folder):
-    save_file({KEY: load_file(folder / ONE)[KEY]}, folder / "more.safetensors")
+    """Two files without an index, of which neither is the one that holds a whole model."""
+    (folder / ONE).rename(folder / "most.safetensors")
+    save_file({KEY: load_file(folder / "most.safetensors")[KEY]}, folder / "more.safetensors")
 
 
 def swap_two(folder):
@@ -83,7 +85,7 @@ BROKEN = {  # name -> (what to break, what the message must name)
     "wrong_shape": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY][:, :-1].copy()})), [KEY, "39", "40"]),
     "transposed": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].T.copy()})), [KEY, "shape"]),
     "integers": (lambda d: retensor(d, lambda t: t.update({KEY: t[KEY].astype("i4")})), [KEY, "I32"]),
-    "duplicate": (duplicate, [KEY, ONE, "more.safetensors"]),
+    "duplicate": (duplicate, [KEY, "most.safetensors", "more.safetensors"]),
     "two_spellings": (
         lambda d: retensor(d, lambda t: t.update({KEY.removeprefix("model."): t[KEY] + 1})),
         [KEY, KEY.removeprefix("model.")],
@@ -276,6 +278,16 @@ def same_as_transformers(folder, dtype="float32"):
     got = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
     assert np.abs(from_transformers(folder, tokens, mask) - got)[mask].max() < 1e-4
     return spec
+
+
+@pytest.mark.parametrize("other", ["consolidated", "model.fp16", "adapter_model", "training_args"])
+def test_a_whole_file_goes_before_whatever_lies_beside_it(other, good, tmp_path):
+    """As in transformers: the same weights in another program's format, halves, or something else altogether."""
+    shutil.copytree(good, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({name: 0 * x for name, x in tensors.items()}, tmp_path / f"{other}.safetensors")
+    found, want = params(tmp_path)[1], params(good)[1]
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), found, want))
 
 
 def test_a_whole_file_goes_before_an_older_index(sharded, tmp_path):

@@ -10,6 +10,7 @@ from helpers import hf_model
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, GenerationConfig
 
+from welfare_jax.errors import InputError
 from welfare_jax.models import hf, hf_save, stops
 
 CONFIG = "tokenizer_config.json"
@@ -53,6 +54,21 @@ def test_generation_settings_of_another_model_do_not_stay(one_layer_dir, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / stops.GENERATION).write_text('{"eos_token_id": 9}')
     assert not (hf_save.save_hf(hf.load(folder), tmp_path / "out") / stops.GENERATION).exists()
+
+
+def test_files_of_another_tokenizer_do_not_become_this_models(one_layer_dir, tmp_path):
+    """A model without one is not written beside them; one with one replaces them all."""
+    lm, bare = hf.load(one_layer_dir), tmp_path / "bare"
+    shutil.copytree(one_layer_dir, bare, ignore=shutil.ignore_patterns("*token*", "*.jinja"))
+    hf_save.save_hf(lm, tmp_path / "out")
+    with pytest.raises(InputError, match="without a tokenizer"):
+        hf_save.save_hf(hf.load(bare), tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    hf_save.save_hf(hf.load(bare), tmp_path / "new")
+    (tmp_path / "out" / "merges.txt").write_text("a b")
+    hf_save.save_hf(lm, tmp_path / "out")
+    assert not (tmp_path / "out" / "merges.txt").exists()
+    assert hf.load(tmp_path / "out").tokenizer.chat_template == lm.tokenizer.chat_template
 
 
 def test_ends_out_of_a_gguf_file(tmp_path, tiny_tokenizer_dir):

@@ -72,6 +72,50 @@ def test_a_seed_is_a_key(model):
     assert (np.asarray(ask(7)) != np.asarray(ask(8))).any()
 
 
+def test_a_cache_without_room_is_refused(model):
+    """What does not fit would be written over what is there."""
+    spec = decoder.static(model[0])[0]
+    cache = decoder.empty_cache(spec, 2, 6, jnp.float32)
+    cache = wj.forward(*model, TOKENS, cache=cache).cache
+    with pytest.raises(InputError, match="cache: 4 of its 6 slots are used, 4 more tokens do not fit"):
+        wj.forward(*model, TOKENS, cache=cache)
+    wj.forward(*model, np.array(TOKENS)[:, :2], cache=cache)
+    with pytest.raises(InputError, match="1 rows need"):
+        wj.forward(*model, TOKENS[:1], cache=cache)
+
+
+@pytest.mark.parametrize("stop", ["a", (3.5,), ["."]])
+def test_stops_are_ids(stop, model):
+    with pytest.raises(InputError, match="needs token ids"):
+        wj.generate(*model, TOKENS, np.ones((2, 4), bool), 0, max_new_tokens=2, stop=stop)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_nothing_at_all_is_refused(shape, model):
+    for call in (wj.forward, lambda *a: wj.generate(*a, np.ones(shape, bool), 0, max_new_tokens=2)):
+        with pytest.raises(InputError, match="at least one of each"):
+            call(*model, np.zeros(shape, np.int32))
+
+
+def test_prompts_of_every_form(tiny_tokenizer):
+    """One text is one prompt; what no tokenizer can read is named."""
+    for read in (wj.encode, wj.assistant_tokens):
+        one, several = read(tiny_tokenizer, "hi"), read(tiny_tokenizer, (p for p in ["hi"]))
+        np.testing.assert_array_equal(np.array(one), np.array(several))
+        for prompts, names in (([], "at least one"), ("\ud83d", "half a character"), (["a", "b\udc00"], "half a")):
+            with pytest.raises(InputError, match=names):
+                read(tiny_tokenizer, prompts)
+        with pytest.raises(InputError, match="multiple=0"):
+            read(tiny_tokenizer, ["hi"], multiple=0)
+    with pytest.raises(InputError, match="renders nothing"):
+        wj.encode(tiny_tokenizer, "hi", {"chat_template": ""})
+    for strings in (["\ud83d"], [3], [""]):
+        with pytest.raises(InputError, match="stop string"):
+            wj.stop_strings(tiny_tokenizer, strings)
+    with pytest.raises(InputError, match="k=9: the unembedding has 5 tokens"):
+        wj.logit_lens(jnp.ones(4), jnp.ones((5, 4)), k=9)
+
+
 def test_traced_positions_pass(model):
     spec = tiny_spec()
     assert jax.jit(lambda read: inputs.positions(read, (2, spec.layers)))(jnp.array([9, 9])).shape == (2, 1)

@@ -60,7 +60,13 @@ def test_load_holds_out_what_is_not_learnt(tmp_path):
         ('{"chosen": "a"}', "needs 'chosen' and 'rejected'"),
         ('{"chosen": "a", "rejected": " "}', "needs 'chosen' and 'rejected'"),
         ('{"chosen": "a", "rejected": "a"}', "are the same"),
-        ('{"prompt": "q", "chosen": [{"role": "user", "content": "x"}], "rejected": "b"}', "with a 'prompt'"),
+        ('{"prompt": "q", "chosen": [{"role": "user", "content": "q"}], "rejected": "b"}', "with a 'prompt'"),
+        (
+            '{"prompt": "q", "chosen": [{"role": "user", "content": "x"}], "rejected": "b"}',
+            "user but not the",
+        ),
+        ('{"question": "q", "chosen": "a", "rejected": "b"}', "'question' would not be read"),
+        ('{"prompt": "q", "system": "s", "chosen": "a", "rejected": "b"}', "'system' would not be read"),
         ('{"chosen": [{"role": "user", "content": "x"}], "rejected": "b"}', "must both be texts"),
         ('{"prompt": 7, "chosen": "a", "rejected": "b"}', "'prompt' must be"),
     ],
@@ -90,6 +96,21 @@ def test_answers_as_messages_are_the_conversations_that_texts_make(tmp_path):
     file.write_text(json.dumps(rows))
     for pair in preferences.read(str(file)):
         assert pair == dict(prompt=None, chosen=question + answers[0], rejected=question + answers[1], conflict=None)
+
+
+def test_conversations_that_hold_the_prompt_are_kept(tmp_path):
+    """Behind a system message, as the last of several turns, with other blanks around it."""
+    answers = [said(("assistant", a)) for a in ("yes", "no")]
+    befores = [
+        said(("system", "s"), ("user", "q")), said(("user", "p"), ("assistant", "r"), ("user", "q")),
+        said(("user", "q\n")),
+    ]  # fmt: skip
+    rows = [{"prompt": "q", "input": "", "chosen": b + answers[0], "rejected": b + answers[1]} for b in befores]
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps(rows))
+    for pair, before in zip(preferences.read(str(file)), befores, strict=True):
+        assert pair["prompt"] is None
+        assert (pair["chosen"], pair["rejected"]) == (before + answers[0], before + answers[1])
 
 
 def test_mistakes_in_settings():

@@ -119,6 +119,15 @@ def test_a_checkpoint_without_digests_goes_on_and_says_so(tmp_path, capfd):
     assert "checkpoint 2 does not name its weights by content" in capfd.readouterr().err
 
 
+def test_a_digest_of_an_earlier_version_is_not_compared(tmp_path, capfd):
+    now = checkpoints.digest({"a": jnp.arange(3)})
+    saved_at(tmp_path, [2], config=checkpoints.bound(CONFIG, weights="0123456789abcdef", text="b"))
+    assert restored(tmp_path, checkpoints.bound(CONFIG, weights=now, text="b"))[0] == 2
+    assert "checkpoint 2 does not name its weights by content" in capfd.readouterr().err
+    with pytest.raises(InputError, match="content.text"):
+        restored(tmp_path, checkpoints.bound(CONFIG, weights=now, text="c"))
+
+
 def test_a_digest_sees_every_bit_and_not_where_it_lies():
     rng = np.random.default_rng(0)
     tree = {"a": rng.normal(size=(4, 6)).astype("f4"), "b": jnp.asarray(rng.normal(size=8), jnp.bfloat16)}
@@ -303,10 +312,28 @@ def test_sums_depend_on_every_bit_and_its_place():
     # By hand, in plain Python, for a small one of each width.
     for dtype, width in ((jnp.float32, np.uint32), (jnp.bfloat16, np.uint16), (jnp.int32, np.uint32)):
         small = np.asarray(jnp.asarray([[1, -2, 3], [4, 5, -6]], dtype))
-        bits = small.view(width).astype(int)
+        bits, want = small.view(width).astype(int), 0
         a, b = checkpoints.PRIMES[:2]
-        want = sum(int(bits[i, j]) * (2 * (i * a + j * b) + 1) for i in range(2) for j in range(3)) % 2**32
-        assert checkpoints.sums({"a": jnp.asarray(small)})["a"] == want
+        for i in range(2):
+            for j in range(3):
+                mixed = int(bits[i, j]) * (2 * (i * a + j * b) + 1) % 2**32
+                mixed = (mixed ^ mixed >> 16) * checkpoints.MIX % 2**32
+                want += mixed ^ mixed >> 15
+        assert checkpoints.sums({"a": jnp.asarray(small)})["a"] == want % 2**32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["negated", "two signs", "all signs gone", "doubled", "halved", "two rows exchanged"])
+def test_sums_see_what_would_cancel_bit_by_bit(name, dtype):
+    """In 40 leaves each: the highest bits and the exponents of many numbers at once."""
+    for seed in range(40):
+        leaf = jnp.asarray(np.random.default_rng(seed).normal(size=(6, 8)), dtype)
+        other = {
+            "negated": -leaf, "two signs": leaf.at[1, 2].multiply(-1).at[4, 0].multiply(-1),
+            "all signs gone": -jnp.abs(leaf), "doubled": 2 * leaf, "halved": leaf / 2,
+            "two rows exchanged": leaf[jnp.array([1, 0, 2, 3, 4, 5])],
+        }[name]  # fmt: skip
+        assert checkpoints.sums({"a": leaf}) != checkpoints.sums({"a": other})
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 3), (3, 70_000), (2, 3, 130), (2, 1, 3, 5), (0, 3)])

@@ -66,7 +66,8 @@ def restore(folder: pathlib.Path, lm, mesh):
 def _adapted(written: dict, lm, where: str):
     """(graphdef, trainable, frozen) of the base model as the run with these settings began with it."""
     weights = written.get(checkpoints.CONTENT, {}).get("weights")
-    if weights not in (None, checkpoints.digest(lm.params)):
+    found = checkpoints.digest(lm.params)
+    if weights is not None and weights != found and not checkpoints.outdated(weights, found):
         raise InputError(
             f"{where} was trained on other base weights than {lm.path} holds now; put those back, or name their "
             f"folder with model.path"

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
 
 
@@ -13,6 +14,8 @@ def logit_lens(vectors, unembedding, norm_weight=None, k: int = 12):
     direction has no length of its own, so vectors are scaled to unit norm. Logits are exact to float32, and the
     unembedding is read in its own type: against 16-bit weights the vector goes in as three 16-bit parts.
     """
+    if not 1 <= k <= len(unembedding):
+        raise InputError(f"k={k}: the unembedding has {len(unembedding)} tokens")
     v = vectors.astype(jnp.float32)
     v = v if norm_weight is None else v * norm_weight.astype(jnp.float32)
     v = v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-12)

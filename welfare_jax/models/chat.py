@@ -32,15 +32,23 @@ def encode(tokenizer, prompts, template=None, *, multiple: int = 1):
     few shapes are compiled.
     Raises `InputError` on an empty list, and where the template refuses a prompt or there is none.
     """
-    prompts = [prompts] if isinstance(prompts, str) else prompts
-    if not len(prompts):
-        raise InputError(f"prompts {prompts!r} for tokenizer {tokenizer.name_or_path}: need a list of at least one")
+    prompts = several(tokenizer, prompts)
     rows = [tokenizer.encode(render(tokenizer, p, template), add_special_tokens=False) for p in prompts]
     return pad(rows, multiple)
 
 
+def several(tokenizer, prompts) -> list:
+    """Prompts as a list; a single text is a list of one."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+        raise InputError(f"prompts {prompts!r} for tokenizer {tokenizer.name_or_path}: need a list of at least one")
+    return prompts
+
+
 def pad(rows, multiple: int = 1):
     """Lists of token ids as left-padded (tokens int32, mask bool) [B, T]."""
+    if multiple < 1:
+        raise InputError(f"multiple={multiple}: must be at least 1")
     width = -(-max(map(len, rows)) // multiple) * multiple
     tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):
@@ -55,7 +63,7 @@ def assistant_tokens(tokenizer, prompts, template=None, *, opening: bool = True,
     piece by piece with the messages, so a template that changes its history is seen; it ends in `InputError`.
     """
     rows = []
-    for prompt in prompts:
+    for prompt in several(tokenizer, prompts):
         text = render(tokenizer, prompt, template)
         spans = assistant_spans(tokenizer, prompt, text, template)
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

@@ -339,6 +339,7 @@ def forward(
     tokens, mask = inputs.tokens(tokens), inputs.mask(mask)
     check_inputs(static(graphdef)[0], tokens, mask, interventions)
     read, hook = inputs.positions(read, tokens.shape), inputs.hooks(hook)
+    inputs.room(cache, static(graphdef)[0], tokens.shape)
     given = (params, tokens, mask, interventions, read, cache)
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given)):
         return _forward(graphdef, *given, hook)
@@ -356,8 +357,8 @@ _forward_compiled = jax.jit(_forward, static_argnums=(0, 7))
 
 
 def check_inputs(spec, tokens, mask, iv):
-    if tokens.ndim != 2:
-        raise InputError(f"tokens: need [batch, tokens], got shape {tokens.shape}")
+    if tokens.ndim != 2 or not tokens.size:
+        raise InputError(f"tokens: need [batch, tokens], at least one of each, got shape {tokens.shape}")
     check_ids(spec, tokens)
     if mask is not None and mask.shape != tokens.shape:
         raise InputError(f"mask: shape {mask.shape} differs from tokens {tokens.shape}")

@@ -88,6 +88,8 @@ def generate(
         _setting("top_k", top_k, jnp.int32, rows, lambda k: k >= 0, "0 (all tokens) or more"),
         _setting("top_p", top_p, jnp.float32, rows, lambda p: (p > 0) & (p <= 1), "above 0 and at most 1"),
     )
+    if isinstance(stop, str) or not all(isinstance(s, int | np.integer) for s in stop):
+        raise InputError(f"stop={stop!r}: needs token ids; make a table of texts by wj.stop_strings")
     stop = tuple(sorted({int(s) for s in stop if 0 <= s < spec.vocab}))
     return _generate(
         graphdef, params, tokens, mask, key, settings, max_new_tokens, stop, stop_strings, interventions, after

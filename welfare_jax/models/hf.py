@@ -166,7 +166,7 @@ def family_of(spec: Spec):
 def files(folder: pathlib.Path) -> dict[str, stream.Source]:
     """Tensor name -> where it lies, from the index where there is one. Every file's header and length are checked.
 
-    As in `transformers`, a file that holds a whole model goes before an index.
+    As in `transformers`, model.safetensors goes before an index and before whatever else lies beside it.
     """
     index = folder / INDEX
     if (adapter := folder / "adapter_config.json").is_file():
@@ -174,7 +174,7 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
             f"{adapter}: an adapter beside a whole model, which transformers would add to it; move the adapter to a "
             f"folder of its own, and use wj.load_peft for the two together"
         )
-    if index.is_file() and (folder / SINGLE).is_file():
+    if (folder / SINGLE).is_file():
         return stream.sources(folder / SINGLE)
     if not index.is_file():
         found, seen = {}, sorted(folder.glob("*.safetensors"))

@@ -22,6 +22,10 @@ DECODERS = {
     "mistral": ("mistral", "MistralForCausalLM"),
     "ministral3": ("ministral3", "Ministral3ForCausalLM"),
 }
+TOKENIZER_FILES = {
+    *hf.VOCABULARIES, "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json",
+}  # fmt: skip
 TOKENIZER_CONFIG, BACKEND = "tokenizer_config.json", "TokenizersBackend"  # how transformers 5 calls a fast tokenizer
 
 
@@ -91,12 +95,17 @@ def save_hf(lm: hf.LM, folder, dtype: str | None = None, merge_lora: bool = True
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
     made = ((name, array.astype(kind, copy=False)) for name, array in tensors(params, lm.spec, family))
     sizes = {name: array.size * kind.itemsize for name, array in tensors(params, lm.spec, family)}
-    generation = generation_config(lm)
+    generation, bare = generation_config(lm), isinstance(lm.tokenizer_or_error, InputError)
+    if bare and (other := next((p for p in sorted(TOKENIZER_FILES) if (folder / p).exists()), None)):
+        raise InputError(
+            f"{folder}: holds {other}, which would be read as part of this model without a tokenizer; use another "
+            f"folder"
+        )
     write(folder, config, sizes, made)
     (folder / stops.GENERATION).unlink(missing_ok=True)  # of what the folder held before
     if generation:
         (folder / stops.GENERATION).write_bytes(generation)
-    if not isinstance(lm.tokenizer_or_error, InputError):
+    if not bare:
         save_tokenizer(lm.tokenizer, folder)
     return folder
 
@@ -125,7 +134,10 @@ def save_tokenizer(tokenizer, folder: pathlib.Path) -> None:
 
     source = tokenizer.name_or_path and pathlib.Path(tokenizer.name_or_path) / TOKENIZER_CONFIG
     named = textfiles.json_object(source).get("tokenizer_class") if source and source.is_file() else None
-    tokenizer.save_pretrained(folder)
+    written = {pathlib.Path(path).name for path in tokenizer.save_pretrained(folder)}
+    for stale in TOKENIZER_FILES - written:  # of another tokenizer that was here before
+        if folder.resolve() != pathlib.Path(tokenizer.name_or_path).resolve():
+            (folder / stale).unlink(missing_ok=True)
     said = textfiles.json_object(folder / TOKENIZER_CONFIG)
     if said.get("tokenizer_class") == BACKEND:
         known = isinstance(named, str) and named != BACKEND and hasattr(transformers, named)

@@ -53,6 +53,22 @@ def positions(read, shape):
     return jnp.asarray(read)
 
 
+def room(cache, spec, shape):
+    """Refuse a cache of another shape than model and tokens need, or with too few empty slots, where that is known."""
+    if cache is None:
+        return
+    B, T = shape
+    slots = cache.k.shape[3]
+    if cache.k.shape != (need := (spec.layers, B, spec.kv_heads, slots, spec.head_dim)):
+        raise InputError(f"cache: keys have shape {cache.k.shape}, this model and {B} rows need {need}")
+    used = int(cache.used) if known(cache.used) else 0
+    if used + T > slots:
+        raise InputError(
+            f"cache: {used} of its {slots} slots are used, {T} more tokens do not fit; make it larger by "
+            f"wj.empty_cache(spec, batch, slots, dtype)"
+        )
+
+
 def hooks(at):
     """A hook point's name, or a tuple of them."""
     at = at if isinstance(at, str) else tuple(at)

@@ -165,8 +165,10 @@ def stop_strings(tokenizer, strings) -> np.ndarray:
     wherever tokens happen to cut it, and inside a token. Raises `InputError` on an empty string.
     """
     strings = [strings] if isinstance(strings, str) else list(strings)
-    if not strings or not all(strings):
-        raise InputError(f"stop strings {strings!r}: need at least one, none of them empty")
+    if not strings or not all(isinstance(s, str) and s for s in strings):
+        raise InputError(f"stop strings {strings!r}: need at least one, all of them texts and none empty")
+    for s in strings:
+        templates.whole(s, f"stop string {s!r}")
     step = _automaton([s.encode() for s in strings])
     if len(step) > np.iinfo(np.int16).max:
         raise InputError(f"stop strings: {len(step)} bytes in all are too many; use fewer or shorter ones")

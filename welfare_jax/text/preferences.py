@@ -1,8 +1,8 @@
 """Preference pairs: from JSONL, CSV or JSON files, or two generated objectives that conflict.
 
 A pair is {"prompt"?, "chosen", "rejected", "conflict"?}. With a prompt (text, or a list of {"role", "content"}),
-chosen and rejected are the answers: texts, or lists of messages that follow the prompt, or that begin with it, as
-published sets have both. Without a prompt they are whole texts, or whole conversations.
+chosen and rejected are the answers: texts, or lists of messages that follow the prompt, or that hold it, as published
+sets have both. Without a prompt they are whole texts, or whole conversations.
 
 The generated world: the goal is to avoid a tile, and the user asks which way a tile lies. `helpful` prefers the answer
 that tells the way that was asked for. `harmless` prefers any answer that does not lead onto the tile to avoid. Asked
@@ -18,6 +18,8 @@ from welfare_jax.text.tiny_world import AVOID, GOAL_LINES, SIDE
 from welfare_jax.text.wording import Wording
 
 OBJECTIVES = ("helpful", "harmless")
+# What published sets call a prompt, or a part of one, beside the name that is read here.
+OTHER_NAMES = ("system", "question", "instruction", "input", "query", "context", "history")
 DECLINE = "no"
 ASK = "Which way is a {tile}?"
 
@@ -69,10 +71,14 @@ def read(path: str) -> list:
         prompt, sides = row.get("prompt") or None, [row["chosen"], row["rejected"]]
         if prompt is not None and not _said(prompt):
             raise InputError(f"{where}: 'prompt' must be a text or a list of messages")
+        if unread := [name for name in OTHER_NAMES if row.get(name)]:
+            raise InputError(
+                f"{where}: {unread[0]!r} would not be read; put it into 'prompt', a text or a list of messages"
+            )
         if sides[0] == sides[1]:
             raise InputError(f"{where}: 'chosen' and 'rejected' are the same")
         if prompt is not None and any(isinstance(side, list) for side in sides):
-            prompt, sides = None, [_conversation(prompt, side) for side in sides]
+            prompt, sides = None, [_conversation(prompt, side, where) for side in sides]
             if any(side[-1]["role"] != "assistant" for side in sides):
                 raise InputError(f"{where}: with a 'prompt', 'chosen' and 'rejected' are answers of the assistant")
         if isinstance(sides[0], str) != isinstance(sides[1], str):
@@ -83,12 +89,23 @@ def read(path: str) -> list:
     return out
 
 
-def _conversation(prompt, answer) -> list[dict]:
-    """A prompt and its answer as one list of messages; published sets repeat the prompt in the answer, or do not."""
+def _conversation(prompt, answer, where: str) -> list[dict]:
+    """A prompt and its answer as one list of messages.
+
+    Published sets repeat the prompt in the answer, perhaps behind a system message or earlier turns, or do not.
+    """
     before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     after = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-    plain = lambda said: [(m["role"], m["content"]) for m in said]
-    return after if plain(after[: len(before)]) == plain(before) else before + after
+    plain = lambda said: [(m["role"], m["content"].strip()) for m in said]
+    wanted, held = plain(before), plain(after)
+    if any(held[i : i + len(wanted)] == wanted for i in range(len(held))):
+        return after
+    if any(role != "assistant" for role, _ in held):
+        raise InputError(
+            f"{where}: an answer holds messages of a {next(r for r, _ in held if r != 'assistant')} but not the "
+            f"'prompt'; leave 'prompt' out where the answers are whole conversations"
+        )
+    return before + after
 
 
 def _said(value) -> bool:

@@ -4,6 +4,7 @@ A run is one cell, or several in `cells/NAME/`, each a seed, scale, mixture and 
 base where none is named, then learns from a verified reward on a pool of problems, and is measured on held-out ones.
 """
 
+import hashlib
 import itertools
 import json
 import pathlib
@@ -167,7 +168,10 @@ class Cell:
         """Train, or continue; returns the summary of the cell."""
         config, cfg, workdir = self.config, self.config.train, pathlib.Path(workdir)
         needs = cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart
-        settings = checkpoints.bound(config.to_dict(), weights=checkpoints.digest(self.lm.params))
+        tokenizer = self.lm.tokenizer
+        text = repr((tokenizer.backend_tokenizer.to_str(), stops.stop_ids(tokenizer))).encode()
+        text = hashlib.sha256(text).hexdigest()[:16]
+        settings = checkpoints.bound(config.to_dict(), weights=checkpoints.digest(self.lm.params), text=text)
         with record.Record(workdir, self.now, settings, cfg, workdir.name) as run:
             self.now = run.now
             for i in run:

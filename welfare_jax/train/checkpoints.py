@@ -60,7 +60,7 @@ class Checkpoints:
         Returns once the tree is copied, so that it may be donated. Raises `InputError` where there is no room.
         """
         items = {"state": ocp.args.StandardSave(tree), "config": ocp.args.JsonSave(config)}
-        items["sums"] = ocp.args.JsonSave(sums(tree) | said(config=config, data=data))
+        items["sums"] = ocp.args.JsonSave(sums(tree) | said(config=config, data=data) | {MIXED: 1})
         items |= {"data": ocp.args.JsonSave(data)} if data else {}
         with self._room():
             self.manager.save(step, args=ocp.args.Composite(**items))
@@ -122,8 +122,12 @@ class Checkpoints:
     def _read(self, step: int, like, config: dict):
         """(tree, data) of a checkpoint that was made with these settings."""
         written = self.settings(step)
-        if unknown := sorted(config.get(CONTENT, {}).keys() - written.get(CONTENT, {}).keys()):
-            config = config | {CONTENT: {k: v for k, v in config[CONTENT].items() if k not in unknown}}
+        was, now = written.get(CONTENT, {}), config.get(CONTENT, {})
+        if unknown := sorted(k for k in now if k not in was or outdated(was[k], now[k])):
+            written, config = (
+                made | {CONTENT: {k: v for k, v in made.get(CONTENT, {}).items() if k not in unknown}}
+                for made in (written, config)
+            )
             say(f"checkpoint {step} does not name its {', '.join(unknown)} by content: taken to be what is there now")
         different, free = differences(written, config), differences(written, config, bound=False)
         if different:
@@ -151,7 +155,7 @@ class Checkpoints:
         found = self.manager.restore(step, args=ocp.args.Composite(**items))
         own = said(config=found.get("config"), data=found.get("data"))
         own = {k: v for k, v in own.items() if k in found["sums"]}  # earlier versions had sums of numbers alone
-        own |= sums(found["state"]) if "state" in items else {}
+        own |= sums(found["state"]) if "state" in items and MIXED in found["sums"] else {}
         wrong = [k for k, total in own.items() if found["sums"].get(k) != total]
         if wrong:
             raise ValueError(f"{wrong[0]} is not what was saved")
@@ -224,9 +228,12 @@ def _sum(leaf) -> int:
         place = np.add.outer(place, iota(n, prime)).ravel()
     last = 2 * iota(rows.shape[1], PRIMES[whole.ndim - 1]) + 1
     for at in range(0, len(rows), step):
-        bits = rows[at : at + step].astype(np.uint32)
-        total += int(np.sum(2 * place[at : at + step] * bits.sum(1, dtype=np.uint32), dtype=np.uint32))
-        total += int(np.sum(bits * last, dtype=np.uint32))
+        mixed = 2 * place[at : at + step, None] + last
+        mixed *= rows[at : at + step]
+        mixed ^= mixed >> 16
+        mixed *= np.uint32(MIX)
+        mixed ^= mixed >> 15
+        total += int(np.sum(mixed, dtype=np.uint32))
     return total % 2**32
 
 
@@ -243,12 +250,17 @@ def _sums(leaves):
         bits = jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
         # Odd weights: a change in one place is a change of the sum. Distinct primes: places do not share weights.
         place = [jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, d) * p for d, p in zip(range(leaf.ndim), PRIMES)]
-        return jnp.sum(bits * (2 * sum(place, jnp.uint32(0)) + 1), dtype=jnp.uint32)
+        mixed = bits * (2 * sum(place, jnp.uint32(0)) + 1)
+        # Without this, the highest bits (the signs) of two numbers that both flip would cancel in the sum.
+        mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(MIX)
+        return jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)
 
     return {name: one(leaf) for name, leaf in leaves.items()}
 
 
 PRIMES = (1_000_003, 998_244_353, 104_729, 7_919, 31, 1)
+MIX = 0x7FEB352D
+MIXED = "mixed"  # earlier versions had sums that missed flipped signs: what they wrote is not compared
 
 
 def digest(tree) -> str:
@@ -256,7 +268,12 @@ def digest(tree) -> str:
 
     Every bit counts: `sums` reads all of it once, where it lies, at about the speed of memory.
     """
-    return hashlib.sha256(json.dumps(sums(tree), sort_keys=True).encode()).hexdigest()[:16]
+    return f"{MIXED}-{hashlib.sha256(json.dumps(sums(tree), sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def outdated(was, now) -> bool:
+    """Whether an earlier version wrote `was`, so that it says nothing about the digest `now`."""
+    return str(now).startswith(MIXED) and not str(was).startswith(MIXED)
 
 
 def bound(settings: dict, **digests) -> dict:

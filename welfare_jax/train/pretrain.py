@@ -198,7 +198,10 @@ def finished(config, folder) -> pathlib.Path:
         return folder / "model"
     if was is None:
         checkpoints.say(f"{folder}: does not name what it read by content: taken to be what is there now")
-    elif changed := sorted(name for name, now in content(config).items() if was.get(name) != now):
+    elif changed := sorted(
+        name for name, now in content(config).items()
+        if was.get(name) != now and not checkpoints.outdated(was.get(name, checkpoints.MIXED), now)
+    ):  # fmt: skip
         raise InputError(
             f"{folder}: was pretrained with another {changed[0]} than is there now; put that back, or delete {folder}"
         )

@@ -23,6 +23,7 @@ INERT = frozenset(
 ANYWHERE = frozenset(
     "attention_chunk_size is_causal layer_types quantization_config sliding_window transformers_weights".split()
 )
+SILU = ("silu", "swish")  # two names of one function
 COUNTS = frozenset(  # attributes that are whole numbers from one on
     """vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers num_attention_heads
     num_key_value_heads head_dim max_position_embeddings original_max_position_embeddings sliding_window
@@ -141,8 +142,13 @@ class Fields:
             warnings.warn(f"{self.where}: transformers does not know {ignored}: ignored", stacklevel=2)
 
 
-def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | None = None) -> Rope:
-    """One rotary embedding, from `rope_parameters` (new) or from `rope_scaling`, `rope_theta` and others (old)."""
+def rope(
+    f: Fields, head_dim: int, settings: dict | None = None, theta: float | None = None, partial: bool = False
+) -> Rope:
+    """One rotary embedding, from `rope_parameters` (new) or from `rope_scaling`, `rope_theta` and others (old).
+
+    partial: whether this family can rotate a share of each head; of others `transformers` ignores the setting.
+    """
     old, theta, share = f("rope_scaling"), theta or f("rope_theta", 1e4), f("partial_rotary_factor", 1.0)
     settings = f("rope_parameters", old) if settings is None else settings
     given, where = _given(settings or {}, f.where), f"{f.where}: rope setting "
@@ -161,6 +167,11 @@ def rope(f: Fields, head_dim: int, settings: dict | None = None, theta: float | 
     if lacking:
         raise InputError(f"{where}{lacking[0]!r} is missing for rope_type={kind!r}")
     checks.number(share, f"{where}'partial_rotary_factor'", 0)
+    if share != 1 and not partial:
+        raise InputError(
+            f"{f.where}: partial_rotary_factor={share}: the heads of this family are rotated whole, whatever a config "
+            f"says; take it out if the model was made with `transformers`"
+        )
     made = {"theta": theta, "dim": int(head_dim * share), "kind": kind, "factor": given.get("factor", 1.0)}
     if kind == "dynamic":
         made["original"] = longest
@@ -253,8 +264,11 @@ def alternating(layers: int, every: int = 2) -> list[str]:
     return ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)]
 
 
-def llama_spec(f: Fields, family: str, **differences) -> Spec:
-    """The spec of a Llama-type config, which is read to its end; `differences` are what this family does otherwise."""
+def llama_spec(f: Fields, family: str, partial: bool = False, **differences) -> Spec:
+    """The spec of a Llama-type config, which is read to its end; `differences` are what this family does otherwise.
+
+    partial: see `rope`.
+    """
     layers, heads, width = f("num_hidden_layers"), f("num_attention_heads"), f("hidden_size")
     head_dim = f("head_dim", width // heads)
     made = {
@@ -264,7 +278,7 @@ def llama_spec(f: Fields, family: str, **differences) -> Spec:
         "tied": bool(f("tie_word_embeddings")),
     } | differences  # fmt: skip
     if "ropes" not in made:
-        made["ropes"] = (rope(f, head_dim),)
+        made["ropes"] = (rope(f, head_dim, partial=partial),)
     f.expect("is_causal", True)
     f.finish()
     return _within(f.where, Spec, made)

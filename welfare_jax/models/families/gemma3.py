@@ -22,6 +22,7 @@ IGNORED = (r".*\.rotary_emb\..*", *VISION)
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
     layers, head_dim = f("num_hidden_layers"), f("head_dim")
+    f.expect("attn_logit_softcapping", None)  # transformers keeps it and does not use it
     pattern = f("_sliding_window_pattern", f("sliding_window_pattern", 6))
     spans = windows(f, layers, alternating(layers, pattern))
     turning = ropes_by_layer(f, head_dim, spans, f("rope_theta", 1e6), f("rope_local_base_freq", 1e4))

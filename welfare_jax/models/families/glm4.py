@@ -3,7 +3,7 @@
 The 0414 models (glm4) norm what each half of a block adds as well; the older chat models (glm) do not.
 """
 
-from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors
+from welfare_jax.models.families.common import SILU, Fields, Tensor, llama_spec, llama_tensors
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("glm4", "glm")
@@ -18,11 +18,12 @@ NORMS = {
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     f.values["partial_rotary_factor"] = f("partial_rotary_factor", 0.5)
     return llama_spec(
-        f, "glm4", attn_bias=bool(f("attention_bias")), interleaved=True, post_norms=config["model_type"] == "glm4"
-    )
+        f, "glm4", partial=True, attn_bias=bool(f("attention_bias")), interleaved=True,
+        post_norms=config["model_type"] == "glm4",
+    )  # fmt: skip
 
 
 def tensors(spec: Spec, names) -> list[Tensor]:

@@ -4,7 +4,16 @@ Experts in MXFP4 are unpacked while they are read.
 """
 
 from welfare_jax.errors import InputError
-from welfare_jax.models.families.common import Fields, Part, Tensor, alternating, llama_spec, llama_tensors, windows
+from welfare_jax.models.families.common import (
+    SILU,
+    Fields,
+    Part,
+    Tensor,
+    alternating,
+    llama_spec,
+    llama_tensors,
+    windows,
+)
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("gpt_oss",)
@@ -13,7 +22,7 @@ IGNORED = (r".*\.rotary_emb\.inv_freq",)
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     packing = f.quantised()
     if packing not in (None, "mxfp4"):
         raise InputError(f"{where}: quantization_config has quant_method={packing!r}, only 'mxfp4' is supported")

@@ -1,6 +1,6 @@
 """Granite 3, dense: the plain decoder with four constants, on embeddings, scores, what blocks add, and logits."""
 
-from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors
+from welfare_jax.models.families.common import SILU, Fields, Tensor, llama_spec, llama_tensors
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("granite",)
@@ -9,7 +9,7 @@ IGNORED = (r".*\.rotary_emb\.inv_freq",)
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     f.expect("mlp_bias", False)
     bias, divisor = bool(f("attention_bias")), f("logits_scaling", 1.0)
     return llama_spec(

@@ -1,6 +1,6 @@
 """Ministral 3: the plain decoder with YaRN, whose queries grow beyond the length that it was first trained on."""
 
-from welfare_jax.models.families.common import VISION, Fields, Tensor, llama_spec, llama_tensors, rope
+from welfare_jax.models.families.common import SILU, VISION, Fields, Tensor, llama_spec, llama_tensors, rope
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("ministral3",)
@@ -9,7 +9,7 @@ IGNORED = (r".*\.rotary_emb\.inv_freq", *VISION)
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     layers, window = f("num_hidden_layers"), f("sliding_window", 0)
     f.expect("layer_types", ["sliding_attention" if window else "full_attention"] * layers)
     settings = dict(f("rope_parameters", {}))

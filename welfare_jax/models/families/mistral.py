@@ -3,7 +3,7 @@
 Of multimodal folders the same decoder is read, as of Ministral 3's; their vision tower is left where it is.
 """
 
-from welfare_jax.models.families.common import VISION, Fields, Tensor, llama_spec, llama_tensors, windows
+from welfare_jax.models.families.common import SILU, VISION, Fields, Tensor, llama_spec, llama_tensors, windows
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("mistral", "ministral")
@@ -12,7 +12,7 @@ IGNORED = (r".*\.rotary_emb\.inv_freq", *VISION)
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     layers, window = f("num_hidden_layers"), f("sliding_window", 0)
     if config["model_type"] == "ministral":
         return llama_spec(f, "mistral", windows=windows(f, layers))

@@ -1,6 +1,6 @@
 """Qwen3, dense: normed queries and keys; windows on the upper layers where switched on."""
 
-from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors, windows
+from welfare_jax.models.families.common import SILU, Fields, Tensor, llama_spec, llama_tensors, windows
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("qwen3",)
@@ -9,7 +9,7 @@ IGNORED = (r".*\.rotary_emb\.inv_freq",)
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     f("use_sliding_window")  # transformers has turned it into layer_types
     bias = bool(f("attention_bias"))
     kinds = windows(f, f("num_hidden_layers"))

@@ -4,7 +4,7 @@ Released folders keep experts one by one; `transformers` can also write a layer'
 """
 
 from welfare_jax.errors import InputError
-from welfare_jax.models.families.common import Fields, Part, Tensor, llama_spec, llama_tensors
+from welfare_jax.models.families.common import SILU, Fields, Part, Tensor, llama_spec, llama_tensors
 from welfare_jax.models.spec import Spec
 
 MODEL_TYPES = ("qwen3_moe",)
@@ -13,7 +13,7 @@ IGNORED = (r".*\.rotary_emb\.inv_freq",)
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     f("router_aux_loss_coef"), f("output_router_logits"), f("intermediate_size")  # the last: of dense layers
     window = f("sliding_window", 0) if f("use_sliding_window") else 0
     layers, bias = f("num_hidden_layers"), bool(f("attention_bias"))

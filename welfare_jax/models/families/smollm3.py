@@ -2,7 +2,7 @@
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import checks
-from welfare_jax.models.families.common import Fields, Tensor, llama_spec, llama_tensors, rope, windows
+from welfare_jax.models.families.common import SILU, Fields, Tensor, llama_spec, llama_tensors, rope, windows
 from welfare_jax.models.rope import Rope
 from welfare_jax.models.spec import Spec
 
@@ -12,7 +12,7 @@ IGNORED = (r".*\.rotary_emb\.inv_freq",)
 
 def spec(config: dict, where: str) -> Spec:
     f = Fields(config, where)
-    f.expect("hidden_act", "silu")
+    f.expect("hidden_act", *SILU)
     f.expect("mlp_bias", False)
     layers, bias = f("num_hidden_layers"), bool(f("attention_bias"))
     f("use_sliding_window")  # transformers has turned it into layer_types
