@@ -65,6 +65,10 @@ def test_the_parity_page_has_every_family():
     assert {kind for kind, _ in rows} == SUPPORTED and len(rows) == len(CASES)
     worst = re.search(r"largest difference is (\S+)\.\n", PARITY)[1]
     assert float(f"{float(worst):.0e}") == max(float(figure) for _, figure in rows)
+    rows_of = re.findall(r"^\| [^|`]+ \| (`[^|]+`) \| (\d\S+) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert {kind for kinds, _ in rows_of for kind in re.findall(r"\w+", kinds)} == SUPPORTED
+    for kinds, figure in rows_of:  # a row has the worst of its types and their variants
+        assert float(figure) == max(float(f) for kind, f in rows if f"`{kind}`" in kinds)
     for page in ("README.md", "docs/guide/models.md"):
         assert f"({worst} of the logits' spread" in " ".join((ROOT / page).read_text().split())
 
