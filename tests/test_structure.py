@@ -108,6 +108,12 @@ def test_the_walk_lets_through():
     assert not list(violations(ROOT / "sft/x.py", ast.parse(text)))
 
 
+def test_the_reference_has_every_public_name():
+    page = (ROOT.parent / "docs" / "api.md").read_text()
+    shown = [line.removeprefix("::: welfare_jax.") for line in page.splitlines() if line.startswith(":::")]
+    assert sorted(shown) == sorted(f"{home}.{name}" for name, home in welfare_jax._HOME.items())
+
+
 def loaded_after(code):
     out = subprocess.run(
         [sys.executable, "-c", code + "\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
