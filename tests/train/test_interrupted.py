@@ -43,7 +43,7 @@ def unfinished(workdir) -> bool:
     return folder.is_dir() and any("tmp" in p.name for p in folder.iterdir())
 
 
-def wait_for(condition, process, seconds=100):
+def wait_for(condition, process, seconds=500):  # however busy the machine is
     end = time.monotonic() + seconds
     while not condition():
         assert process.is_alive() and time.monotonic() < end

@@ -29,8 +29,9 @@ section { padding: 28px 0 12px; border-top: 1px solid var(--line); scroll-margin
 .missing { color: var(--soft); background: var(--card); border-left: 3px solid var(--line); padding: 6px 12px; }
 nav { position: sticky; top: 0; z-index: 2; background: #fffffff2; border-bottom: 1px solid var(--line);
   margin-top: 16px; }
-nav ul { list-style: none; display: flex; justify-content: space-between; gap: 14px; overflow-x: auto;
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 14px;
   padding-top: 8px; padding-bottom: 8px; }
+@media (max-width: 700px) { nav { position: static; } }
 nav a { color: var(--soft); font-size: .85rem; text-decoration: none; white-space: nowrap; }
 nav a:hover { color: var(--ink); text-decoration: underline; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px; margin: 16px 0 20px; }
