@@ -17,12 +17,12 @@ ROOMS = (
     ("main",),
     ("commands",),
     ("bench",),
+    ("config",),
+    ("experiments",),
     ("report",),
     ("evals",),
     ("train",),
     ("interp",),
-    ("config",),
-    ("config_evals",),
     ("rl", "sft"),
     ("models", "envs", "text"),
     ("mesh",),
@@ -96,6 +96,8 @@ def test_file(path):
         ("text/x.py", "import torch"),
         ("train/x.py", "from torch.nn import Linear"),
         ("report/x.py", "from welfare_jax import main"),
+        ("evals/x.py", "from welfare_jax.experiments.axis import analysis"),
+        ("report/x.py", "from welfare_jax import experiments"),
         ("interp/x.py", "import welfare_jax.attic"),
     ],
 )
@@ -121,7 +123,7 @@ def test_import_is_light():
 
 def test_importing_starts_no_device():
     """Or no process could join others afterwards, and nobody choose the devices."""
-    code = "import welfare_jax.main, welfare_jax.train.loop, welfare_jax.interp.stage, welfare_jax.evals.stage\n"
+    code = "import welfare_jax.main, welfare_jax.experiments.axis.run, welfare_jax.experiments.evals.run\n"
     code += "import jax; jax.config.update('jax_num_cpu_devices', 3); assert jax.device_count() == 3"
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

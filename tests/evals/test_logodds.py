@@ -12,7 +12,8 @@ from test_cells import bank, collect, device, rows_of
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
-from welfare_jax.evals import cells, logodds, refusal_logodds, samples, sentiment_logodds, stage, summary
+from welfare_jax.evals import cells, logodds, refusal_logodds, samples, sentiment_logodds, summary
+from welfare_jax.experiments.evals import run as stage
 from welfare_jax.models import chat, decoder, interventions
 
 
