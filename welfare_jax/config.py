@@ -4,10 +4,10 @@ import difflib
 
 from welfare_jax import experiments
 from welfare_jax.errors import InputError
+from welfare_jax.evals.settings import evals as evals
 from welfare_jax.experiments.amplification.settings import amplify as amplify
 from welfare_jax.experiments.axis.settings import of_run as of_run
 from welfare_jax.experiments.axis.settings import rl as rl
-from welfare_jax.experiments.evals.settings import evals as evals
 from welfare_jax.experiments.imitation.settings import imitation as imitation
 from welfare_jax.experiments.pretraining.settings import pretrain as pretrain
 from welfare_jax.experiments.reward_model.settings import fitting as fitting

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.experiments.evals import settings as evals
+from welfare_jax.evals import settings as evals
 from welfare_jax.settings import Setting, defaults
 from welfare_jax.text.wording import Wording
 
