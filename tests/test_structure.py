@@ -121,6 +121,13 @@ def test_import_is_light():
     assert not {"jax", "numpy", "torch", "transformers"} & loaded_after("import welfare_jax")
 
 
+def test_settings_are_light():
+    """Of all experiments, evaluations included: help, lists and mistakes are answered before JAX could be imported."""
+    code = "import welfare_jax.main\nfrom welfare_jax import config, experiments\n"
+    code += "[config.documented(job) for job in experiments.EXPERIMENTS]"
+    assert not {"jax", "scipy", "torch", "transformers", "matplotlib"} & loaded_after(code)
+
+
 def test_importing_starts_no_device():
     """Or no process could join others afterwards, and nobody choose the devices."""
     code = "import welfare_jax.main, welfare_jax.experiments.axis.run, welfare_jax.experiments.evals.run\n"

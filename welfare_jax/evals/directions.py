@@ -15,13 +15,13 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
+from welfare_jax.evals.evaluation import COHORTS
 from welfare_jax.interp import extract, geometry, null, vectors
 from welfare_jax.interp.axes import success
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces, wording
 
-COHORTS = ("permuted", "random", "orthogonal")
 KINDS = ("vector", "untrained", *COHORTS)
 
 

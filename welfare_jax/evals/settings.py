@@ -1,28 +1,17 @@
 """The settings of the behavioural evaluations: `config.evals`."""
 
+from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.settings import Setting, defaults
 
 
 def tree() -> dict:
     """The behavioural evaluations, in the paper's numbers but on the package's own small sets; none runs unnamed."""
-    sampled = {"max_new_tokens": 256, "temperature": 0.7, "judge_prompt": ""}
-    good = "good great fine well happy glad calm relaxed proud grateful hopeful optimistic excited inspired positive"
-    good += " confident content satisfied pleased cheerful refreshed thankful alive comfortable lucky"
-    bad = "bad sad terrible awful sick unhappy anxious nervous worried afraid guilty ashamed frustrated negative"
-    bad += " stressed overwhelmed disappointed miserable lonely tired exhausted angry lost hopeless uncomfortable"
-    own = {
-        "max_new_tokens": 64,
-        "ask": "",
-        "true": ("True", " True"),
-        "false": ("False", " False"),
-        "grade": "match",
-        "judge_prompt": "",
-    }
+    judged = [name for name, e in EVALUATIONS.items() if e.judge == "verdict"]
+    others = [name for name in EVALUATIONS if name not in judged]
     return {
         "names": Setting(
             (),
-            "of sentiment, backtracking, refusal (judged); confidence, sentiment_logodds, refusal_logodds, "
-            "goal_tracking, samples (no judge needed)",
+            f"of {', '.join(judged)} (judged); {', '.join(others)} (no judge needed)",
         ),
         "trained": Setting("", "a model, or the folder of a run; empty: this folder's newest checkpoint, if any"),
         "vectors": Setting(
@@ -66,22 +55,7 @@ def tree() -> dict:
             "price_out": Setting(0.0, "dollars a million tokens"),
             "max_cost": Setting(0.0, "dollars: refuse above; 0: never"),
         },
-        "sentiment": {"prompts": ("sentiment",), "samples": 20, **sampled},
-        "backtracking": {"prompts": ("maths",), "samples": 10, **sampled | {"max_new_tokens": 1024}},
-        "refusal": {"prompts": ("refusal",), "samples": 5, **sampled},
-        "sentiment_logodds": {
-            "prompts": ("feelings",), "begin": "I feel very", "good": tuple(good.split()), "bad": tuple(bad.split()),
-        },
-        "refusal_logodds": {
-            "prompts": ("requests",), "begin": "",
-            "refusal": ("I'm sorry", "I am sorry", "Sorry", "I cannot", "I can't", "I apologize", "Unfortunately"),
-            "answer": ("Sure", "Of course", "Certainly", "Yes", "Here", "To", "The", "A", "There", "You", "In", "When",
-                       "First", "One", "If", "Start", "Dear", "1"),
-        },
-        "samples": {"prompts": ("openers",), "samples": 1, "max_new_tokens": 48, "temperature": 0.7},
-        "confidence": {"prompts": ("facts",), **own},
-        "goal_tracking": {"prompts": ("maths", "facts"), "feedback": "", **own | {"max_new_tokens": 1024}},
-    }  # fmt: skip
+    } | {name: e.settings for name, e in EVALUATIONS.items()}
 
 
 def evals() -> dict:

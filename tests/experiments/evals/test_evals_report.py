@@ -10,10 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from welfare_jax import config, experiments
-from welfare_jax.evals import cells, judge
+from welfare_jax.evals import cells, judge, summary
+from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.experiments.evals import report as evals
 from welfare_jax.experiments.evals import run as stage
 from welfare_jax.report import data, tables
+from welfare_jax.settings import Setting
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "evals"))
 import scripted  # noqa: E402
@@ -73,7 +76,7 @@ def test_evaluations_without_a_judge(tmp_path):
     page = unjudged(tmp_path)
     assert "could not be shown" not in page and "Judge: none" in page
     for name in ("confidence", "sentiment_logodds", "refusal_logodds"):
-        assert stage.EVALUATIONS[name].title in page and f"<td>{name}</td>" in page
+        assert EVALUATIONS[name].title in page and f"<td>{name}</td>" in page
     assert "1 random, norm-matched" in page and "Answers side by side" in page and "said at -4" in page
     assert "sentiment_logodds: left out of bad, not one token of this tokenizer: bad." in page
     slopes = [r for r in rows(tmp_path, "evals_slopes") if (r["metric"], r["group"]) == ("log_odds", "all")]
@@ -88,8 +91,58 @@ def test_evaluations_without_a_judge(tmp_path):
 def test_a_single_strength_has_no_slope_and_still_a_section(tmp_path):
     page = unjudged(tmp_path, alphas=(0.0,))
     assert "Left out" not in page and "Slopes on the strength" not in page and page.count("<svg") == 1
-    assert "not steered" in page and stage.EVALUATIONS["refusal_logodds"].title in page
+    assert "not steered" in page and EVALUATIONS["refusal_logodds"].title in page
     assert not (tmp_path / "tables" / "evals_slopes.csv").exists() and rows(tmp_path, "evals_cells")
+
+
+@pytest.mark.parametrize("alphas", [(-4.0, 0.0, 4.0), (0.0,)])
+def test_an_evaluation_is_one_value(alphas, tmp_path, monkeypatch):
+    """Two more, known nowhere else: their settings with what they mean, a panel with slopes, a table of its own."""
+
+    def length(lab, config):
+        answers = lab.sampled("length", config)
+        return [summary.score("length", a, {"words": float(len(a["answer"].split()))}, False, False) for a in answers]
+
+    def oddness(lab, config):
+        return [{"model": m, "kind": "vector", "asked": config.count, "odd_share": 0.25} for m in lab.models()]
+
+    asked = {"prompts": ("maths",), "samples": Setting(2, "of a prompt"), "max_new_tokens": 4, "temperature": 0.7}
+    for new in (
+        Evaluation("length", length, "words", "Words in an answer", settings=asked),
+        Evaluation("oddness", oddness, title="How odd it is", rows="odd", settings={"count": 7}),
+    ):
+        monkeypatch.setitem(EVALUATIONS, new.name, new)
+    told = config.documented("evals")
+    assert (
+        told["evals.length.samples"] == "of a prompt" and "samples, length, oddness (no judge" in told["evals.names"]
+    )
+    push = lambda c, talk, k: "so " * int(6 + c.alpha * (c.vector == "v_gold"))
+    lab = scripted.make(tmp_path, scripted.Script(push), None, alphas=alphas)
+    lab.judge = judge.NONE
+    cfg = ConfigDict(config.evals() | {"names": ("length", "oddness")})
+    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg)))
+    (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
+    page = experiments.report(tmp_path).read_text()
+    assert "Left out" not in page and "Words in an answer" in page and page.count("<svg") == 1
+    assert "<h3>How odd it is</h3>" in page and '<th class="n">odd share</th>' in page and "0.25" in page
+    assert {(r["asked"], r["odd_share"]) for r in rows(tmp_path, "evals_odd")} == {("7", "0.25")}
+    assert ("Slopes on the strength" in page) == (len(alphas) > 1)
+    if len(alphas) > 1:
+        found = [r for r in rows(tmp_path, "evals_slopes") if r["vector"] == "v_gold"]
+        assert found and all(float(r["slope"]) == pytest.approx(1.0) for r in found)
+
+
+@pytest.mark.parametrize("name", ["../../tracking", "cells", "judge"])
+def test_no_table_goes_elsewhere(name, folder, tmp_path):
+    """What a file of a run says of its evaluations names no path."""
+    found = json.loads((folder / "evals.json").read_text())
+    found["evaluations"]["goal_tracking"]["rows"] = name
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "evals.json").write_text(json.dumps({name: found["tracking"]} | found))
+    (tmp_path / "a" / "b" / "config.json").write_text(json.dumps({"job": "evals"}))
+    experiments.report(tmp_path / "a" / "b")
+    assert not [p for p in tmp_path.rglob("*.csv") if p.parent != tmp_path / "a" / "b" / "tables"]
+    assert len(rows(tmp_path / "a" / "b", "evals_cells")) == len(rows(folder, "evals_cells"))
 
 
 PARTS = {  # what the reader sees of each table

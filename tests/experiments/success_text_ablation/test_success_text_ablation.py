@@ -96,7 +96,7 @@ def test_a_run_and_its_report(tmp_path, monkeypatch):
     assert "Left out" not in page.split('id="config"')[0] and "with accounts" in page
     assert (tmp_path / "tables" / "words_seeds.csv").is_file()
     # Again: nothing is pretrained, trained or read anew.
-    monkeypatch.setattr(words.pretrain, "run", None)
+    monkeypatch.setattr(words.pretraining, "run", None)
     monkeypatch.setattr(words.loop, "train", None)
     again = words.run(config(), tmp_path)
     assert again["cells"] == json.loads(json.dumps(summary["cells"]))

@@ -1,5 +1,6 @@
 """The evaluations in the report: X-shaped panels, layer sweep, read-outs, answers side by side; all as tables."""
 
+import functools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "l
 NUMBERS = ("mean", "low", "high", "n", "used", "incoherence", "unparseable", "masked")
 SLOPE = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "where")
 HATCH = {"permuted": "", "random": "....", "orthogonal": "////"}  # of the cohorts' bands
+SHARED = ("scores", "cells", "slopes", "sweep", "answers")  # tables of all evaluations
 ABREAST = 4  # panels in a row of the page
 OTHERS = (style.REST, style.PATH_BASELINE, style.WIND, "#56b4e9")
 
@@ -31,8 +33,6 @@ def tables(run: Run) -> dict:
         return {n: [_plain(r.get(n)) for r in dicts(rows)] for n in names}
 
     evals = found(run)
-    tracking = ("model", "vector", "kind", "layer", "group", "n_correct", "n_incorrect", "mean_correct",
-                "mean_incorrect", "cohens_d", "auroc")  # fmt: skip
     peaks = ("evaluation", "metric", "model", "vector", "kind", "where", "layers", "peak_layer", "peak_slope",
              "peak_error", "low", "high", "p")  # fmt: skip
     out = {
@@ -42,11 +42,15 @@ def tables(run: Run) -> dict:
             (*SLOPE, "slope", "error", "low", "high", "prompts", "n", "strengths", "masked", "null", "p", "p_family"),
         ),
         "evals_sweep": columns(evals.get("sweep"), peaks),
-        "evals_tracking": columns(evals.get("tracking"), tracking),
         "evals_answers": columns(
             evals.get("samples"), ("evaluation", "model", "vector", "layer", "alpha", "where", "prompt", "text")
         ),
     }
+    for name in own(told(run)):
+        names = dict.fromkeys(
+            k for r in dicts(evals.get(name)) for k, v in r.items() if not isinstance(v, (dict, list))
+        )
+        out[f"evals_{name}"] = columns(evals.get(name), names)
     return {name: t for name, t in out.items() if next(iter(t.values()), None)}
 
 
@@ -55,15 +59,20 @@ def _plain(value):
 
 
 def told(run: Run) -> dict:
-    """{evaluation: {"metric", "title"}} of those with a panel, in the run's order. A file from before this was written
-    has none: the evaluations' names stand for both."""
+    """{evaluation: {"metric", "title", "rows"}} of those with a panel or a table of their own, in the run's order. A
+    file from before this was written has none: the evaluations' names stand for metric and title."""
     known = found(run).get("evaluations")
     known = {k: v for k, v in known.items() if isinstance(v, dict)} if isinstance(known, dict) else {}
     names = dict.fromkeys(str(r.get("evaluation")) for r in dicts(found(run).get("cells")))
     return {
-        name: {"metric": str(about.get("metric", name)), "title": str(about.get("title", name))}
+        name: {k: str(about.get(k, default)) for k, default in (("metric", name), ("title", name), ("rows", "scores"))}
         for name, about in (known | {name: known.get(name, {}) for name in names}).items()
     }
+
+
+def own(about: dict) -> dict:
+    """{table: title} of the evaluations that have one of their own."""
+    return {a["rows"]: a["title"] for a in about.values() if a["rows"].isidentifier() and a["rows"] not in SHARED}
 
 
 def primary(columns: dict, about: dict) -> list[dict]:
@@ -203,7 +212,7 @@ def section(run: Run, built: dict) -> str:
         (("evals_slopes",), lambda slopes: _slopes(slopes, about)),  # a single strength has none
         (("evals_slopes", "evals_sweep"), lambda slopes, _: _sweep(slopes, about)),
         (("evals_cells",), lambda cells: details("Raw read-outs, parts and groups", _groups(cells, about))),
-        (("evals_tracking",), _tracking),
+        *((("evals_" + name,), functools.partial(_own, title)) for name, title in own(about).items()),
         (("evals_answers",), _answers),
     )
     drawn = [(draw, [built[n] for n in names]) for names, draw in parts if built.keys() >= {*names}]
@@ -307,15 +316,13 @@ def _groups(columns, about) -> str:
     return table(head, shown[:2000], numeric=range(5, 11), css="tall")
 
 
-def _tracking(columns) -> str:
-    shown = [
-        [esc(r["model"]), esc(r["vector"]), num(r["layer"], 0), esc(r["group"]), num(r["n_correct"], 0),
-         num(r["n_incorrect"], 0), num(r["cohens_d"], 2, sign=True), num(r["auroc"], 2)]
-        for r in rows_of(columns) if r["kind"] in ("vector", "untrained")
-    ]  # fmt: skip
-    head = ("model", "vector", "layer", "answers", "correct", "incorrect", "Cohen's d", "AUROC")
-    title = "<h3>Goal tracking: projections after truthful feedback</h3>"
-    return title + table(head, shown, numeric=(2, 4, 5, 6, 7), css="tall")
+def _own(title: str, columns) -> str:
+    """The table of one evaluation, without controls."""
+    rows = [r for r in rows_of(columns) if r.get("kind", "vector") in ("vector", "untrained")]
+    numeric = [i for i, name in enumerate(columns) if any(number(r[name]) == r[name] for r in rows)]
+    cell = lambda v: num(v, 0 if isinstance(v, int) else 2) if isinstance(v, (int, float)) else esc(v)
+    shown = [[cell(v) for v in r.values()] for r in rows]
+    return f"<h3>{esc(title)}</h3>" + table([name.replace("_", " ") for name in columns], shown, numeric, css="tall")
 
 
 def _answers(columns) -> str:

@@ -15,35 +15,13 @@ import numpy as np
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.evals import (
-    agreement,
-    backtracking,
-    cells,
-    confidence,
-    directions,
-    goal_tracking,
-    journal,
-    judge,
-    models,
-    prompts,
-    refusal,
-    refusal_logodds,
-    samples,
-    sentiment,
-    sentiment_logodds,
-    stats,
-    summary,
-    sweep,
-)  # fmt: skip
+from welfare_jax.evals import agreement, cells, directions, journal, judge, models, prompts, stats, summary, sweep
+from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
 from welfare_jax.models import hf
 from welfare_jax.text import pieces, wording
 
-MODULES = (
-    sentiment, backtracking, confidence, refusal, sentiment_logodds, refusal_logodds, goal_tracking, samples,
-)  # fmt: skip
-EVALUATIONS = {m.EVALUATION.name: m.EVALUATION for m in MODULES}
 SHOWN = 3  # prompts of each evaluation whose answers the report shows side by side
 
 
@@ -167,10 +145,13 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
 
 
 def evaluate(lab: Lab, cfg) -> dict:
-    """All evaluations of `cfg.names`: {"cells", "slopes", "sweep", "tracking", "samples", "judge", ...}."""
-    rows, named = {"scores": [], "tracking": []}, [EVALUATIONS[name] for name in cfg.names]
+    """All evaluations of `cfg.names`: {"cells", "slopes", "sweep", "samples", "judge", ...}, and the tables of those
+    that have one of their own, each under its name."""
+    named = [EVALUATIONS[name] for name in cfg.names]
+    rows = {"scores": []} | {e.rows: [] for e in named}
     for evaluation in named:
         rows[evaluation.rows] += evaluation.run(lab, cfg[evaluation.name])
+    own = {name: found for name, found in rows.items() if name != "scores"}
     scores, plain = rows["scores"], lambda v: summary.null(v) if isinstance(v, float) else v
     path = lab.answers.path.parent / "scores.jsonl"
     path.write_text("".join(json.dumps(r | {"cell": r["cell"]._asdict()}) + "\n" for r in scores))
@@ -179,9 +160,9 @@ def evaluate(lab: Lab, cfg) -> dict:
     judged = [e.name for e in named if e.judge == "verdict"]
     asked = Counter((r["evaluation"], r["unparseable"]) for r in scores)
     return {
-        "evaluations": {e.name: {"metric": e.metric, "title": e.title} for e in named if e.metric},
+        "evaluations": {e.name: {"metric": e.metric, "title": e.title, "rows": e.rows} for e in named if e.title},
         "cells": summary.by_cell(scores, lab.bank), "slopes": slopes, "sweep": sweep.sweep(slopes),
-        "tracking": [{k: plain(v) for k, v in r.items()} for r in rows["tracking"]],
+        **{name: [{k: plain(v) for k, v in r.items()} for r in found] for name, found in own.items()},
         "samples": shown(lab), "mask": stats.MASK, "notes": lab.notes,
         "judge": {
             "name": lab.judge.name,
