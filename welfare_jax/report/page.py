@@ -3,15 +3,18 @@
 import json
 import pathlib
 
-from welfare_jax.report import data, markup, player, style
+from markupsafe import Markup
+
+from welfare_jax.report import data
 from welfare_jax.report import tables as tables_lib
+from welfare_jax.report.markup import Missing, attempt, details, joined, pre, render, table
 
 
 def write(run: data.Run, tables: dict, sections) -> pathlib.Path:
     """Writes `report.html` and `tables/*.csv` into the run's folder; returns the report's path.
 
     tables: {name: {column: list}}. sections: (id, heading, draw) of each in the page's order; the settings follow.
-    `draw(run, tables)` returns HTML, or "" where the section has no place on this page, or raises `Missing`.
+    `draw(run, tables)` returns `Markup`, or "" where the section has no place on this page, or raises `Missing`.
     """
     built = tables_lib.kept(tables)
     tables_lib.write(built, run.folder / "tables")
@@ -22,32 +25,24 @@ def write(run: data.Run, tables: dict, sections) -> pathlib.Path:
 
 def html(run: data.Run, built: dict, sections) -> str:
     """The whole report as one HTML document."""
-    title = f"{run.name}: what the run showed"
-    drawn = [(*about, markup.attempt(draw, run, built)) for *about, draw in (*sections, CONFIGURATION)]
-    drawn = [part for part in drawn if part[-1]]
-    links = "".join(f'<li><a href="#{name}">{name.replace("_", " ").capitalize()}</a></li>' for name, _, _ in drawn)
-    body = "".join(
-        f'<section id="{name}"><h2>{markup.esc(heading)}</h2>{content}</section>' for name, heading, content in drawn
-    )
-    body = f"<header><h1>{markup.esc(title)}</h1></header><nav><ul>{links}</ul></nav><main>{body}</main>"
-    return markup.page(title, body, style.css() + player.css(), player.SCRIPT)
+    drawn = [(*about, attempt(draw, run, built)) for *about, draw in (*sections, CONFIGURATION)]
+    return render("report.html", title=f"{run.name}: what the run showed", sections=[s for s in drawn if s[-1]])
 
 
-def _configuration(run: data.Run, tables: dict) -> str:
+def _configuration(run: data.Run, tables: dict) -> Markup:
     """The resolved configuration, and the scalars of the summary."""
     if not run.config and not run.summary:
-        raise markup.Missing("neither config.json nor summary.json is there")
-    out = ""
+        raise Missing("neither config.json nor summary.json is there")
+    parts = []
     if run.summary:
         flat = {k: v for k, v in run.summary.items() if not isinstance(v, (dict, list))}
         if isinstance(run.summary.get("seconds"), dict):
-            flat |= {f"seconds, {stage}": v for stage, v in run.summary["seconds"].items()}
-        rows = [(markup.esc(k), markup.esc(v)) for k, v in flat.items()]
-        out += markup.details("Summary", markup.table(("name", "value"), rows))
+            flat |= {f"seconds, {part}": v for part, v in run.summary["seconds"].items()}
+        parts.append(details("Summary", table(("name", "value"), flat.items())))
     if run.config:
         text = json.dumps(run.config, indent=2, ensure_ascii=False)
-        out += markup.details("Resolved configuration", f"<pre>{markup.esc(text)}</pre>")
-    return out
+        parts.append(details("Resolved configuration", pre(text)))
+    return joined(parts)
 
 
 CONFIGURATION = ("config", "Configuration", _configuration)

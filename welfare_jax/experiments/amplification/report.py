@@ -2,12 +2,14 @@
 
 import math
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dig, number
-from welfare_jax.report.markup import Missing, esc, num, share, table
+from welfare_jax.report.markup import Missing, code, note, num, share, table
 from welfare_jax.report.svg import embed
+from welfare_jax.report.tables import Table
 
 COLOUR = {"words": style.REST, "function": "#56b4e9", "script": "#cc79a7", "other": style.UNTRAINED}
 FORMATS = ("words", "function", "script")
@@ -35,18 +37,16 @@ def tables(run: Run) -> dict:
     ):
         found = {"cell": [name for name, _ in rows], "step": [row["step"] for _, row in rows]}
         found |= {k.removeprefix("eval_"): [number(row.get(k)) for _, row in rows] for k in columns}
-        out[f"amplification_{label}"] = found
+        out[f"amplification_{label}"] = Table(found)
     ends = [(name, s) for name, (s, _) in cells(run).items() if "winner" in s]
     more = [k for _, s in ends[:1] for k in s["after"] if k.startswith(("pass_", "maj_"))]
     columns = {"cell": [name for name, _ in ends]} | {k: [s[k] for _, s in ends] for k in CELL}
     for name in (*ENDS, *more):
         columns |= {f"{name}_{when}": [number(s[when].get(name)) for _, s in ends] for when in ("before", "after")}
-    out["amplification_cells"] = columns
+    out["amplification_cells"] = Table(columns)
     seeds = run.summary.get("over_seeds") or []
-    out["amplification_seeds"] = {
-        k: [_flat(row.get(k)) for row in seeds] for k in dict.fromkeys(k for row in seeds for k in row)
-    }
-    return {name: t for name, t in out.items() if next(iter(t.values()), None)}
+    out["amplification_seeds"] = Table.of_dicts([{k: _flat(v) for k, v in row.items()} for row in seeds])
+    return {name: table for name, table in out.items() if table}
 
 
 def _flat(value):
@@ -60,11 +60,6 @@ def named(cell: str) -> str:
     return cell.replace("-", ", ").replace("_", " ")
 
 
-def _of(columns, cell):
-    keep = [i for i, name in enumerate(columns["cell"]) if name == cell]
-    return {k: [v[i] for i in keep] for k, v in columns.items()}
-
-
 def shares(columns: dict) -> Figure:
     """Share of every format among the answers of each step of training; a panel a cell."""
     names = [*dict.fromkeys(columns["cell"])]
@@ -73,7 +68,7 @@ def shares(columns: dict) -> Figure:
     figure = Figure(figsize=(9, 0.4 + 2.6 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharey=True)
     for ax, name in zip(axes.flat, names):
-        own = _of(columns, name)
+        own = columns.where(cell=name)
         for label, colour in COLOUR.items():
             ax.plot(own["step"], own[f"share_{label}"], color=colour, label=label)
         look = {"color": style.TRAINED, "linestyle": ":", "linewidth": 1.2}
@@ -119,7 +114,7 @@ def compared(columns: dict) -> Figure:
          ("kl", "KL of a token to the base, nats")),
     ):  # fmt: skip
         for i, cell in enumerate(dict.fromkeys(columns["cell"])):
-            own = _of(columns, cell)
+            own = columns.where(cell=cell)
             look = {"color": f"C{i % 10}", "linestyle": ("-", "--")[i // 10 % 2], "linewidth": 1.2}
             ax.plot(own["step"], own[name], **look, label=named(cell))
         ax.set(title=title, xlabel="step")
@@ -127,7 +122,7 @@ def compared(columns: dict) -> Figure:
     return figure
 
 
-def section(run: Run, built: dict) -> str:
+def section(run: Run, built: dict) -> Markup:
     if "amplification_training" not in built or "amplification_cells" not in built:
         raise Missing("metrics.jsonl or summary.json has no finished cell")
     training, ends = built["amplification_training"], built["amplification_cells"]
@@ -147,17 +142,18 @@ def section(run: Run, built: dict) -> str:
         about = named(name) or ends["algorithm"][i]
         entropy, kl = pair("entropy", show=num), num(ends["kl_after"][i], 3)
         rows.append((
-            esc(about), esc(won), pair(f"share_{won}"), pair(f"accuracy_{won}"), pair("accuracy"), pair("greedy"),
+            about, won, pair(f"share_{won}"), pair(f"accuracy_{won}"), pair("accuracy"), pair("greedy"),
             entropy, kl,
         ))  # fmt: skip
     heads = ("", "winner", "its share", "its accuracy", "accuracy", "greedy", "entropy", "KL")
     out += table(heads, rows, numeric=range(2, 8))
-    note = "The winner is the format with the largest share after training; arrows lead from before to after."
-    out += f'<p class="sub">{note} Numbers: <code>tables/amplification_cells.csv</code>.</p>'
-    return out + _seeds(run)
+    about = (
+        "The winner is the format with the largest share after training; arrows lead from before to after. Numbers:"
+    )
+    return out + note(f"{about} " + code("tables/amplification_cells.csv") + ".") + _seeds(run)
 
 
-def _seeds(run: Run) -> str:
+def _seeds(run: Run) -> Markup:
     """Means over seeds with intervals, where there are several."""
     rows = []
     for row in run.summary.get("over_seeds") or []:
@@ -166,11 +162,11 @@ def _seeds(run: Run) -> str:
             won = ", ".join(row["winners"])
             for name in ("winner_share", "winner_accuracy", "accuracy", "greedy"):
                 pair = (_interval(row[f"{name}_{when}"]) for when in ("before", "after"))
-                rows.append((esc(about), esc(won), name.replace("_", "'s "), *pair))
+                rows.append((about, won, name.replace("_", "'s "), *pair))
     if not rows:
-        return ""
+        return Markup()
     heads = ("over seeds", "winners", "", "before", "after")
-    return table(heads, rows, numeric=(3, 4)) + '<p class="sub">Mean and 95 % t interval over seeds.</p>'
+    return table(heads, rows, numeric=(3, 4)) + note("Mean and 95 % t interval over seeds.")
 
 
 def _interval(found) -> str:

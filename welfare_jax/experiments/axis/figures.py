@@ -6,6 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from welfare_jax.experiments.axis.tables import BASELINES, MODELS, PAIRS, VECTORS
 from welfare_jax.report import style
+from welfare_jax.report.tables import Table
 
 COLOUR = {"gold": style.GOLD, "mold": style.MOLD, "rest": style.REST, "path": style.PATH_BASELINE}
 LINE = {
@@ -34,10 +35,8 @@ def organisms(table) -> Figure:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     (ax,) = _axes(figure, 1, 1)
     for i in dict.fromkeys(table["organism"]):
-        mine = [k for k, other in enumerate(table["organism"]) if other == i]
-        _line(
-            ax, *([table[name][k] for k in mine] for name in ("step", "reward")), color=f"C{i}", label=f"organism {i}"
-        )
+        mine = table.where(organism=i)
+        _line(ax, mine["step"], mine["reward"], color=f"C{i}", label=f"organism {i}")
     ax.set(title="Mean reward per episode", ylabel="reward", xlabel="training step")
     _legend(ax)
     return figure
@@ -194,13 +193,11 @@ def geometry(table, intervals=None) -> Figure:
 def selection(table) -> Figure:
     """AUROC, Cohen's d and overlap per layer on held-out samples; a vertical line marks the layer chosen."""
     columns = {"auroc": "AUROC", "cohens_d": "Cohen's d", "overlap": "Overlap"}
-    rows = list(zip(*table.values(), strict=True))
-    names = list(table)
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     for k, ax in enumerate(_axes(figure, 2, 3, sharey="col")):
         model, column = ("trained", "untrained")[k // 3], list(columns)[k % 3]
         for vector, style_ in zip(VECTORS, ("-", "--"), strict=True):
-            mine = [dict(zip(names, r, strict=True)) for r in rows if r[:2] == (model, vector)]
+            mine = table.rows(model=model, vector=vector)
             chosen = [m["layer"] for m in mine if m["chosen"]]
             label = f"v_{vector}" + (f" (layer {chosen[0]})" if chosen else "")
             look = {"color": COLOUR[vector], "linestyle": style_, "label": label}
@@ -216,12 +213,9 @@ def selection(table) -> Figure:
     return figure
 
 
-def pick(table, **where) -> dict:
-    """The rows of a table where the columns named have the values given; {} if there is no table."""
-    if not table:
-        return {}
-    rows = [r for r in zip(*table.values(), strict=True) if where.items() <= dict(zip(table, r, strict=True)).items()]
-    return {name: [r[i] for r in rows] for i, name in enumerate(table)} if rows else {}
+def pick(table, **where) -> Table:
+    """The rows of a table where the columns named have the values given; none of no table."""
+    return table.where(**where) if table else Table({})
 
 
 def band(ax, rows, colour):

@@ -82,11 +82,10 @@ def _vectors(tables) -> str:
 
 def _interval(tables, base) -> str:
     """The 95 % interval of the change over all layers, where it is known."""
-    table = tables.get("cosine_overall", {})
-    for row in (dict(zip(table, r, strict=True)) for r in zip(*table.values(), strict=True)):
-        if (row["baseline"], row["layers"], row["model"]) == (base, "all", "difference"):
-            if len(finite((row["low"], row["high"]))) == 2:
-                return f", 95 % interval over walks {num(row['low'], sign=True)} to {num(row['high'], sign=True)}"
+    overall = tables.get("cosine_overall")
+    for row in overall.rows(baseline=base, layers="all", model="difference") if overall else ():
+        if len(finite((row["low"], row["high"]))) == 2:
+            return f", 95 % interval over walks {num(row['low'], sign=True)} to {num(row['high'], sign=True)}"
     return ""
 
 
@@ -100,9 +99,8 @@ def _noise(run, tables) -> str:
     if not words:
         return ""
     said = f"Of the vectors' squared length this much is sampling noise (mean over layers): {'; '.join(words)}."
-    table = tables.get("selection", {})
-    rows = [dict(zip(table, r, strict=True)) for r in zip(*table.values(), strict=True)]
-    for r in (r for r in rows if r["chosen"] and r["model"] == "trained" and math.isfinite(r["p"])):
+    rows = tables["selection"].rows(model="trained", chosen=1) if "selection" in tables else ()
+    for r in (r for r in rows if math.isfinite(r["p"])):
         beyond = "better" if r["p"] < 0.05 else "no better"
         said += (
             f" At its steering layer {r['layer']} the trained v_{r['vector']} tells held-out trajectories apart with "

@@ -1,6 +1,8 @@
-"""The sections of the main job's report. Each takes the run and its tables, and returns HTML or raises `Missing`."""
+"""The sections of the main job's report: each takes the run and its tables, and gives `Markup` or raises `Missing`."""
 
 import itertools
+
+from markupsafe import Markup
 
 from welfare_jax.experiments.axis import axes_figures, figures, headline
 from welfare_jax.experiments.axis.tables import MODELS, VECTORS
@@ -8,38 +10,43 @@ from welfare_jax.experiments.axis.tables import tables as tables
 from welfare_jax.experiments.evals import report as evals
 from welfare_jax.report import replay
 from welfare_jax.report.data import Run, dicts, dig, finite, number
-from welfare_jax.report.markup import Missing, details, esc, num, share, table, visible
+from welfare_jax.report.markup import (
+    Missing,
+    cards,
+    details,
+    heading,
+    joined,
+    missing,
+    note,
+    num,
+    pair,
+    paragraph,
+    share,
+    table,
+    texts,
+    visible,
+)
 from welfare_jax.report.svg import embed
 
 
-def overview(run: Run, tables: dict) -> str:
+def overview(run: Run, tables: dict) -> Markup:
     """What ran, the key numbers as cards, and the plain-language paragraphs."""
     words = headline.paragraphs(run, tables)
     if not words and not run.summary:
         raise Missing("neither metrics.jsonl nor summary.json nor analysis.json holds results")
-    cards = []
+    ends = []
     for name, label, show in (
         ("reward", "reward per episode, first \u2192 last five steps", lambda v: num(v, 1)),
         ("gold_taken", "of chances: Gold taken, first \u2192 last five steps", share),
         ("mold_avoided", "of chances: Mold avoided, first \u2192 last five steps", share),
     ):
-        cards.append((headline.endpoints(run, name), label, show))
+        ends.append((headline.endpoints(run, name), label, show))
     for base, (untrained, trained, _) in headline.cosines(tables).items():
         label = f"mean cos(v_mold, v_gold) {headline.NAMES[base]}, untrained \u2192 trained"
-        cards.append(((untrained, trained), label, lambda v: num(v, sign=True)))
-    boxes = "".join(
-        f'<div class="card"><b>{show(a)} \u2192 {show(b)}</b><span>{esc(label)}</span></div>'
-        for (a, b), label, show in cards
-        if finite((a, b))
-    )
-    text = "".join(f"<p>{esc(p)}</p>" for p in words)
-    return f'{_notes(run)}<p class="sub">{_facts(run)}</p><div class="cards">{boxes}</div>{text}'
-
-
-def _notes(run) -> str:
-    if not run.notes:
-        return ""
-    return f'<p class="missing">The run is not complete: {esc("; ".join(run.notes))}.</p>'
+        ends.append(((untrained, trained), label, lambda v: num(v, sign=True)))
+    boxes = [(f"{show(a)} \u2192 {show(b)}", label) for (a, b), label, show in ends if finite((a, b))]
+    notes = [missing(f"The run is not complete: {'; '.join(run.notes)}.")] if run.notes else []
+    return joined([*notes, note(_facts(run)), cards(boxes), *map(paragraph, words)])
 
 
 def _facts(run) -> str:
@@ -49,7 +56,7 @@ def _facts(run) -> str:
     total = sum(finite(map(number, seconds.values()))) if isinstance(seconds, dict) else number(seconds)
     facts = [f"Model {model}" if isinstance(model, str) else "", str(run.summary.get("device") or "")]
     facts += [f"{len(run.metrics)} training steps" if run.metrics else "", _duration(total) if total > 0 else ""]
-    return " \u00b7 ".join(esc(f) for f in facts if f)
+    return " \u00b7 ".join(filter(None, facts))
 
 
 def _duration(seconds: float) -> str:
@@ -58,7 +65,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def reward(run: Run, tables: dict) -> str:
+def reward(run: Run, tables: dict) -> Markup:
     """The reward curve, and one of each organism where several were trained side by side."""
     columns = _need(tables, "reward", "metrics.jsonl has no reward")
     main = _baselines(run) + embed(
@@ -67,42 +74,41 @@ def reward(run: Run, tables: dict) -> str:
         "as more Gold and less Mold.",
         "reward",
     )
-    return main + (_organisms(run, tables["organisms"]) if "organisms" in tables else "")
+    return main + (_organisms(run, tables["organisms"]) if "organisms" in tables else Markup())
 
 
-def _organisms(run: Run, columns: dict) -> str:
+def _organisms(run: Run, columns) -> Markup:
     """Adapters that were trained side by side: a curve and a line of numbers each, and where their own reports are."""
     lists = run.config.get("organisms") if isinstance(run.config.get("organisms"), dict) else {}
     rows = []
     for i in dict.fromkeys(columns["organism"]):
-        mine = [k for k, other in enumerate(columns["organism"]) if other == i]
-        ends = [columns["reward"][k] for k in (mine[0], mine[-1])]
+        mine = columns.where(organism=i)
+        ends = [num(mine["reward"][k], 1) for k in (0, -1)]
         told = ", ".join(f"{k} {v[i]}" for k, v in lists.items() if isinstance(v, list) and len(v) > i)
-        where = f'<a href="organisms/{i}/report.html">its report</a>'
-        rows.append((str(i), esc(told), *(num(v, 1) for v in ends), num(columns["mold_avoided"][mine[-1]], 2), where))
+        where = Markup('<a href="organisms/{}/report.html">its report</a>').format(i)
+        rows.append((i, told, *ends, num(mine["mold_avoided"][-1], 2), where))
     head = ("organism", "its own settings", "first reward", "last reward", "Mold avoided", "")
     caption = "All were trained in one program over one frozen base; everything else on this page is their mean."
     return embed((figures.organisms, columns), caption, "organisms") + table(head, rows, numeric=(0, 2, 3, 4))
 
 
-def _baselines(run) -> str:
+def _baselines(run) -> Markup:
     """What policies without a model earn in mazes of the same settings."""
     rows = [
-        (esc(row.get("policy")), *(f"{num(number(row.get(n)), d)} \u00b1 {num(2 * number(row.get(f'{n}_error')), d)}"
+        (row.get("policy"), *(f"{num(number(row.get(n)), d)} \u00b1 {num(2 * number(row.get(f'{n}_error')), d)}"
          for n, d in (("reward", 1), ("gold", 2), ("mold", 2))), num(number(row.get("episodes")), 0))
         for row in dicts(run.analysis.get("baselines"))
     ]  # fmt: skip
     if not rows:
-        return ""
-    note = (
-        '<p class="sub">For comparison, what policies without a model earn per episode in mazes with the same '
-        "settings (mean \u00b1 two standard errors; the planner knows the whole maze, but not the wind).</p>"
-    )
+        return Markup()
     heads = ("policy", "reward", "Gold entered", "Mold entered", "episodes")
-    return note + table(heads, rows, numeric=range(1, 5))
+    return note(
+        "For comparison, what policies without a model earn per episode in mazes with the same settings (mean \u00b1 "
+        "two standard errors; the planner knows the whole maze, but not the wind)."
+    ) + table(heads, rows, numeric=range(1, 5))
 
 
-def behaviour(run: Run, tables: dict) -> str:
+def behaviour(run: Run, tables: dict) -> Markup:
     """What the policy does with its chances; the optimiser's signals folded away."""
     columns = _need(tables, "behaviour", "metrics.jsonl has no gold_taken, mold_avoided or entropy")
     main = embed(
@@ -119,7 +125,7 @@ def behaviour(run: Run, tables: dict) -> str:
     )
 
 
-def cosine(run: Run, tables: dict) -> str:
+def cosine(run: Run, tables: dict) -> Markup:
     """cos(v_mold, v_gold) per layer, two baselines, trained against untrained."""
     columns = _need(tables, "cosine_by_layer", "no cosines in analysis.json or summary.json")
     return embed(
@@ -136,7 +142,7 @@ def cosine(run: Run, tables: dict) -> str:
     )
 
 
-def recruitment(run: Run, tables: dict) -> str:
+def recruitment(run: Run, tables: dict) -> Markup:
     """The live cosine over training."""
     columns = _need(tables, "cosine_over_training", "metrics.jsonl has no live cosines (cos_rest, cos_path)")
     return embed(
@@ -147,10 +153,10 @@ def recruitment(run: Run, tables: dict) -> str:
     ) + _separation(tables)
 
 
-def _separation(tables) -> str:
+def _separation(tables) -> Markup:
     columns = tables.get("separation_over_training")
     if not columns:
-        return ""
+        return Markup()
     return embed(
         (figures.separation_over_training, columns),
         "How well each vector, as it was at that step, tells its class from the others on trajectories that it was "
@@ -159,7 +165,7 @@ def _separation(tables) -> str:
     )
 
 
-def geometry(run: Run, tables: dict) -> str:
+def geometry(run: Run, tables: dict) -> Markup:
     """Class means: pairwise cosines, norms, and what the classes were made of."""
     columns = _need(tables, "geometry", "analysis.json has no centred cosines and no norms")
     main = embed(
@@ -173,12 +179,12 @@ def geometry(run: Run, tables: dict) -> str:
     classes = tables.get("classes")
     if not classes:
         return main
-    rows = [(esc(name), num(n, 0), *map(share, shares)) for name, n, *shares in zip(*classes.values(), strict=True)]
+    rows = [(name, num(n, 0), *map(share, shares)) for name, n, *shares in zip(*classes.values(), strict=True)]
     head = ("final tile", "trajectories", *(f"last move {d}" for d in "NESW"))
-    return main + "<h3>What the class means were taken over</h3>" + table(head, rows, numeric=range(1, 6))
+    return main + heading("What the class means were taken over") + table(head, rows, numeric=range(1, 6))
 
 
-def selection(run: Run, tables: dict) -> str:
+def selection(run: Run, tables: dict) -> Markup:
     """How the steering layers were chosen."""
     columns = _need(tables, "selection", "analysis.json has no layer selection")
     return embed(
@@ -191,7 +197,7 @@ def selection(run: Run, tables: dict) -> str:
     )
 
 
-def tracking(run: Run, tables: dict) -> str:
+def tracking(run: Run, tables: dict) -> Markup:
     """Densities of the projections of held-out trajectories, by final tile."""
     columns = _need(tables, "densities", "analysis.json has no densities")
     return embed(
@@ -203,7 +209,7 @@ def tracking(run: Run, tables: dict) -> str:
     )
 
 
-def axes(run: Run, tables: dict) -> str:
+def axes(run: Run, tables: dict) -> Markup:
     """Cosines with sentiment, valence-assent and emotion axes."""
     columns = _need(tables, "axes", "no comparison axes were computed (config.axes.kinds)")
     chosen = (dig(run.analysis, "trained", "selection", v, "layer") for v in VECTORS)
@@ -223,7 +229,7 @@ def axes(run: Run, tables: dict) -> str:
     )
 
 
-def emotions(run: Run, tables: dict) -> str:
+def emotions(run: Run, tables: dict) -> Markup:
     """The emotion scatter, and what the emotion vectors' components carry."""
     columns = _need(tables, "emotions", "no emotion vectors were computed (config.axes.kinds)")
     out = embed(
@@ -242,44 +248,36 @@ def emotions(run: Run, tables: dict) -> str:
     )
 
 
-def lens(run: Run, tables: dict) -> str:
+def lens(run: Run, tables: dict) -> Markup:
     """Tokens that the vectors promote and suppress, trained and untrained side by side."""
     columns = _need(tables, "lens", "analysis.json has no logit lens")
-    rows = [dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True)]
-    out = [
-        '<p class="sub">The vector alone, read through the unembedding: the tokens it makes likelier and less likely. '
-        "\u2423 is a blank, \u23ce a line end. \u2194: also on the other vector's opposite list; =: also on its same "
-        "list.</p>"
-    ]
-    folded, plain = (_lens_pairs([r for r in rows if r["norm"] == norm]) for norm in ("folded", "plain"))
-    out.append(folded + (details("Without the final norm's weight folded in", plain) if plain else ""))
-    return "".join(out)
+    folded, plain = (_lens_pairs(columns.where(norm=norm)) for norm in ("folded", "plain"))
+    out = note(
+        "The vector alone, read through the unembedding: the tokens it makes likelier and less likely. \u2423 is a "
+        "blank, \u23ce a line end. \u2194: also on the other vector's opposite list; =: also on its same list."
+    )
+    return out + folded + (details("Without the final norm's weight folded in", plain) if plain else Markup())
 
 
-def _lens_pairs(rows) -> str:
-    out = ""
+def _lens_pairs(columns) -> Markup:
+    out = []
     for vector in VECTORS:
-        pair = ""
+        parts = []
         for model in MODELS:
-            mine = [r for r in rows if (r["vector"], r["model"]) == (vector, model)]
-            if mine:
+            if mine := columns.rows(vector=vector, model=model):
                 layer = f", layer {mine[0]['layer']}" if mine[0]["layer"] is not None else ""
-                pair += f"<div><h3>v_{vector}, {model}{esc(layer)}</h3>{_lens_table(mine)}</div>"
-        out += f'<div class="pair">{pair}</div>' if pair else ""
-    return out
+                parts.append(heading(f"v_{vector}, {model}{layer}") + _lens_table(mine))
+        out += [pair(parts)] if parts else []
+    return joined(out)
 
 
-def _lens_table(rows) -> str:
+def _lens_table(rows) -> Markup:
     sides = [[r for r in rows if r["side"] == side] for side in ("promoted", "suppressed")]
     lines = []
-    for i, pair in enumerate(itertools.zip_longest(*sides), start=1):
-        cells = [
-            (f'<span class="token">{esc(visible(r["token"]))}</span>{_mark(r)}', num(r["value"], sign=True))
-            if r
-            else ("", "")
-            for r in pair
-        ]
-        lines.append((str(i), *itertools.chain.from_iterable(cells)))
+    token = Markup('<span class="token">{}</span>{}')
+    for i, both in enumerate(itertools.zip_longest(*sides), start=1):
+        shown = lambda r: (token.format(visible(r["token"]), _mark(r)), num(r["value"], sign=True)) if r else ("", "")
+        lines.append((i, *itertools.chain.from_iterable(map(shown, both))))
     return table(("", "promoted", "logit", "suppressed", "logit"), lines, numeric=(0, 2, 4))
 
 
@@ -290,58 +288,49 @@ def _mark(row) -> str:
     return (" =" if same else "") + (" \u2194" if opposite else "")
 
 
-def samples(run: Run, tables: dict) -> str:
+def samples(run: Run, tables: dict) -> Markup:
     """Steered continuations: one table per prompt, one column per strength."""
     columns = _need(tables, "samples", "analysis.json has no steered samples")
-    rows = [dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True)]
-    alphas = sorted(finite({number(r["alpha"]) for r in rows}))
-    out = [
-        '<p class="sub">\u03b1 times the vector is added to the residual stream at the layer named; \u03b1 = 0 (grey) '
-        "is the model left alone.</p>"
-    ]
-    prompts = list(dict.fromkeys(str(r["prompt"]) for r in rows))
-    for i, prompt in enumerate(prompts):
-        body = _samples_table([r for r in rows if str(r["prompt"]) == prompt], alphas)
-        heading = f"\u201c{prompt}\u201d"
-        out.append(f"<h3>{esc(heading)}</h3>{body}" if i < 3 else details(heading, body))
-    return "".join(out)
+    alphas = sorted(finite({number(alpha) for alpha in columns["alpha"]}))
+    about = "\u03b1 times the vector is added to the residual stream at the layer named; \u03b1 = 0 (grey) is"
+    out = [note(f"{about} the model left alone.")]
+    for i, prompt in enumerate(dict.fromkeys(map(str, columns["prompt"]))):
+        body = _texts([r for r in columns.rows() if str(r["prompt"]) == prompt], alphas)
+        title = f"\u201c{prompt}\u201d"
+        out.append(heading(title) + body if i < 3 else details(title, body))
+    return joined(out)
 
 
-def _samples_table(rows, alphas) -> str:
-    head = "".join(f"<th>\u03b1 = {num(a, 0 if a == int(a) else 2, sign=True)}</th>" for a in alphas)
-    lines = []
-    kinds = dict.fromkeys((str(r["vector"]), str(r["model"]), str(r["layer"])) for r in rows)
-    for vector, model, layer in sorted(kinds, key=lambda k: (k[0] != "mold", k[1] != "untrained", k[2])):
-        mine = [r for r in rows if (str(r["vector"]), str(r["model"]), str(r["layer"])) == (vector, model, layer)]
-        mark = vector if vector in ("mold", "gold") else ""
-        cells = f'<td><div class="{mark}">v_{esc(vector)}<br>{esc(model)}<br>layer {esc(layer)}</div></td>'
-        for alpha in alphas:
-            texts = "<hr>".join(esc(r["text"]) for r in mine if number(r["alpha"]) == alpha)
-            cells += f'<td class="text{" zero" if alpha == 0 else ""}"><div>{texts}</div></td>'
-        lines.append(f"<tr>{cells}</tr>")
-    inner = f"<thead><tr><th>vector</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<div class="scroll samples"><table>{inner}</table></div>'
+def _texts(rows, alphas) -> Markup:
+    lines, name = [], lambda r: (str(r["vector"]), str(r["model"]), str(r["layer"]))
+    for key in sorted(dict.fromkeys(map(name, rows)), key=lambda k: (k[0] != "mold", k[1] != "untrained", k[2])):
+        vector, model, layer = key
+        mine = [r for r in rows if name(r) == key]
+        cells = [[r["text"] for r in mine if number(r["alpha"]) == alpha] for alpha in alphas]
+        mark = vector if vector in VECTORS else ""
+        lines.append((mark, (f"v_{vector}", model, f"layer {layer}"), cells))
+    return texts(alphas, lines)
 
 
-def evaluations(run: Run, tables: dict) -> str:
+def evaluations(run: Run, tables: dict) -> Markup:
     """The behavioural evaluations, where they were run in this folder."""
-    return evals.section(run, tables) if evals.found(run) else ""
+    return evals.section(run, tables) if evals.found(run) else Markup()
 
 
-def replays(run: Run, tables: dict) -> str:
+def replays(run: Run, tables: dict) -> Markup:
     """The recorded episodes."""
     episodes = dicts(run.analysis.get("episodes"))
     if not episodes:
         raise Missing("analysis.json has no recorded episodes")
-    hint = (
-        '<p class="sub">Step with the buttons or the slider, or click into a replay and use \u2190 and \u2192. Every '
-        "tile the player leaves melts into Mold; Gold that is entered is eaten. The bars are the policy's "
-        "probabilities of the four moves, each with the tile it leads to.</p>"
+    hint = note(
+        "Step with the buttons or the slider, or click into a replay and use \u2190 and \u2192. Every tile the player "
+        "leaves melts into Mold; Gold that is entered is eaten. The bars are the policy's probabilities of the four "
+        "moves, each with the tile it leads to."
     )
-    return hint + "".join(replay.html(episode) for episode in episodes)
+    return hint + joined(map(replay.html, episodes))
 
 
-def reward_table(run: Run, tables: dict) -> str:
+def reward_table(run: Run, tables: dict) -> Markup:
     """Reward and behaviour of every step as numbers."""
     columns = _need(tables, "reward", "metrics.jsonl has no reward")
     extra = tables.get("behaviour", {})

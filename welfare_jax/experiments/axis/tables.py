@@ -6,6 +6,7 @@ import math
 from welfare_jax.experiments.evals import report as evals
 from welfare_jax.report import replay
 from welfare_jax.report.data import Run, dicts, dig, mean, number, numbers
+from welfare_jax.report.tables import Table
 
 MODELS = ("untrained", "trained")
 VECTORS = ("mold", "gold")
@@ -52,11 +53,7 @@ def _organisms(run) -> dict:
         for row in run.metrics
         for i, own in enumerate(dicts(row.get("organisms")))
     ]
-    return _columns(rows, ("step", "organism", *names))
-
-
-def _columns(rows, names) -> dict:
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    return Table.of(rows, ("step", "organism", *names))
 
 
 def _aligned(columns: dict) -> dict:
@@ -97,9 +94,9 @@ def _cosine_over_training(run) -> dict:
         pairs = itertools.zip_longest(rest, path, fillvalue=math.nan)
         by_layer += [(m["step"], layer, r, p) for layer, (r, p) in enumerate(pairs)]
         by_step.append((m["step"], mean(rest), mean(path), number(m.get("reward"))))
-    means = _columns(by_step, ("step", "mean_rest", "mean_path", "reward"))
+    means = Table.of(by_step, ("step", "mean_rest", "mean_path", "reward"))
     return {
-        "cosine_over_training": _columns(by_layer, ("step", "layer", "rest", "path")),
+        "cosine_over_training": Table.of(by_layer, ("step", "layer", "rest", "path")),
         "cosine_mean_over_training": means,
     }
 
@@ -123,7 +120,7 @@ def _cosine_intervals(run) -> dict:
             rows += [(kind, model, *row, *ends) for row, ends in zip(found, chance, strict=True)]
         difference = _bounds(dig(run.analysis, "change", kind, "difference"))
         rows += [(kind, "difference", *row, math.nan, math.nan) for row in difference]
-    return _columns(rows, ("kind", "model", "layer", *BOUNDS, "chance_low", "chance_high"))
+    return Table.of(rows, ("kind", "model", "layer", *BOUNDS, "chance_low", "chance_high"))
 
 
 def _cosine_overall(run) -> dict:
@@ -132,7 +129,7 @@ def _cosine_overall(run) -> dict:
     for base, part, model in itertools.product(BASELINES, ("all", "last_third"), (*MODELS, "difference")):
         for _, *row in _bounds(dig(run.analysis, "change", base, part, model)):
             rows.append((base, part, model, *row))
-    return _columns(rows, ("baseline", "layers", "model", *BOUNDS))
+    return Table.of(rows, ("baseline", "layers", "model", *BOUNDS))
 
 
 def _separation_over_training(run) -> dict:
@@ -141,7 +138,7 @@ def _separation_over_training(run) -> dict:
         found = [numbers(m.get(name)) for name in names]
         layers = enumerate(itertools.zip_longest(*found, fillvalue=math.nan))
         rows += [(m["step"], layer, *row, number(m.get("reward"))) for layer, row in layers]
-    return _columns(rows, ("step", "layer", *names, "reward"))
+    return Table.of(rows, ("step", "layer", *names, "reward"))
 
 
 def _densities(run) -> dict:
@@ -153,7 +150,7 @@ def _densities(run) -> dict:
         columns = [numbers(dig(found, c)) for c in ("mold", "gold", "path")]
         bins = itertools.zip_longest(edges, edges[1:], *columns, fillvalue=math.nan)
         rows += [(model, vector, layer, *row, d) for row in list(bins)[: max(len(edges) - 1, 0)]]
-    return _columns(rows, ("model", "vector", "layer", "from", "to", "mold", "gold", "path", "cohens_d"))
+    return Table.of(rows, ("model", "vector", "layer", "from", "to", "mold", "gold", "path", "cohens_d"))
 
 
 def _axes(run) -> dict:
@@ -170,7 +167,7 @@ def _axes(run) -> dict:
             for (layer, *ends, _), band, q in zip(bounds, chance, p, strict=False):
                 rows.append((model, vector, str(name), layer, *ends, *band, q))
     ends = ("value", "free", "low", "high", "chance_low", "chance_high", "p")
-    return _columns(rows, ("model", "vector", "axis", "layer", *ends))
+    return Table.of(rows, ("model", "vector", "axis", "layer", *ends))
 
 
 def _by_layer(found, layers: int) -> list:
@@ -187,7 +184,7 @@ def _emotions(run) -> dict:
         words, layer = dig(found, "words"), number(dig(found, "layer"))
         columns = (words if isinstance(words, list) else [], *(numbers(dig(found, v)) for v in VECTORS))
         rows += [(model, layer, str(w), m, g) for w, m, g in zip(*columns, strict=False)]
-    return _columns(rows, ("model", "layer", "word", "mold", "gold"))
+    return Table.of(rows, ("model", "layer", "word", "mold", "gold"))
 
 
 def _emotion_components(run) -> dict:
@@ -197,7 +194,7 @@ def _emotion_components(run) -> dict:
         found = dig(run.analysis, model, "axes", "emotion_share")
         for layer, shares in enumerate(found if isinstance(found, list) else ()):
             rows.append((model, layer, *(numbers(shares) + [math.nan] * 2)[:2]))
-    return _columns(rows, ("model", "layer", "first", "second"))
+    return Table.of(rows, ("model", "layer", "first", "second"))
 
 
 def _geometry(run) -> dict:
@@ -214,7 +211,7 @@ def _classes(run) -> dict:
     for name in ("mold", "gold", "path"):
         shares = (numbers(dig(run.analysis, "directions", name)) + [math.nan] * 4)[:4]
         rows.append((name, number(dig(run.analysis, "counts", name)), *shares))
-    return _columns(rows, ("class", "n", "N", "E", "S", "W"))
+    return Table.of(rows, ("class", "n", "N", "E", "S", "W"))
 
 
 def _selection(run) -> dict:
@@ -230,7 +227,7 @@ def _selection(run) -> dict:
         for layer, (row, ends) in enumerate(zip(values, chance, strict=True)):
             rows.append((model, vector, layer, *row, *ends, *best, int(layer == dig(found, "layer"))))
     names = ("auroc", "cohens_d", "overlap", "chance_auroc_low", "chance_auroc_high", "chosen_chance", "p")
-    return _columns(rows, ("model", "vector", "layer", *names, "chosen"))
+    return Table.of(rows, ("model", "vector", "layer", *names, "chosen"))
 
 
 def _lens(run) -> dict:
@@ -244,13 +241,13 @@ def _lens(run) -> dict:
         for rank, (token, *more) in enumerate(pairs, start=1):
             value, also = (*more, None, None)[:2]
             rows.append((model, vector, dig(found, "layer"), side, rank, str(token), number(value), also or "", norm))
-    return _columns(rows, ("model", "vector", "layer", "side", "rank", "token", "value", "also", "norm"))
+    return Table.of(rows, ("model", "vector", "layer", "side", "rank", "token", "value", "also", "norm"))
 
 
 def _samples(run) -> dict:
     names = ("model", "vector", "layer", "alpha", "prompt", "text")
     rows = [tuple(s.get(name, "") for name in names) for s in dicts(run.analysis.get("samples"))]
-    return _columns(rows, names)
+    return Table.of(rows, names)
 
 
 def _episodes(run) -> dict:
@@ -262,4 +259,4 @@ def _episodes(run) -> dict:
             moves = (*f["at"], f["letter"], *probs, *f["landed"], f["wind"], *f["end"])
             rows.append((i, f["turn"], *moves, f["gains"]["gold"], f["gains"]["mold"], f["gain"], after["reward"]))
     names = ("episode", "turn", "x", "y", "move", "p_N", "p_E", "p_S", "p_W", "landed_x", "landed_y", "wind")
-    return _columns(rows, (*names, "end_x", "end_y", "gold_entered", "mold_entered", "reward", "reward_so_far"))
+    return Table.of(rows, (*names, "end_x", "end_y", "gold_entered", "mold_entered", "reward", "reward_so_far"))

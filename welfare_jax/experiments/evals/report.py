@@ -4,13 +4,14 @@ import functools
 import math
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
-from welfare_jax.report.markup import Missing, attempt, details, esc, num, table
+from welfare_jax.report.markup import Missing, attempt, details, heading, joined, note, num, table, texts
 from welfare_jax.report.svg import embed
-from welfare_jax.report.tables import rows_of
+from welfare_jax.report.tables import Table
 
 CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "alpha", "where")
 NUMBERS = ("mean", "low", "high", "n", "used", "incoherence", "unparseable", "masked")
@@ -30,7 +31,7 @@ def tables(run: Run) -> dict:
     """`evals.json` as tables {name: {column: list}}; figures draw from these."""
 
     def columns(rows, names):
-        return {n: [_plain(r.get(n)) for r in dicts(rows)] for n in names}
+        return Table({n: [_plain(r.get(n)) for r in dicts(rows)] for n in names})
 
     evals = found(run)
     peaks = ("evaluation", "metric", "model", "vector", "kind", "where", "layers", "peak_layer", "peak_slope",
@@ -51,7 +52,7 @@ def tables(run: Run) -> dict:
             k for r in dicts(evals.get(name)) for k, v in r.items() if not isinstance(v, (dict, list))
         )
         out[f"evals_{name}"] = columns(evals.get(name), names)
-    return {name: t for name, t in out.items() if next(iter(t.values()), None)}
+    return {name: table for name, table in out.items() if table}
 
 
 def _plain(value):
@@ -75,9 +76,9 @@ def own(about: dict) -> dict:
     return {a["rows"]: a["title"] for a in about.values() if a["rows"].isidentifier() and a["rows"] not in SHARED}
 
 
-def primary(columns: dict, about: dict) -> list[dict]:
+def primary(columns: Table, about: dict) -> list[dict]:
     """The rows of every evaluation's own metric over all prompts; about: as from `told`."""
-    rows = rows_of(columns, group="all")
+    rows = columns.rows(group="all")
     return [r for r in rows if r["evaluation"] in about and r["metric"] == about[r["evaluation"]]["metric"]]
 
 
@@ -205,7 +206,7 @@ def sweep(columns: dict, about: dict) -> Figure:
     return figure
 
 
-def section(run: Run, built: dict) -> str:
+def section(run: Run, built: dict) -> Markup:
     about = told(run)
     parts = (  # the tables that a part needs, and how it is drawn from them
         (("evals_cells",), lambda cells: _crossing(run, cells, about)),
@@ -218,10 +219,10 @@ def section(run: Run, built: dict) -> str:
     drawn = [(draw, [built[n] for n in names]) for names, draw in parts if built.keys() >= {*names}]
     if not drawn:
         raise Missing("evals.json is not there: run configs/evals.py in this folder")
-    return "".join(attempt(draw, *columns) for draw, columns in [(_judged, [run]), *drawn])
+    return joined(attempt(draw, *columns) for draw, columns in [(_judged, [run]), *drawn])
 
 
-def _crossing(run, cells, about) -> str:
+def _crossing(run, cells, about) -> Markup:
     return embed(
         (crossing, cells, about, _chosen(run)),
         "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X at "
@@ -232,7 +233,7 @@ def _crossing(run, cells, about) -> str:
     )
 
 
-def _sweep(slopes, about) -> str:
+def _sweep(slopes, about) -> Markup:
     return embed(
         (sweep, slopes, about),
         "Slope of every metric on the strength, layer by layer; colours are scaled within each evaluation.",
@@ -240,7 +241,7 @@ def _sweep(slopes, about) -> str:
     )
 
 
-def _judged(run) -> str:
+def _judged(run) -> Markup:
     evals = found(run)
     judge = evals.get("judge") if isinstance(evals.get("judge"), dict) else {}
     lost = judge.get("unparseable") or {}
@@ -252,24 +253,24 @@ def _judged(run) -> str:
         f"Judge: {judge.get('name', 'not recorded')}. Answers whose verdict could not be read: {said or 'none'}. Hook "
         f"point: {evals.get('hook', 'not recorded')}."
     )
-    return "".join(f'<p class="sub">{esc(line)}</p>' for line in lines) + _agreement(judge)
+    return joined(map(note, lines)) + _agreement(judge)
 
 
-def _agreement(judge) -> str:
+def _agreement(judge) -> Markup:
     """How far a second judge agrees, where one is given."""
     rows = [
-        (esc(r.get("evaluation")), *(num(number(r.get(k)), d) for k, d in (("both", 0), ("percent", 1))),
+        (r.get("evaluation"), *(num(number(r.get(k)), d) for k, d in (("both", 0), ("percent", 1))),
          *(num(number(r.get(k)), 2) for k in ("kappa", "kappa_low", "kappa_high", "pearson")))
         for r in dicts(judge.get("agreement"))
     ]  # fmt: skip
     if not rows:
-        return ""
+        return Markup()
     head = ("evaluation", "answers of both", "% the same", "kappa", "low", "high", "Pearson")
-    note = f'<p class="sub">Beside it a second judge ({esc(judge.get("second"))}); 95 % intervals over prompts.</p>'
-    return note + table(head, rows, numeric=range(1, 7))
+    about = note(f"Beside it a second judge ({judge.get('second')}); 95 % intervals over prompts.")
+    return about + table(head, rows, numeric=range(1, 7))
 
 
-def _slopes(columns, about) -> str:
+def _slopes(columns, about) -> Markup:
     rows = primary(columns, about)
     shown = []
     for r in rows:
@@ -283,31 +284,30 @@ def _slopes(columns, about) -> str:
             below = sum(abs(number(r["slope"])) > s for s in sizes)
             beaten.append(f"{below} of {len(sizes)}" if sizes else "\u2014")
         shown.append([
-            esc(r["evaluation"]), esc(r["model"]), esc(r["vector"]), num(r["layer"], 0), esc(r["where"]),
+            r["evaluation"], r["model"], r["vector"], num(r["layer"], 0), r["where"],
             num(r["slope"], 3, sign=True), *(num(r[k], 3, sign=True) for k in ("low", "high")), *beaten,
-            *(num(number(r[k]), 3) for k in ("p", "p_family")), esc(r["masked"] or ""),
+            *(num(number(r[k]), 3) for k in ("p", "p_family")), r["masked"] or "",
         ])  # fmt: skip
     head = (
         *("evaluation", "model", "vector", "layer", "steered", "slope", "low", "high"),
         *(f"steeper than {kind}" for kind in HATCH),
         *("p", "p, all vectors and evaluations", "masked \u03b1"),
     )
-    note = (
-        '<p class="sub">low, high: 95 % interval over prompts. It says how sure the slope is, not that the direction '
+    about = note(
+        "low, high: 95 % interval over prompts. It says how sure the slope is, not that the direction "
         "matters: most directions of that norm move a model somehow. What speaks for a vector is p, the share (itself "
         "counted in) of vectors made from the same walks under permuted labels that are as steep; where there are "
-        "none, of random directions. The second p is corrected for all vectors, layers and evaluations of the "
-        "model.</p>"
+        "none, of random directions. The second p is corrected for all vectors, layers and evaluations of the model."
     )
-    return "<h3>Slopes on the strength</h3>" + note + table(head, shown, numeric=(3, 5, 6, 7, 11, 12), css="tall")
+    return heading("Slopes on the strength") + about + table(head, shown, numeric=(3, 5, 6, 7, 11, 12), css="tall")
 
 
-def _groups(columns, about) -> str:
-    rows = [r for r in rows_of(columns) if r["vector"] == r["beside"]]  # unsteered, and no controls
+def _groups(columns, about) -> Markup:
+    rows = [r for r in columns.rows() if r["vector"] == r["beside"]]  # unsteered, and no controls
     drawn = {(name, a["metric"], "all") for name, a in about.items()}
     rows = [r for r in rows if (r["evaluation"], r["metric"], r["group"]) not in drawn]
     shown = [
-        [*(esc(r[k]) for k in ("evaluation", "metric", "group", "model")), esc(r["vector"] or "none"),
+        [*(r[k] for k in ("evaluation", "metric", "group", "model")), r["vector"] or "none",
          num(r["layer"], 0), num(r["alpha"], 1, sign=True), *(num(r[k], 3) for k in ("mean", "low", "high")),
          num(r["used"], 0)]
         for r in rows
@@ -316,19 +316,19 @@ def _groups(columns, about) -> str:
     return table(head, shown[:2000], numeric=range(5, 11), css="tall")
 
 
-def _own(title: str, columns) -> str:
+def _own(title: str, columns) -> Markup:
     """The table of one evaluation, without controls."""
-    rows = [r for r in rows_of(columns) if r.get("kind", "vector") in ("vector", "untrained")]
+    rows = [r for r in columns.rows() if r.get("kind", "vector") in ("vector", "untrained")]
     numeric = [i for i, name in enumerate(columns) if any(number(r[name]) == r[name] for r in rows)]
-    cell = lambda v: num(v, 0 if isinstance(v, int) else 2) if isinstance(v, (int, float)) else esc(v)
+    cell = lambda v: num(v, 0 if isinstance(v, int) else 2) if isinstance(v, (int, float)) else v
     shown = [[cell(v) for v in r.values()] for r in rows]
-    return f"<h3>{esc(title)}</h3>" + table([name.replace("_", " ") for name in columns], shown, numeric, css="tall")
+    return heading(title) + table([name.replace("_", " ") for name in columns], shown, numeric, css="tall")
 
 
-def _answers(columns) -> str:
+def _answers(columns) -> Markup:
     """A table a prompt: a row a vector, model and layer, a column a strength."""
-    out, prompts = [], {}
-    for r in rows_of(columns):
+    out, prompts = [heading("Answers side by side")], {}
+    for r in columns.rows():
         prompts.setdefault((r["evaluation"], r["prompt"]), []).append(r)
     for (evaluation, prompt), rows in prompts.items():
         alphas = sorted({r["alpha"] for r in rows})
@@ -338,16 +338,9 @@ def _answers(columns) -> str:
             said = {r["alpha"]: r["text"] for r in rows if r["model"] == model and (
                 not r["vector"] or (r["vector"], r["layer"], r["where"]) == (vector, layer, where))}  # fmt: skip
             mark = next((m for m in ("mold", "gold") if vector.endswith(m)), "")
-            cells = f'<td><div class="{mark}">{esc(vector)}<br>{esc(model)}<br>layer {esc(layer)}</div></td>'
-            cells += "".join(
-                f'<td class="text{" zero" if a == 0 else ""}"><div>{esc(said.get(a, ""))}</div></td>' for a in alphas
-            )
-            lines.append(f"<tr>{cells}</tr>")
-        head = "".join(f"<th>\u03b1 = {num(a, 0 if a == int(a) else 2, sign=True)}</th>" for a in alphas)
-        inner = f"<thead><tr><th>vector</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-        title = f"{evaluation}: {prompt[:90]}"
-        out.append(details(title, f'<div class="scroll samples"><table>{inner}</table></div>'))
-    return "<h3>Answers side by side</h3>" + "".join(out)
+            lines.append((mark, (vector, model, f"layer {layer}"), [[said.get(a, "")] for a in alphas]))
+        out.append(details(f"{evaluation}: {prompt[:90]}", texts(alphas, lines)))
+    return joined(out)
 
 
 SECTIONS = (("evals", "Behaviour under steering", section),)

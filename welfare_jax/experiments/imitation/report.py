@@ -1,13 +1,12 @@
 """The imitation sweep in the report: task metric against diversity, and what the implied rewards are worth."""
 
-import math
-
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report.data import Run, dicts, number
-from welfare_jax.report.markup import Missing, esc, num, table
+from welfare_jax.report.markup import Missing, heading, num, table
 from welfare_jax.report.svg import embed
-from welfare_jax.report.tables import rows_of
+from welfare_jax.report.tables import Table
 
 QUALITY = ("task", "lambda", "temperature", "metric", "metric_low", "metric_high", "self_bleu", "self_bleu_low",
            "self_bleu_high", "entropy", "entropy_low", "entropy_high", "prompts", "samples")  # fmt: skip
@@ -19,11 +18,10 @@ def tables(run: Run) -> dict:
     """`analysis.json` of an imitation sweep as tables {name: {column: list}}."""
     out = {}
     for name, columns in (("quality", QUALITY), ("ranks", RANKS)):
-        rows = dicts(run.analysis.get(name))
-        out[f"imitation_{name}"] = {c: [math.nan if r.get(c) is None else r[c] for r in rows] for c in columns}
+        out[f"imitation_{name}"] = Table.of_dicts(dicts(run.analysis.get(name)), columns)
     names = ("step", "run", "run_step", "loss", "log_likelihood", "entropy", "implied_reward")
-    out["imitation_training"] = {n: [m.get(n, math.nan) for m in run.metrics] for n in names}
-    return {name: t for name, t in out.items() if next(iter(t.values()), None)}
+    out["imitation_training"] = Table.of_dicts(run.metrics, names)
+    return {name: table for name, table in out.items() if table}
 
 
 def named(lam) -> str:
@@ -33,7 +31,7 @@ def named(lam) -> str:
 def trade_off(run: Run, columns: dict, ranks: dict) -> Figure:
     """A row a task: metric against Self-BLEU and against entropy, a line a lambda, a point a temperature; at the
     right the rank correlation of implied rewards with the task's reward."""
-    rows = rows_of(columns)
+    rows = columns.rows()
     tasks, lambdas = ([*dict.fromkeys(r[k] for r in rows)] for k in ("task", "lambda"))
     figure = Figure(figsize=(9, 0.5 + 2.9 * len(tasks)), layout="constrained")
     axes = figure.subplots(len(tasks), 3, squeeze=False, gridspec_kw={"width_ratios": (3, 3, 2)})
@@ -45,7 +43,7 @@ def trade_off(run: Run, columns: dict, ranks: dict) -> Figure:
                 _line(ax, mine, name, f"C{k}", named(lam))
             ax.set(xlabel=label, ylabel=(run.analysis.get("metrics") or {}).get(task, "task metric"))
             ax.set_title(f"{task}: quality against {label.split(',')[0]}", fontsize=8.5)
-        _ranks(axes[i][2], rows_of(ranks, task=task), lambdas)
+        _ranks(axes[i][2], ranks.rows(task=task), lambdas)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -74,11 +72,11 @@ def _ranks(ax, rows, lambdas):
     ax.set_title("implied rewards and the task's", fontsize=8.5)
 
 
-def section(run: Run, built: dict) -> str:
+def section(run: Run, built: dict) -> Markup:
     """The figure and the tables of an imitation sweep."""
     if "imitation_quality" not in built:
         raise Missing("analysis.json has no samples over lambda and temperature")
-    quality, ranks = built["imitation_quality"], built.get("imitation_ranks", {})
+    quality, ranks = built["imitation_quality"], built.get("imitation_ranks", Table({}))
     out = embed(
         (lambda q, r: trade_off(run, q, r), quality, ranks),
         "Each line is a model, each point a sampling temperature (its number beside it) with 95 % intervals over "
@@ -91,26 +89,26 @@ def section(run: Run, built: dict) -> str:
     return out + _quality_table(quality) + _rank_table(ranks)
 
 
-def _quality_table(columns) -> str:
+def _quality_table(columns) -> Markup:
     shown = []
-    for r in rows_of(columns):
+    for r in columns.rows():
         numbers = [f"{num(r[k], 2)} ({num(r[f'{k}_low'], 2)} to {num(r[f'{k}_high'], 2)})"
                    for k in ("metric", "self_bleu", "entropy")]  # fmt: skip
-        shown.append((esc(r["task"]), esc(named(r["lambda"])), num(r["temperature"], 1), *numbers))
+        shown.append((r["task"], named(r["lambda"]), num(r["temperature"], 1), *numbers))
     head = ("task", "model", "temperature", "task metric", "Self-BLEU", "entropy, nats")
-    return "<h3>Quality and diversity</h3>" + table(head, shown, numeric=(2, 3, 4, 5), css="tall")
+    return heading("Quality and diversity") + table(head, shown, numeric=(2, 3, 4, 5), css="tall")
 
 
-def _rank_table(columns) -> str:
+def _rank_table(columns) -> Markup:
     shown = [
-        (esc(r["task"]), esc(named(r["lambda"])), num(r["correlation"], 2, sign=True), num(r["samples"], 0),
+        (r["task"], named(r["lambda"]), num(r["correlation"], 2, sign=True), num(r["samples"], 0),
          f"{num(r['within'], 2, sign=True)} ({num(r['within_low'], 2)} to {num(r['within_high'], 2)})",
          num(r["prompts"], 0))
-        for r in rows_of(columns)
+        for r in columns.rows()
     ]  # fmt: skip
     head = ("task", "model", "over all samples", "samples", "within a prompt", "prompts in which both vary")
-    title = "<h3>Rank correlation of implied rewards with the task's reward</h3>"
-    return title + table(head, shown, numeric=(2, 3, 4, 5)) if shown else ""
+    title = heading("Rank correlation of implied rewards with the task's reward")
+    return title + table(head, shown, numeric=(2, 3, 4, 5)) if shown else Markup()
 
 
 SECTIONS = (("imitation", "Imitation as inverse RL", section),)

@@ -1,11 +1,13 @@
 """Pretraining in the report: loss on what is learnt and, by source, on what is held out."""
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, number
-from welfare_jax.report.markup import Missing, esc, num, table
+from welfare_jax.report.markup import Missing, note, num, table
 from welfare_jax.report.svg import embed
+from welfare_jax.report.tables import Table
 
 COLOURS = (style.REST, "#56b4e9", "#cc79a7", style.GOLD, style.MOLD, style.PATH_BASELINE)
 
@@ -17,7 +19,7 @@ def tables(run: Run) -> dict:
     first = ("loss", "lr", "grad_norm", "packed", "tokens_per_s")
     rest = [k for k in dict.fromkeys(k for row in run.metrics for k in row) if k not in (*first, "step", "seconds")]
     names = (*first, *(k for k in rest if k != "tokens"))
-    return {"pretraining": {n: [number(row.get(n)) for row in run.metrics] for n in ("step", *names)}}
+    return {"pretraining": Table({n: [number(row.get(n)) for row in run.metrics] for n in ("step", *names)})}
 
 
 def losses(columns: dict) -> Figure:
@@ -34,7 +36,7 @@ def losses(columns: dict) -> Figure:
     return figure
 
 
-def section(run: Run, built: dict) -> str:
+def section(run: Run, built: dict) -> Markup:
     if "pretraining" not in built:
         raise Missing("metrics.jsonl has no steps")
     columns, summary = built["pretraining"], run.summary
@@ -42,9 +44,9 @@ def section(run: Run, built: dict) -> str:
     facts = f"{size:,} parameters, {summary['tokens']:,.0f} tokens in {summary['steps']} steps" if size else ""
     caption = "Held-out documents come from the same sources and are never trained on; what users say does not count."
     ends = [(n, [v for v in columns[n] if v == v]) for n in columns if n not in ("step", "lr", "packed")]
-    rows = [(esc(n.replace("_", " ")), num(v[0], 3), num(v[-1], 3)) for n, v in ends if v]
+    rows = [(n.replace("_", " "), num(v[0], 3), num(v[-1], 3)) for n, v in ends if v]
     return (
-        f'<p class="sub">{esc(facts)}</p>'
+        note(facts)
         + embed((losses, columns), caption, "pretraining")
         + table(("", "first", "last"), rows, numeric=(1, 2))
     )

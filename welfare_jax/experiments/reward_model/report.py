@@ -1,14 +1,13 @@
 """Reward models in the report: accuracy per objective, what silencing neurons costs, overlap of the sets."""
 
-import math
-
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
-from welfare_jax.report.markup import Missing, esc, num, share, table
+from welfare_jax.report.markup import Missing, heading, note, num, share, table
 from welfare_jax.report.svg import embed
-from welfare_jax.report.tables import rows_of
+from welfare_jax.report.tables import Table
 
 ACCURACY = ("model", "objective", "pairs", "mean", "low", "high", "n")
 ABLATION = ("model", "score", "percent", "set", "draw", "neurons", "objective", "accuracy", "change", "low", "high")
@@ -21,19 +20,14 @@ SETS = ("top_a", "top_b", "random_top", "only_a", "only_b", "random_only", "shar
 def tables(run: Run) -> dict:
     """`analysis.json` of a run of reward models as tables {name: {column: list}}."""
 
-    def columns(name, names):
-        rows = dicts(run.analysis.get(name))
-        return {n: [math.nan if r.get(n) is None else r[n] for r in rows] for n in names}
-
+    of = lambda name, columns: Table.of_dicts(dicts(run.analysis.get(name)), columns)
     found = {
-        "reward_accuracy": columns("accuracy", ACCURACY),
-        "reward_ablation": columns("ablation", ABLATION),
-        "reward_overlap": columns("overlap", OVERLAP),
-        "reward_training": {
-            n: [m.get(n, math.nan) for m in run.metrics] for n in ("step", "run", "run_step", "loss", "accuracy")
-        },
+        "reward_accuracy": of("accuracy", ACCURACY),
+        "reward_ablation": of("ablation", ABLATION),
+        "reward_overlap": of("overlap", OVERLAP),
+        "reward_training": Table.of_dicts(run.metrics, ("step", "run", "run_step", "loss", "accuracy")),
     }
-    return {name: t for name, t in found.items() if next(iter(t.values()), None)}
+    return {name: table for name, table in found.items() if table}
 
 
 def named(run: Run, name: str) -> str:
@@ -60,7 +54,7 @@ def pooled(rows) -> dict:
 
 def ablation(run: Run, columns: dict) -> Figure:
     """A row a score, a column a model: change of both objectives' accuracy with each set of neurons silenced."""
-    rows = [r for r in rows_of(columns, percent=run.analysis.get("percent")) if r["set"] in SETS]
+    rows = [r for r in columns.rows(percent=run.analysis.get("percent")) if r["set"] in SETS]
     models, scores = ([*dict.fromkeys(r[k] for r in rows)] for k in ("model", "score"))
     sets = [s for s in SETS if any(r["set"] == s for r in rows)]
     objectives = list(dict.fromkeys(r["objective"] for r in rows))
@@ -96,7 +90,7 @@ def _points(ax, y, rows, colour, label):
 
 def sweep(run: Run, columns: dict, overlap: dict) -> Figure:
     """Accuracy over the share of the model's own top neurons that is silenced; at the right, overlap of the sets."""
-    rows = [r for r in rows_of(columns) if r["set"] in ("own", "random")]
+    rows = [r for r in columns.rows() if r["set"] in ("own", "random")]
     models, objectives = ([*dict.fromkeys(r[k] for r in rows)] for k in ("model", "objective"))
     figure = Figure(figsize=(9, 0.6 + 2.4 * len(objectives)), layout="constrained")
     axes = figure.subplots(len(objectives), len(models) + 1, squeeze=False)
@@ -114,7 +108,7 @@ def sweep(run: Run, columns: dict, overlap: dict) -> Figure:
             ax.set_ylabel(f"accuracy on {objective}" if k == 0 else "")
             ax.set_xlabel("per cent silenced" if i + 1 == len(objectives) else "")
     for ax, score in zip([row[-1] for row in axes], SCORE):
-        _jaccard(ax, rows_of(overlap, score=score))
+        _jaccard(ax, overlap.rows(score=score))
         ax.set_title(f"Overlap, {SCORE[score]}", fontsize=6.5)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -131,7 +125,7 @@ def _jaccard(ax, rows):
     ax.legend(fontsize=6.5)
 
 
-def section(run: Run, built: dict) -> str:
+def section(run: Run, built: dict) -> Markup:
     """Accuracy, ablations, sweep and overlap of a run of reward models."""
     if "reward_accuracy" not in built:
         raise Missing("analysis.json has no accuracy of reward models")
@@ -154,34 +148,34 @@ def section(run: Run, built: dict) -> str:
     return out + _ablation(run, built.get("reward_ablation"))
 
 
-def _accuracy(columns) -> str:
+def _accuracy(columns) -> Markup:
     shown = [
-        (esc(r["model"]), esc(r["objective"]), esc(r["pairs"]), share(r["mean"]),
+        (r["model"], r["objective"], r["pairs"], share(r["mean"]),
          f"{share(r['low'])} to {share(r['high'])}", num(r["n"], 0))
-        for r in rows_of(columns)
+        for r in columns.rows()
     ]  # fmt: skip
     head = ("model trained on", "accuracy on", "pairs", "accuracy", "95 % interval", "n")
-    note = (
-        '<p class="sub">Share of held-out pairs in which the chosen answer has the higher reward; a draw counts half. '
-        "Pairs conflict where the other objective prefers the answer that this one rejects.</p>"
+    about = note(
+        "Share of held-out pairs in which the chosen answer has the higher reward; a draw counts half. "
+        "Pairs conflict where the other objective prefers the answer that this one rejects."
     )
-    return "<h3>Accuracy</h3>" + note + table(head, shown, numeric=(3, 4, 5))
+    return heading("Accuracy") + about + table(head, shown, numeric=(3, 4, 5))
 
 
-def _ablation(run, columns) -> str:
+def _ablation(run, columns) -> Markup:
     if not columns:
-        return ""
+        return Markup()
     groups = {}
-    for r in rows_of(columns):
+    for r in columns.rows():
         groups.setdefault((r["model"], r["score"], r["percent"], r["set"], r["objective"]), []).append(r)
     shown = []
     for (model, score, percent, name, objective), rows in groups.items():
         r = pooled(rows)
         points = [num(100 * number(r[k]), 1, sign=True) for k in ("change", "low", "high")]
-        shown.append((esc(model), esc(SCORE.get(score, "")), num(percent, 0), esc(named(run, name)),
-                      num(r["neurons"], 0), esc(objective), share(r["accuracy"]), *points))  # fmt: skip
+        shown.append((model, SCORE.get(score, ""), num(percent, 0), named(run, name),
+                      num(r["neurons"], 0), objective, share(r["accuracy"]), *points))  # fmt: skip
     head = ("model", "score", "%", "silenced", "neurons", "accuracy on", "accuracy", "change, points", "low", "high")
-    return "<h3>Every ablation</h3>" + table(head, shown, numeric=(2, 4, 6, 7, 8, 9), css="tall")
+    return heading("Every ablation") + table(head, shown, numeric=(2, 4, 6, 7, 8, 9), css="tall")
 
 
 SECTIONS = (("reward_models", "Reward models and their neurons", section),)

@@ -1,11 +1,13 @@
 """Bases with and without accounts of success in the report: what RL in the maze made of each."""
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dig, finite, mean, number
-from welfare_jax.report.markup import Missing, esc, num, table
+from welfare_jax.report.markup import Missing, code, note, num, table
 from welfare_jax.report.svg import embed
+from welfare_jax.report.tables import Table
 
 COLOURS = (style.REST, style.PATH_BASELINE, style.MOLD, style.GOLD)
 FINAL = "the final letter"
@@ -46,11 +48,8 @@ def tables(run: Run) -> dict:
                     place = {"arm": arm, "model": model, "read": question or FINAL, "number": k}
                     seeds += [place | {"layer": i} | {b: number(e[b]) for b in ("mean", "low", "high", "n")}
                               for i, e in enumerate(layers)]  # fmt: skip
-    return {name: _columns(rows) for name, rows in (("words", read), ("words_curve", curve), ("words_seeds", seeds))}
-
-
-def _columns(rows) -> dict:
-    return {k: [row.get(k, float("nan")) for row in rows] for k in dict.fromkeys(k for row in rows for k in row)}
+    rows = {"words": read, "words_curve": curve, "words_seeds": seeds}
+    return {name: Table.of_dicts(part) for name, part in rows.items()}
 
 
 def _points(step: int, row: dict) -> list[dict]:
@@ -106,16 +105,9 @@ def alignment(columns: dict, names, questions) -> Figure:
         ax.axhline(0, color=style.UNTRAINED, linewidth=0.8)
         for i, arm in enumerate(arms):
             for j, model in enumerate(("untrained", "trained")):
-                rows = [
-                    k for k in range(len(columns["arm"]))
-                    if (columns["arm"][k], columns["model"][k], columns["number"][k], columns["read"][k])
-                    == (arm, model, name, question or FINAL)
-                ]  # fmt: skip
-                x = [columns["layer"][k] + 0.18 * i + 0.07 * j for k in rows]
-                y = [columns["mean"][k] for k in rows]
-                bars = [
-                    [max(0.0, abs(number(columns[b][k]) - columns["mean"][k])) for k in rows] for b in ("low", "high")
-                ]
+                mine = columns.where(arm=arm, model=model, number=name, read=question or FINAL)
+                x, y = [layer + 0.18 * i + 0.07 * j for layer in mine["layer"]], mine["mean"]
+                bars = [[max(0.0, abs(number(end) - m)) for end, m in zip(mine[b], y)] for b in ("low", "high")]
                 bars = bars if finite([v for b in bars for v in b]) else None
                 colour = COLOURS[i % len(COLOURS)]
                 ax.errorbar(
@@ -138,7 +130,7 @@ def _told(entry) -> str:
     return num(m, sign=True) + (f" [{num(low, sign=True)}, {num(high, sign=True)}]" if low == low else "")
 
 
-def section(run: Run, built: dict) -> str:
+def section(run: Run, built: dict) -> Markup:
     if "words" not in built:
         raise Missing("summary.json has no finished cell")
     over = run.summary["over_seeds"]
@@ -148,11 +140,11 @@ def section(run: Run, built: dict) -> str:
     layer = 2 * (max(built["words"]["layer"]) + 1) // 3
     common = [a for a in axes if all(f"along/{a}" in q for q in first.values())]
     seeds = len({c["seed"] for c in run.summary["cells"].values()})
-    out = (
-        f'<p class="sub">{seeds} seed{"s" * (seeds > 1)} an arm, three organisms each, in which every tile plays '
+    out = note(
+        f"{seeds} seed{'s' * (seeds > 1)} an arm, three organisms each, in which every tile plays "
         "every role once. In the mean over them tiles cancel; what is left of Gold - Mold lies in the mazes "
         "themselves or was put there by reward: compare before and after. "
-        "Success is an axis of the untrained base.</p>"
+        "Success is an axis of the untrained base."
     )
     caption = (
         f"Layer {layer}. Reward, then the turn of v_gold towards success and of v_mold away from it; a line a seed."
@@ -170,7 +162,7 @@ def section(run: Run, built: dict) -> str:
         names = [k for k in (*MEANING, *(f"{k}/{a}" for a in axes for k in ("along", "d"))) if k in first[question]]
         rows = [
             (
-                esc(MEANING.get(k, k)),
+                MEANING.get(k, k),
                 *(_told(over[a][m][question][k][layer]) for a, m in columns),
             )
             for k in names
@@ -180,10 +172,7 @@ def section(run: Run, built: dict) -> str:
             *(WHEN[m].format(arm=a, first=next(iter(over))) for a, m in columns),
         )
         out += table(heads, rows, numeric=range(1, len(heads)))
-    return (
-        out
-        + '<p class="sub">Means over seeds with 95 % t intervals. All layers: <code>tables/words_seeds.csv</code>.</p>'
-    )
+    return out + note("Means over seeds with 95 % t intervals. All layers: " + code("tables/words_seeds.csv") + ".")
 
 
 SECTIONS = (("words", "Does the axis need the words?", section),)
