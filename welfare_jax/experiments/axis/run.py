@@ -5,6 +5,7 @@ import time
 import jax
 
 from welfare_jax import experiments, runtime
+from welfare_jax.envs import walks
 from welfare_jax.errors import InputError
 from welfare_jax.experiments.axis import analysis
 from welfare_jax.experiments.axis.settings import of_run
@@ -25,7 +26,7 @@ def run(config, workdir):
     def curve(setup):
         data, _ = extract.walk_data(
             setup.pieces, setup.maze, setup.mesh, config.curve.per_length, 0.25, config.extract.batch,
-            extract.walks_lib.SEED, config.extract.question,
+            walks.SEED, config.extract.question,
         )  # fmt: skip
         return reading.make_live(live, data, axes)
 
