@@ -5,7 +5,7 @@ python -m welfare_jax.main --config=configs/words.py:one --workdir=runs/one     
 python -m welfare_jax.main --config=configs/words.py:seeds --workdir=runs/seeds    # three; what is done stays done
 
 A base goes on reading with and without accounts of success, then learns the maze. Every base becomes three organisms,
-in which each tile plays each role once (see welfare_jax/train/words.py).
+in which each tile plays each role once (see welfare_jax/experiments/success_text_ablation/run.py).
 """
 
 from welfare_jax.config import check_variant, words

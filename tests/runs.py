@@ -18,7 +18,7 @@ FEW = {
 SPEED = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s"}  # of the main job
 TIMING = SPEED | {"sample_seconds", "measure_seconds"}
 PRELOAD = (
-    "welfare_jax.main", "welfare_jax.train.loop", "welfare_jax.interp.stage", "welfare_jax.report", "transformers",
+    "welfare_jax.main", "welfare_jax.experiments.axis.run", "welfare_jax.experiments.axis.report", "transformers",
     "tensorboardX", "orbax.checkpoint",
 )  # fmt: skip
 _server = multiprocessing.get_context("forkserver")
@@ -26,11 +26,17 @@ _server.set_forkserver_preload(list(PRELOAD))
 _cache = tempfile.TemporaryDirectory(prefix="compiled-")
 
 
-def _train_only(config, workdir):
+def _train_only():
+    """The main job is its training from here on."""
+    from welfare_jax import experiments
+    from welfare_jax.experiments.axis import run
     from welfare_jax.train import loop
 
-    setup = loop.build(config)
-    loop.train(setup, config, workdir, loop.collector(setup, config))
+    def train(config, workdir):
+        setup = loop.build(config)
+        loop.train(setup, config, workdir, loop.collector(setup, config))
+
+    run.run, experiments.report = train, str
 
 
 def _end_at(folder, number):
@@ -68,7 +74,7 @@ def _run(args, log, devices, compiled, train_only, end=None):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_default_matmul_precision", "highest")
     if train_only:
-        main.JOBS["rl"] = _train_only
+        _train_only()
     if end:
         _end_at(*end)
     sys.argv = ["main", *args]  # where ml_collections looks for settings

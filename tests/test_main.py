@@ -15,12 +15,14 @@ import runs
 from helpers import hf_model, save
 from safetensors.numpy import load_file
 
-from welfare_jax import config, main, runtime
+from welfare_jax import config, experiments, main, runtime
+from welfare_jax.experiments.amplification import run as amplification
+from welfare_jax.experiments.pretraining import run as pretraining
 from welfare_jax.interp import vectors
 from welfare_jax.models import hf
 from welfare_jax.sft import corpus
 from welfare_jax.text import wording
-from welfare_jax.train import amplify, checkpoints, loop, organisms, pretrain
+from welfare_jax.train import checkpoints, loop, organisms
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/tiny_grpo.py"
@@ -366,19 +368,19 @@ def variants(name):
 )
 def test_configs_change_only_settings_that_exist(config_file):
     found = load_config(*config_file)
-    assert found.job in main.JOBS
+    assert found.job in experiments.EXPERIMENTS
     if found.job == "rl":
         flat = lambda c: checkpoints.flatten(c.to_dict() | {"text": {**c.text, "template": None}}).keys()
         assert flat(found) == flat(config.rl())
         loop.check(found)
         organisms.configs(found)
     if found.job == "pretrain":
-        pretrain.check(found)
+        pretraining.check(found)
         corpus.phases(found)
     if found.job == "amplify":
-        amplify.check(found)
-        for own in amplify.cells(found).values():
-            pretrain.check(own.pretrain)
+        amplification.check(found)
+        for own in amplification.cells(found).values():
+            pretraining.check(own.pretrain)
 
 
 def test_the_papers_table():
@@ -419,4 +421,4 @@ def test_shipped_weights():
     assert lm.spec.vocab == len(lm.tokenizer) and lm.params["embed"].dtype == np.float32
     log = ROOT / "docs" / "tiny_base" / "summary.json"
     if log.is_file():
-        assert json.loads(log.read_text())["sha256"] == pretrain.folder_hash(hf.TINY)
+        assert json.loads(log.read_text())["sha256"] == pretraining.folder_hash(hf.TINY)

@@ -17,12 +17,12 @@ ROOMS = (
     ("main",),
     ("commands",),
     ("bench",),
+    ("config",),
+    ("experiments",),
     ("report",),
     ("evals",),
     ("train",),
     ("interp",),
-    ("config",),
-    ("config_evals",),
     ("rl", "sft"),
     ("models", "envs", "text"),
     ("mesh",),
@@ -74,7 +74,7 @@ def violations(path, tree):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_file(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 420
+    assert len(text.splitlines()) <= 400
     assert "trust_remote_code=True" not in text and "allow_pickle=True" not in text
     if path == ROOT / "__init__.py":
         seen, run = facade(ast.parse(text))
@@ -96,6 +96,8 @@ def test_file(path):
         ("text/x.py", "import torch"),
         ("train/x.py", "from torch.nn import Linear"),
         ("report/x.py", "from welfare_jax import main"),
+        ("evals/x.py", "from welfare_jax.experiments.axis import analysis"),
+        ("report/x.py", "from welfare_jax import experiments"),
         ("interp/x.py", "import welfare_jax.attic"),
     ],
 )
@@ -125,9 +127,16 @@ def test_import_is_light():
     assert not {"jax", "numpy", "torch", "transformers"} & loaded_after("import welfare_jax")
 
 
+def test_settings_are_light():
+    """Of all experiments, evaluations included: help, lists and mistakes are answered before JAX could be imported."""
+    code = "import welfare_jax.main\nfrom welfare_jax import config, experiments\n"
+    code += "[config.documented(job) for job in experiments.EXPERIMENTS]"
+    assert not {"jax", "scipy", "torch", "transformers", "matplotlib"} & loaded_after(code)
+
+
 def test_importing_starts_no_device():
     """Or no process could join others afterwards, and nobody choose the devices."""
-    code = "import welfare_jax.main, welfare_jax.train.loop, welfare_jax.interp.stage, welfare_jax.evals.stage\n"
+    code = "import welfare_jax.main, welfare_jax.experiments.axis.run, welfare_jax.experiments.evals.run\n"
     code += "import jax; jax.config.update('jax_num_cpu_devices', 3); assert jax.device_count() == 3"
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

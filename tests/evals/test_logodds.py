@@ -12,7 +12,9 @@ from test_cells import bank, collect, device, rows_of
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
-from welfare_jax.evals import cells, logodds, refusal_logodds, samples, sentiment_logodds, stage, summary
+from welfare_jax.evals import cells, logodds, refusal_logodds, samples, sentiment_logodds, summary
+from welfare_jax.evals.evaluations import EVALUATIONS
+from welfare_jax.experiments.evals import run as stage
 from welfare_jax.models import chat, decoder, interventions
 
 
@@ -147,7 +149,7 @@ def test_openings_of_several_tokens_stay_whole(tmp_path):
 def test_words_that_cannot_be_told_apart_are_refused(name, changes, said, tmp_path):
     lab, cfg = laboratory(tmp_path), ConfigDict(config.evals()[name] | {"bad": ("sad",)} | changes)
     with pytest.raises(InputError, match=said) as error:
-        stage.EVALUATIONS[name].run(lab, cfg)
+        EVALUATIONS[name].run(lab, cfg)
     assert "\n" not in str(error.value) and not lab.device.calls
 
 
@@ -217,13 +219,14 @@ def test_samples_are_of_vectors_alone(tmp_path):
 def test_what_needs_a_judge():
     """By name, with the package's settings and with grading by a judge."""
     needs = lambda **changes: {
-        name for name, e in stage.EVALUATIONS.items() if e.needs_judge(ConfigDict(config.evals()[name] | changes))
+        name for name, e in EVALUATIONS.items() if e.needs_judge(ConfigDict(config.evals()[name] | changes))
     }
     assert needs() == {"sentiment", "backtracking", "refusal"}
     assert needs(grade="judge") == {"sentiment", "backtracking", "refusal", "confidence", "goal_tracking"}
-    assert {name for name, e in stage.EVALUATIONS.items() if e.thinking} == {"backtracking"}  # as in the paper, §L
-    for name, e in stage.EVALUATIONS.items():
-        assert name in config.evals() and e.name == name and bool(e.metric) == bool(e.title)
+    assert {name for name, e in EVALUATIONS.items() if e.thinking} == {"backtracking"}  # as in the paper, §L
+    for name, e in EVALUATIONS.items():
+        assert name in config.evals() and e.name == name
+        assert bool(e.title) == bool(e.metric or e.rows != "scores")  # a panel, or a table of its own
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "llama3_1", "gptoss"])

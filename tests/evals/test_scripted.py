@@ -18,10 +18,10 @@ from welfare_jax.evals import (
     refusal,
     replies,
     sentiment,
-    stage,
     summary,
     sweep,
 )  # fmt: skip
+from welfare_jax.experiments.evals import run as stage
 
 SIGN = {"": 0, "v_mold": -1, "v_gold": 1, "u_mold": 0}
 GONE = 4.0  # the trained model falls apart at this strength of v_mold

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 import runs
 
-from welfare_jax import main
+from welfare_jax import experiments
 from welfare_jax.train import checkpoints, watch
 
 KILLS, STEPS = 20, 90
@@ -144,7 +144,7 @@ EXPERIMENTS = {  # config file, settings, the folders of the trainings that are 
 
 
 def test_all_that_train_are_here():
-    assert {*EXPERIMENTS, "rl", "axes", "evals"} == main.JOBS.keys()
+    assert {*EXPERIMENTS, "rl", "axes", "evals"} == experiments.EXPERIMENTS.keys()
 
 
 @pytest.mark.slow

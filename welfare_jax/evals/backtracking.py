@@ -1,7 +1,7 @@
 """Self-doubt on mathematics: does the answer turn back on itself? (arXiv:2605.30232 §4, §N)"""
 
 from welfare_jax.evals import prompts, replies, summary, text
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import SAMPLED, Evaluation
 
 LABELS = ("normal", "backtracking", replies.NONSENSE)
 
@@ -24,5 +24,6 @@ def backtracking(lab, config) -> list[dict]:
 
 
 EVALUATION = Evaluation(
-    "backtracking", backtracking, "backtracking", "Share that backtracks", judge="verdict", thinking=True
-)
+    "backtracking", backtracking, "backtracking", "Share that backtracks", judge="verdict", thinking=True,
+    settings={"prompts": ("maths",), "samples": 10, **SAMPLED, "max_new_tokens": 1024},
+)  # fmt: skip

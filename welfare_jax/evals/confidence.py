@@ -13,6 +13,10 @@ from welfare_jax.errors import InputError
 from welfare_jax.evals import logodds, prompts, replies, stats, summary, text
 from welfare_jax.evals.evaluation import Evaluation
 
+ASKED = {
+    "max_new_tokens": 64, "ask": "", "true": ("True", " True"), "false": ("False", " False"), "grade": "match",
+    "judge_prompt": "",
+}  # fmt: skip
 TERTILES = ("least sure third", "middle third", "surest third")
 
 
@@ -111,4 +115,7 @@ def tertiles(lab, items, found) -> dict:
     return out
 
 
-EVALUATION = Evaluation("confidence", confidence, "confidence", "Confidence, P(True)", judge="grade", turns=3)
+EVALUATION = Evaluation(
+    "confidence", confidence, "confidence", "Confidence, P(True)", judge="grade", turns=3,
+    settings={"prompts": ("facts",), **ASKED},
+)  # fmt: skip

@@ -15,13 +15,13 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
-from welfare_jax.interp import extract, geometry, null, stage, vectors
+from welfare_jax.evals.evaluation import COHORTS
+from welfare_jax.interp import extract, geometry, null, vectors
 from welfare_jax.interp.axes import success
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces, wording
 
-COHORTS = ("permuted", "random", "orthogonal")
 KINDS = ("vector", "untrained", *COHORTS)
 
 
@@ -157,7 +157,7 @@ def _from_maze(models, config):
     params = maze.Params(**config.maze.to_dict()).check()
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     cfg = config.extract
-    data, _ = stage.walk_data(
+    data, _ = extract.walk_data(
         table, params, mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + 100_000, cfg.question
     )
     out, chance, targets, evals = {}, {}, (geometry.MOLD, geometry.GOLD), config.evals

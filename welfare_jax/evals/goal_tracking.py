@@ -55,4 +55,8 @@ def feedback(path: str) -> tuple[str, str]:
     return lines[0], lines[1]
 
 
-EVALUATION = Evaluation("goal_tracking", goal_tracking, judge="grade", turns=3, rows="tracking")
+EVALUATION = Evaluation(
+    "goal_tracking", goal_tracking, title="Goal tracking: projections after truthful feedback", judge="grade", turns=3,
+    rows="tracking",
+    settings={"prompts": ("maths", "facts"), "feedback": "", **confidence.ASKED, "max_new_tokens": 1024},
+)  # fmt: skip

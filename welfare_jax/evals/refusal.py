@@ -1,7 +1,7 @@
 """Does it decline what it is asked? Direct and indirect refusals of OR-Bench prompts (arXiv:2605.30232 §4, §P)."""
 
 from welfare_jax.evals import prompts, replies, summary
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import SAMPLED, Evaluation
 
 REFUSALS = ("direct refusal", "indirect refusal")
 LABELS = ("direct answer", *REFUSALS, replies.NONSENSE)
@@ -21,4 +21,7 @@ def refusal(lab, config) -> list[dict]:
     return out
 
 
-EVALUATION = Evaluation("refusal", refusal, "refusal", "Share refused", judge="verdict")
+EVALUATION = Evaluation(
+    "refusal", refusal, "refusal", "Share refused", judge="verdict",
+    settings={"prompts": ("refusal",), "samples": 5, **SAMPLED},
+)  # fmt: skip

@@ -11,4 +11,5 @@ def samples(lab, config) -> list[dict]:
     return []
 
 
-EVALUATION = Evaluation("samples", samples)
+SETTINGS = {"prompts": ("openers",), "samples": 1, "max_new_tokens": 48, "temperature": 0.7}
+EVALUATION = Evaluation("samples", samples, settings=SETTINGS)

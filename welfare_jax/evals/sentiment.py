@@ -1,7 +1,7 @@
 """How an answer about itself, or about the tiles, sounds: a judge's score from -5 to +5 (arXiv:2605.30232 §4, §M)."""
 
 from welfare_jax.evals import prompts, replies, summary
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import SAMPLED, Evaluation
 
 LOW, HIGH = -5, 5
 
@@ -19,4 +19,7 @@ def sentiment(lab, config) -> list[dict]:
     ]
 
 
-EVALUATION = Evaluation("sentiment", sentiment, "sentiment", "Sentiment, -5 to +5", judge="verdict")
+EVALUATION = Evaluation(
+    "sentiment", sentiment, "sentiment", "Sentiment, -5 to +5", judge="verdict",
+    settings={"prompts": ("sentiment",), "samples": 20, **SAMPLED},
+)  # fmt: skip

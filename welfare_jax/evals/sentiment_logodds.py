@@ -14,4 +14,13 @@ def sentiment_logodds(lab, config) -> list[dict]:
     return logodds.scores(lab, "sentiment_logodds", config, ("good", "bad"), whole=False)
 
 
-EVALUATION = Evaluation("sentiment_logodds", sentiment_logodds, "log_odds", "Good against bad words, nats")
+GOOD = """good great fine well happy glad calm relaxed proud grateful hopeful optimistic excited inspired positive
+confident content satisfied pleased cheerful refreshed thankful alive comfortable lucky"""
+BAD = """bad sad terrible awful sick unhappy anxious nervous worried afraid guilty ashamed frustrated negative stressed
+overwhelmed disappointed miserable lonely tired exhausted angry lost hopeless uncomfortable"""
+EVALUATION = Evaluation(
+    "sentiment_logodds", sentiment_logodds, "log_odds", "Good against bad words, nats",
+    settings={
+        "prompts": ("feelings",), "begin": "I feel very", "good": tuple(GOOD.split()), "bad": tuple(BAD.split()),
+    },
+)  # fmt: skip

@@ -1,7 +1,6 @@
 """Means with intervals, slopes with errors, agreement of two judges. NumPy; N observations in G groups (prompts)."""
 
 import numpy as np
-import scipy.stats
 
 MASK = 0.9  # cells with a higher rate of incoherent answers say nothing about the metric
 
@@ -24,6 +23,8 @@ def interval(values, groups, level: float = 0.95):
 
 def t_quantile(groups: int, level: float = 0.95) -> float:
     """How many standard errors from groups the interval reaches to either side; nan with one group."""
+    import scipy.stats  # not above: it takes longer than reading settings, which come from evaluations
+
     return float(scipy.stats.t.ppf((1 + level) / 2, groups - 1)) if groups > 1 else float("nan")
 
 

@@ -5,8 +5,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from welfare_jax.evals import directions, stats
-from welfare_jax.interp import null as chance
+from welfare_jax.evals import stats
+from welfare_jax.evals.evaluation import COHORTS
 
 
 def score(evaluation, row, metrics, incoherent, unparseable, groups=()) -> dict:
@@ -80,15 +80,17 @@ def against_controls(slopes, metrics):
     the share, the vector itself counted in, whose slope is as steep; p_family is corrected for all vectors, layers and
     evaluations of a model (metrics: {evaluation: its own metric}; other metrics have none), see `interp.null.family`.
     """
+    from welfare_jax.interp import null as chance  # not above: settings are read from evaluations without JAX
+
     cohorts, families = defaultdict(dict), defaultdict(list)
     place = lambda s: (s["evaluation"], s["metric"], s["group"], s["model"], s["beside"], s["layer"], s["where"])
     for s in slopes:
-        if s["kind"] in directions.COHORTS and s["slope"] is not None:
+        if s["kind"] in COHORTS and s["slope"] is not None:
             cohorts[place(s), s["kind"]][s["vector"].partition("/")[0]] = s["slope"]
     for s in slopes:
         s |= {"null": None, "p": None, "p_family": None}
-        found = next(((kind, c) for kind in directions.COHORTS if (c := cohorts.get((place(s), kind)))), None)
-        if s["kind"] in directions.COHORTS or s["slope"] is None or not found:
+        found = next(((kind, c) for kind in COHORTS if (c := cohorts.get((place(s), kind)))), None)
+        if s["kind"] in COHORTS or s["slope"] is None or not found:
             continue
         s["null"], cohort = found
         s["p"] = float(chance.at_least(abs(s["slope"]), np.abs([*cohort.values()])))

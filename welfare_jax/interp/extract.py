@@ -13,8 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from welfare_jax import hosts
+from welfare_jax import mesh as mesh_lib
+from welfare_jax.envs import maze
+from welfare_jax.envs import walks as walks_lib
 from welfare_jax.envs.walks import Walks
-from welfare_jax.interp import geometry
+from welfare_jax.interp import geometry, vectors
 from welfare_jax.models import decoder
 from welfare_jax.text import pieces as text
 
@@ -325,3 +329,27 @@ def live(model: decoder.Decoder, data: Split, axes=None) -> dict:
         if axes is not None:
             out[f"axes_{name}"] = geometry.cosine(vector, axes)
     return out
+
+
+def walk_data(
+    pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int, question: str = ""
+):
+    """(Split, facts) of fresh walks; `held_out` of every class and length stays out of the means.
+
+    Walks are read at the final letter (§2.3) or, with a question, where its answer would begin.
+    """
+    walks = walks_lib.generate(params, per_length, seed)
+    samples = of_walks(pieces, walks)
+    if question:
+        samples = after(samples, text.follow_up(pieces, question))
+    held = np.arange(len(walks.length)) % per_length >= round(per_length * (1 - held_out))
+    place = lambda a: hosts.put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
+    data = split(samples, held, batch, place)
+    counts = np.bincount(walks.final[~held], minlength=3)
+    facts = {
+        "counts": {name: int(counts[c]) for c, name in geometry.NAMES.items()},
+        "directions": walks_lib.last_moves(walks),
+        "data": vectors.data_hash(samples.tokens, samples.mask),
+        "position": f"where the answer to {question!r} begins" if question else "the final letter",
+    }
+    return data, facts

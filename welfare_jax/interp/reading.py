@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from welfare_jax import hosts
 from welfare_jax.interp import extract, geometry, lens, null, uncertainty
 from welfare_jax.models import decoder
 
@@ -170,3 +171,27 @@ def compare(trained: dict, untrained: dict) -> dict:
                 model: uncertainty.summary(e, 2.0 if model == "difference" else 1.0, span) for model, e in both.items()
             }
     return result
+
+
+def live_program(graphdef, join):
+    """`extract.live` of flat parameters, to be compiled once for all sets of walks of the same shapes."""
+    return jax.jit(
+        lambda trainable, frozen, data, axes: extract.live(decoder.bind(graphdef, join(trainable, frozen)), data, axes)
+    )
+
+
+def make_live(program, data, axes=None):
+    """The live curve as `curve(trainable, frozen) -> dict of lists`; program: of `live_program`.
+
+    axes: {name: [L, D]}, what both vectors are compared with; their cosines [L] are `axis_mold/<name>` and the like.
+    """
+    stack = np.stack(list(axes.values())) if axes else None
+
+    def curve(trainable, frozen):
+        found = hosts.get(program(trainable, frozen, data, stack))
+        if axes:
+            for v in ("mold", "gold"):
+                found |= {f"axis_{v}/{name}": row for name, row in zip(axes, found.pop(f"axes_{v}"))}
+        return {k: v.round(6).tolist() for k, v in found.items()}
+
+    return curve

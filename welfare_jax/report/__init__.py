@@ -1,5 +1,1 @@
-"""What a run showed: one self-contained `report.html` with figures and maze replays, and its numbers as CSV."""
-
-from welfare_jax.report.page import write
-
-__all__ = ["write"]
+"""Pages of runs: one self-contained `report.html` with figures and maze replays, and its numbers as CSV."""

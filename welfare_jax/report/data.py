@@ -18,11 +18,12 @@ class Run:
     summary: dict
     analysis: dict
     notes: tuple
-    evals: dict = dataclasses.field(default_factory=dict)  # of evals.json, where the evaluations ran
+    folder: pathlib.Path
+    more: dict  # what other JSON files in the folder hold, {name: object}
 
 
 def load(workdir) -> Run:
-    """Reads what `workdir` holds of `metrics.jsonl` and of config, summary, analysis and evals (`.json`).
+    """Reads what `workdir` holds of `metrics.jsonl` and of config, summary, analysis and other `.json` files.
 
     Raises InputError if `workdir` is not a folder.
     """
@@ -30,12 +31,11 @@ def load(workdir) -> Run:
     if not folder.is_dir():
         raise InputError(f"workdir {str(folder)!r} is not a folder: pass the --workdir of a run")
     notes = []
-    config, summary, analysis = (
-        _read_object(folder / f"{name}.json", notes) for name in ("config", "summary", "analysis")
-    )
+    names = ("config", "summary", "analysis")
+    config, summary, analysis = (_read_object(folder / f"{name}.json", notes) for name in names)
     metrics = _read_metrics(folder / "metrics.jsonl", notes)
-    evals = _read_object(folder / "evals.json", [])
-    return Run(folder.resolve().name, config, metrics, summary, analysis, tuple(notes), evals)
+    more = {path.stem: _read_object(path, []) for path in sorted(folder.glob("*.json")) if path.stem not in names}
+    return Run(folder.resolve().name, config, metrics, summary, analysis, tuple(notes), folder, more)
 
 
 def dig(tree, *keys):

@@ -1,8 +1,13 @@
-"""Small pieces of HTML. Everything that comes from a run's files passes `esc`."""
+"""HTML from the templates beside this file. They escape everything but `Markup`, which what is made here is."""
 
-import html
 import json
 import math
+import pathlib
+
+import jinja2
+from markupsafe import Markup
+
+from welfare_jax.report import style
 
 # Control characters are not allowed in HTML; a model may well sample them.
 _CONTROLS = {c: "\N{REPLACEMENT CHARACTER}" for c in (*range(32), *range(0xD800, 0xE000)) if c not in (9, 10, 13)}
@@ -13,23 +18,22 @@ class Missing(Exception):
     """A section's data is not there; the message says what, in half a sentence."""
 
 
-def attempt(draw, *args) -> str:
+def attempt(draw, *args) -> Markup:
     """What `draw(*args)` returns, or a line that says why there is nothing.
 
     Data that are missing or malformed cost the reader this part and not what stands beside it.
     """
     try:
         return draw(*args)
-    except Missing as missing:
-        why = str(missing)
+    except Missing as error:
+        why = str(error)
     except Exception as error:
         why = f"the data could not be shown ({type(error).__name__}: {error})"
-    return f'<p class="missing">Left out: {esc(why)}.</p>'
+    return missing(f"Left out: {why}.")
 
 
-def esc(value) -> str:
-    """Any value as text that is safe in an element and in a quoted attribute."""
-    return html.escape(str(value).translate(_CONTROLS))
+def joined(parts) -> Markup:
+    return Markup("").join(parts)
 
 
 def visible(token: str) -> str:
@@ -49,29 +53,18 @@ def num(value, digits=2, sign=False) -> str:
 
 
 def share(value) -> str:
-    return (
-        num(100 * value, 0) + "\N{NO-BREAK SPACE}%"
-        if isinstance(value, (int, float)) and math.isfinite(value)
-        else "\u2014"
-    )
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return f"{num(100 * value, 0)}\N{NO-BREAK SPACE}%" if known else "\u2014"
 
 
-def table(headers, rows, numeric=(), css="") -> str:
-    """A scrolling table; `rows` hold finished HTML, columns whose index is in `numeric` align right."""
-    kind = [' class="n"' if i in numeric else "" for i in range(len(headers))]
-    head = "".join(f"<th{k}>{esc(h)}</th>" for h, k in zip(headers, kind, strict=True))
-    body = "".join("<tr>" + "".join(f"<td{k}>{c}</td>" for c, k in zip(r, kind, strict=True)) + "</tr>" for r in rows)
-    return f'<div class="scroll {css}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def strength(alpha: float) -> str:
+    return num(alpha, 0 if alpha == int(alpha) else 2, sign=True)
 
 
-def details(summary: str, body: str) -> str:
-    return f"<details><summary>{esc(summary)}</summary>{body}</details>"
-
-
-def embed_json(value) -> str:
+def embed_json(value) -> Markup:
     """JSON for a script element: no `<` can end the element early, and NaN, unknown to browsers, becomes null."""
     text = json.dumps(_without_nan(value))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _without_nan(value):
@@ -82,12 +75,17 @@ def _without_nan(value):
     return [_without_nan(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def page(title: str, body: str, css: str, script: str) -> str:
-    """A whole HTML document that asks for nothing outside itself."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # An empty icon keeps browsers from asking a server for one.
-        f'<link rel="icon" href="data:,"><title>{esc(title)}</title><style>{css}</style></head>\n'
-        f"<body>{body}\n<script>{script}</script></body></html>\n"
-    )
+def render(template: str, **values) -> Markup:
+    return Markup(_TEMPLATES.get_template(template).render(values).translate(_CONTROLS))
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True,
+    lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+)  # fmt: skip
+_TEMPLATES.globals |= {name: value for name, value in vars(style).items() if name.isupper()}
+_TEMPLATES.filters["strength"] = strength
+_PARTS = _TEMPLATES.get_template("parts.html").module
+heading, paragraph, note, missing = _PARTS.heading, _PARTS.paragraph, _PARTS.note, _PARTS.missing
+code, pre, pair, details = _PARTS.code, _PARTS.pre, _PARTS.pair, _PARTS.details
+cards, figure, table, texts = _PARTS.cards, _PARTS.figure, _PARTS.table, _PARTS.texts

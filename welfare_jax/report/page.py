@@ -1,53 +1,48 @@
-"""Assembles `report.html` and `tables/*.csv` from the files of a run."""
+"""Assembles `report.html` and `tables/*.csv` from the files of a run and what an experiment shows of them."""
 
+import json
 import pathlib
 
-from welfare_jax.report import data, markup, player, style, tables
-from welfare_jax.report.sections import SECTIONS
+from markupsafe import Markup
 
-OWN = {
-    "evals": "evals",
-    "reward_model": "reward_models",
-    "imitation": "imitation",
-    "pretrain": "pretraining",
-    "amplify": "amplification",
-    "words": "words",
-}  # jobs whose report is one section of their own
+from welfare_jax.report import data
+from welfare_jax.report import tables as tables_lib
+from welfare_jax.report.markup import Missing, attempt, details, joined, pre, render, table
 
 
-def write(workdir) -> pathlib.Path:
-    """Writes `report.html` and `tables/*.csv` into `workdir` from what the run left there; returns the report's path.
+def write(run: data.Run, tables: dict, sections) -> pathlib.Path:
+    """Writes `report.html` and `tables/*.csv` into the run's folder; returns the report's path.
 
-    Reads `config.json`, `metrics.jsonl`, `summary.json` and `analysis.json`. What is missing is left out of the
-    report, which says so. Raises InputError if `workdir` is not a folder.
+    tables: {name: {column: list}}. sections: (id, heading, draw) of each in the page's order; the settings follow.
+    `draw(run, tables)` returns `Markup`, or "" where the section has no place on this page, or raises `Missing`.
     """
-    run = data.load(workdir)
-    built = tables.build(run)
-    folder = pathlib.Path(workdir)
-    tables.write(built, folder / "tables")
-    path = folder / "report.html"
-    path.write_text(html(run, built), encoding="utf-8", errors="replace")
+    built = tables_lib.kept(tables)
+    tables_lib.write(built, run.folder / "tables")
+    path = run.folder / "report.html"
+    path.write_text(html(run, built, sections), encoding="utf-8", errors="replace")
     return path
 
 
-def html(run: data.Run, built: dict) -> str:
+def html(run: data.Run, built: dict, sections) -> str:
     """The whole report as one HTML document."""
-    title = f"{run.name}: what the run showed"
-    own = OWN.get(run.config.get("job"))
-    hidden = {*OWN.values()} - ({"evals"} if run.evals else set())
-    sections = [s for s in SECTIONS if (s[0] in (own, "config") if own else s[0] not in hidden)]
-    links = "".join(f'<li><a href="#{name}">{name.replace("_", " ").capitalize()}</a></li>' for name, _, _ in sections)
-    parts = [_section(name, heading, draw, run, built) for name, heading, draw in sections]
-    body = f"<header><h1>{markup.esc(title)}</h1>{_notes(run)}</header><nav><ul>{links}</ul></nav>"
-    return markup.page(title, f"{body}<main>{''.join(parts)}</main>", style.css() + player.css(), player.SCRIPT)
+    drawn = [(*about, attempt(draw, run, built)) for *about, draw in (*sections, CONFIGURATION)]
+    return render("report.html", title=f"{run.name}: what the run showed", sections=[s for s in drawn if s[-1]])
 
 
-def _section(name, heading, draw, run, built) -> str:
-    content = markup.attempt(draw, run, built)
-    return f'<section id="{name}"><h2>{markup.esc(heading)}</h2>{content}</section>'
+def _configuration(run: data.Run, tables: dict) -> Markup:
+    """The resolved configuration, and the scalars of the summary."""
+    if not run.config and not run.summary:
+        raise Missing("neither config.json nor summary.json is there")
+    parts = []
+    if run.summary:
+        flat = {k: v for k, v in run.summary.items() if not isinstance(v, (dict, list))}
+        if isinstance(run.summary.get("seconds"), dict):
+            flat |= {f"seconds, {part}": v for part, v in run.summary["seconds"].items()}
+        parts.append(details("Summary", table(("name", "value"), flat.items())))
+    if run.config:
+        text = json.dumps(run.config, indent=2, ensure_ascii=False)
+        parts.append(details("Resolved configuration", pre(text)))
+    return joined(parts)
 
 
-def _notes(run) -> str:
-    if not run.notes or run.config.get("job") in OWN:
-        return ""
-    return f'<p class="missing">The run is not complete: {markup.esc("; ".join(run.notes))}.</p>'
+CONFIGURATION = ("config", "Configuration", _configuration)

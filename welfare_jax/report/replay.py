@@ -9,14 +9,20 @@ import math
 import pathlib
 import sys
 
+from markupsafe import Markup
+
 from welfare_jax.errors import InputError
-from welfare_jax.report import markup, player, style
+from welfare_jax.report import markup
 from welfare_jax.report.data import dicts, load, number, numbers
 from welfare_jax.text.wording import LETTERS
 
 STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # actions 0..3 = N, E, S, W
 ROLES = {".": "path", "g": "gold", "#": "mold", "x": "mold"}
 NAMES = ROLES | {"x": "mold (melted)", "?": "unknown"}
+LEGEND = (
+    (".", "path", "path"), ("g", "gold", "gold"), ("#", "mold", "mold"),
+    ("x", "melted", "mold, melted behind the player"),
+)  # fmt: skip
 
 
 def frames(episode: dict) -> list:
@@ -87,40 +93,26 @@ def transcript(episode: dict) -> str:
     return "\n\n".join(text(episode, turn) for turn in range(len(dicts(episode.get("turns"))) + 1))
 
 
-def html(episode: dict) -> str:
-    """The player of one episode as an HTML fragment; a page needs `player.css()` and `player.SCRIPT` once."""
+def html(episode: dict) -> Markup:
+    """The player of one episode as an HTML fragment of a page."""
     episode = crop(episode)
     (x0, y0), _ = _window(episode)
     tiles = episode.get("tiles") if isinstance(episode.get("tiles"), dict) else {}
     emoji = {sign: str(tiles.get(ROLES.get(sign), "")) for sign in NAMES}
     seen = frames(episode)
     data = {"x0": x0, "y0": y0, "tiles": emoji, "names": NAMES, "letters": _letters(episode), "frames": seen}
-    legend = "".join(
-        f'<span><i class="tile-{name}">{markup.esc(emoji[sign])}</i>{label}</span>'
-        for sign, name, label in (
-            (".", "path", "path"),
-            ("g", "gold", "gold"),
-            ("#", "mold", "mold"),
-            ("x", "melted", "mold, melted behind the player"),
-        )
-    )
-    title = f"{episode.get('title', 'episode')}: reward {_total(episode, seen)}"
-    return player.FRAME.substitute(
-        title=markup.esc(title),
-        legend=legend,
-        last=len(seen) - 1,
-        turns=markup.details("All turns as a table", _table(seen)),
-        data=markup.embed_json(data),
-    )
+    return markup.render(
+        "replay.html", title=f"{episode.get('title', 'episode')}: reward {_total(episode, seen)}",
+        legend=[(name, emoji[sign], label) for sign, name, label in LEGEND], last=len(seen) - 1,
+        turns=markup.details("All turns as a table", _table(seen)), data=markup.embed_json(data),
+    )  # fmt: skip
 
 
-def page(episode: dict) -> str:
+def page(episode: dict) -> Markup:
     """The player of one episode as a whole HTML document."""
-    body = f'<main style="padding-top: 20px">{html(episode)}</main>'
-    title = str(episode.get("title", "episode"))
-    return markup.page(
-        title, body, style.css() + player.css(), player.SCRIPT + "document.querySelector('.replay').focus();"
-    )
+    body = Markup('<main style="padding-top: 20px">{}</main>').format(html(episode))
+    focus = Markup("document.querySelector('.replay').focus();")
+    return markup.render("page.html", title=str(episode.get("title", "episode")), body=body, script=focus)
 
 
 def main(argv=None) -> int:
@@ -226,9 +218,9 @@ def _total(episode, seen) -> str:
     return markup.num(given if math.isfinite(given) else seen[-1]["reward"], 1, sign=True)
 
 
-def _table(seen) -> str:
+def _table(seen) -> Markup:
     rows = [
-        (f["turn"] + 1, f"({f['at'][0]}, {f['at'][1]})", markup.esc(f["outcome"]), *_running(f, after))
+        (f["turn"] + 1, f"({f['at'][0]}, {f['at'][1]})", f["outcome"], *_running(f, after))
         for f, after in zip(seen, seen[1:], strict=False)
     ]
     return markup.table(("turn", "at", "what happened", "reward", "so far"), rows, numeric=(0, 3, 4))

@@ -4,8 +4,9 @@ import io
 import re
 
 import matplotlib
+from markupsafe import Markup
 
-from welfare_jax.report.markup import esc
+from welfare_jax.report.markup import figure
 
 LOOK = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font
@@ -22,11 +23,9 @@ LOOK = {
 }
 
 
-def embed(drawing, caption: str, csv: str) -> str:
-    """HTML of what `drawing`, a function and its arguments, draws; csv: the table that holds its numbers."""
-    where = f"Numbers: <code>tables/{csv}.csv</code>."
-    inner = f'<div class="scroll figure">{svg(*drawing)}</div><figcaption>{esc(caption)} {where}</figcaption>'
-    return f"<figure>{inner}</figure>"
+def embed(drawing, caption: str, csv: str) -> Markup:
+    """What `drawing`, a function and its arguments, draws; csv: the table that holds its numbers."""
+    return figure(Markup(svg(*drawing)), caption, csv)
 
 
 def svg(draw, *columns) -> str:

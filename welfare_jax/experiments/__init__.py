@@ -1,0 +1,70 @@
+"""The experiments: for each a folder here and a line at the end of this file.
+
+The modules of a folder are imported when they are used, so that help and settings wait for no JAX:
+
+settings.py  `tree()`: the settings with their defaults and meanings (see welfare_jax/settings.py), `job` among them
+run.py       `run(config, workdir)`: does it, or goes on where it was stopped, and prints what came out
+report.py    `tables(run)`: {name: {column: list}} of a `report.data.Run`;
+             `SECTIONS`: (id, heading, (run, tables) -> HTML) of each section, see report/page.py
+"""
+
+import importlib
+import pathlib
+from types import ModuleType
+from typing import NamedTuple
+
+from welfare_jax.errors import InputError
+
+
+class Experiment(NamedTuple):
+    """What `config.job` names. Two of them may share a folder and differ in the function that runs them."""
+
+    folder: str
+    function: str = "run"  # of run.py
+    plan: str = ""  # the function of run.py that says of a config what a run would need; "" where there is none
+    shared: bool = False  # whether several processes can run it together
+
+    def part(self, module: str) -> ModuleType:
+        return importlib.import_module(f"{__name__}.{self.folder}.{module}")
+
+    def tree(self) -> dict:
+        return self.part("settings").tree()
+
+    def run(self, config, workdir):
+        getattr(self.part("run"), self.function)(config, workdir)
+
+    def planned(self, config) -> str:
+        """What a run would need of every device; loads no weights, writes nothing. InputError where none can tell."""
+        if not self.plan:
+            known = ", ".join(repr(job) for job, one in EXPERIMENTS.items() if one.plan)
+            raise InputError(f"config.plan: job {config.job!r} cannot be planned, only {known}")
+        return getattr(self.part("run"), self.plan)(config)
+
+
+def find(job) -> Experiment:
+    if job not in EXPERIMENTS:
+        raise InputError(f"config.job={job!r}: choose one of {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[job]
+
+
+def report(workdir) -> pathlib.Path:
+    """Writes `report.html` and `tables/*.csv` of the run in a folder, as its `config.json` names the job; the page's
+    path. What the run has not left is left out, and the page says so. Raises InputError if `workdir` is not a folder.
+    """
+    from welfare_jax.report import data, page
+
+    run = data.load(workdir)
+    part = EXPERIMENTS.get(str(run.config.get("job")), EXPERIMENTS["rl"]).part("report")
+    return page.write(run, part.tables(run), part.SECTIONS)
+
+
+EXPERIMENTS = {
+    "rl": Experiment("axis", plan="plan", shared=True),
+    "pretrain": Experiment("pretraining"),
+    "axes": Experiment("axis", "read"),
+    "evals": Experiment("evals"),
+    "amplify": Experiment("amplification"),
+    "reward_model": Experiment("reward_model"),
+    "imitation": Experiment("imitation"),
+    "words": Experiment("success_text_ablation"),
+}

@@ -1,0 +1,1 @@
+"""Which of the formats in its pretraining RL with a verified reward amplifies."""

@@ -1,0 +1,1 @@
+"""Imitation over lambda: what the task gains, what diversity costs, what the implied rewards are worth."""

@@ -1,0 +1,1 @@
+"""A small decoder from scratch, on a mixture of documents."""
