@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -180,6 +181,29 @@ def test_the_reports(done):
     assert "95 % t interval" in experiments.report(whole).read_text()
     page = experiments.report(whole / "bases" / "tiny-even-0").read_text()
     assert page.count("<svg") == 1 and "Left out" not in page
+
+
+@pytest.mark.slow
+def test_another_tokenizer_in_the_same_place_is_another_run(done, tmp_path):
+    """Other ids for the same words, or other ends of an answer: what was trained on is no longer what is read."""
+    whole, _, _ = done
+    base = tmp_path / "model"
+    shutil.copytree(whole / "bases" / "tiny-even-0" / "model", base)
+    (own,) = amplify.cells(config(**{"model.path": str(base), "train.steps": 1, "train.checkpoint_every": 1})).values()
+    compiled = {}
+    amplify.Cell(own, str(base), compiled).run(tmp_path / "run")
+    file = base / "tokenizer.json"
+    before, said = file.read_text(), json.loads(file.read_text())
+    words = said["model"]["vocab"]
+    a, b = [w for w in words if w.isalpha()][:2]
+    words[a], words[b] = words[b], words[a]
+    (own,) = amplify.cells(config(**{"model.path": str(base), "train.steps": 2, "train.checkpoint_every": 1})).values()
+    for text, ends in ((json.dumps(said), None), (before, '{"eos_token_id": [3, 5]}')):
+        file.write_text(text)
+        if ends:
+            (base / "generation_config.json").write_text(ends)
+        with pytest.raises(InputError, match="content.text"):
+            amplify.Cell(own, str(base), compiled).run(tmp_path / "run")
 
 
 def test_problems_that_the_model_has_no_rows_for(tiny_tokenizer_dir, tmp_path):
