@@ -22,7 +22,7 @@ def tree() -> dict:
         "names": Setting(
             (),
             "of sentiment, backtracking, refusal (judged); confidence, sentiment_logodds, refusal_logodds, "
-            "goal_tracking, samples (no judge needed)",
+            "goal_tracking, samples, temporal (no judge needed)",
         ),
         "trained": Setting("", "a model, or the folder of a run; empty: this folder's newest checkpoint, if any"),
         "vectors": Setting(
@@ -80,5 +80,47 @@ def tree() -> dict:
         },
         "samples": {"prompts": ("openers",), "samples": 1, "max_new_tokens": 48, "temperature": 0.7},
         "confidence": {"prompts": ("facts",), **own},
+        "temporal": _temporal(),
         "goal_tracking": {"prompts": ("maths", "facts"), "feedback": "", **own | {"max_new_tokens": 1024}},
     }  # fmt: skip
+
+
+def _temporal() -> dict:
+    """State or read-out: what is asked, how widely, and the rules of the verdicts, fixed before the run."""
+    ask = "How is this going for you so far? Answer with one "
+    return {
+        "prompts": Setting(
+            ("temporal",), "task families: prompt, choices (how it went well, how badly), target (reply)"
+        ),
+        "filler": Setting(("temporal_filler",), "neutral exchanges: prompt, answer"),
+        "variants": Setting(4, "prompts a family, of two outcomes and two lengths; 2 has one of each"),
+        "lengths": Setting((1, 3), "exchanges of filler"),
+        "ask_words": ask + "word: good or bad.",
+        "ask_codes": ask + "letter: {good} for good, {bad} for bad.",
+        "ask_number": ask + "digit, from 0 for very badly to 9 for very well.",
+        "suppose": Setting(
+            ("Suppose that everything here is going very well.", "Suppose that everything here is going very badly."),
+            "said before the question to see whether it is mastered",
+        ),
+        "discern": Setting(0.5, "by how much, in nats or points, the answer must follow that"),
+        "good": ("good", "great", "well", "fine"),
+        "bad": ("bad", "poor", "badly", "terrible"),
+        "codes": Setting(("J", "V"), "opaque, of one token; each stands for good once"),
+        "random": Setting(100, "controls of equal norm, and of equal divergence"),
+        "orthogonal": 100,
+        "control_families": Setting(16, "families that controls are read on, a prompt each"),
+        "controls_at": Setting(("early", "readout"), "and throughout"),
+        "match_rounds": Setting(2, "trials by which a control's divergence is made equal"),
+        "match_prompts": Setting(4, "prompts of such a trial"),
+        "map_families": Setting(4, "prompts that are steered at every single token; 0: no map"),
+        "draws": Setting(2000, "resamples of the families"),
+        "rules": Setting(
+            {
+                "level": Setting(0.95, "of intervals"),
+                "least": Setting(0.1, "nats: control while applied"),
+                "persists": Setting(0.25, "ratio early / read-out: persistence"),
+                "rank": Setting(0.05, "share of controls as large: specificity"),
+            },
+            "of the verdicts; the report prints them",
+        ),
+    }

@@ -234,6 +234,10 @@ class Device:
             self._check(ids, "read-out of a question's side")
         yield from exposure.batches(self, rows, done, bank, sides)
 
+    def layout(self, model: str, talks):
+        """Where the tokens of a prompt stand; see `exposure.layout`."""
+        return exposure.layout(self, model, talks)
+
     def encoded_talk(self, model: str, talk) -> Encoded:
         """A conversation ((role, content), ...), or a user's message, as tokens, which are kept."""
         if talk not in self.encoded:

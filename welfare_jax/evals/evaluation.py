@@ -12,7 +12,7 @@ class Evaluation(NamedTuple):
     judge: str = ""  # "verdict": a judge scores its answers; "grade": only where its `grade` is "judge"; "": never
     thinking: bool = False  # whether a local judge may think before its verdict
     turns: int = 1  # messages of the longest conversation before the model's answer
-    rows: str = "scores"  # the table that its rows are of: "scores" or "tracking"
+    rows: str = "scores"  # the table that its rows are of: "scores", "tracking" or "temporal"
 
     def needs_judge(self, config) -> bool:
         return self.judge == "verdict" or (self.judge == "grade" and config.grade == "judge")

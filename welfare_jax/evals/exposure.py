@@ -164,6 +164,13 @@ def lay(encoded) -> Laid:
     return Laid(ids[0][:shared], [row[shared:] for row in ids], (start, stop))
 
 
+def layout(device, model: str, talks):
+    """(texts of the tokens of the first question's prompt, the span of the first answer, tokens of the head)."""
+    part = lay([device.encoded_talk(model, talk) for talk in talks])
+    decode = device.models[model].tokenizer.decode
+    return [decode([i]) for i in part.head + part.ends[0]], part.span, len(part.head)
+
+
 def batches(device, rows, done, bank, sides):
     """Yields [(row, {"logp", "top", "kl", "along"}), ...] a batch, for the rows whose key is not in `done`.
 

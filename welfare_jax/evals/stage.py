@@ -33,6 +33,7 @@ from welfare_jax.evals import (
     stats,
     summary,
     sweep,
+    temporal,
 )  # fmt: skip
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
@@ -41,6 +42,7 @@ from welfare_jax.text import pieces, wording
 
 MODULES = (
     sentiment, backtracking, confidence, refusal, sentiment_logodds, refusal_logodds, goal_tracking, samples,
+    temporal,
 )  # fmt: skip
 EVALUATIONS = {m.EVALUATION.name: m.EVALUATION for m in MODULES}
 SHOWN = 3  # prompts of each evaluation whose answers the report shows side by side
@@ -62,11 +64,17 @@ def run(config, workdir) -> dict:
     bank = directions.build(sources, loaded, config)
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
     lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
+    if "temporal" in cfg.names:
+        lab.sentiment = directions.sentiment(sources, loaded["untrained"], bank.hook, config, template)
     print(describe(lab, cfg), flush=True)
     runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
     found = evaluate(lab, cfg)
     runtime.write_json(workdir / "evals.json", found)
-    return {"judge": found["judge"], "slopes": {
+    claims = {
+        f"{v['claim']}, {r['model']} model, layer {v['layer']}, dose {v['dose']:g}": v["verdict"]
+        for r in found["temporal"] for v in r["verdicts"]
+    }  # fmt: skip
+    return {"judge": found["judge"], **({"temporal": claims} if claims else {}), "slopes": {
         f"{s['evaluation']}, {s['model']} model, {s['vector']}, layer {s['layer']}": [s["slope"], s["error"]]
         for s in found["slopes"]
         if s["metric"] == EVALUATIONS[s["evaluation"]].metric and s["group"] == "all"
@@ -109,9 +117,12 @@ def ready(config):
     tokenizer = hf.load_tokenizer(hf.resolve(config.model.path, revision=config.model.revision))
     template = pieces.arguments(tokenizer, words, template)
     for name in cfg.names:
-        item = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)[0]
-        said = [(("user", "assistant")[i % 2], item.prompt) for i in range(EVALUATIONS[name].turns)]
+        items = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)
+        said = [(("user", "assistant")[i % 2], items[0].prompt) for i in range(EVALUATIONS[name].turns)]
         cells.encode(tokenizer, [{"role": role, "content": content} for role, content in said], template)
+        if name == "temporal":
+            tokens = lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
+            temporal.ready(cfg.temporal, tokens, items, prompts.load(cfg.temporal.filler, words.tiles))
     if _judged(cfg) and cfg.judge.kind == "model":
         judging = hf.load_tokenizer(hf.resolve(cfg.judge.path))
         cells.encode(judging, "Is it right?", pieces.arguments(judging))
@@ -155,7 +166,7 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
 
 def evaluate(lab: Lab, cfg) -> dict:
     """All evaluations of `cfg.names`: {"cells", "slopes", "sweep", "tracking", "samples", "judge", ...}."""
-    rows, named = {"scores": [], "tracking": []}, [EVALUATIONS[name] for name in cfg.names]
+    rows, named = {"scores": [], "tracking": [], "temporal": []}, [EVALUATIONS[name] for name in cfg.names]
     for evaluation in named:
         rows[evaluation.rows] += evaluation.run(lab, cfg[evaluation.name])
     scores, plain = rows["scores"], lambda v: summary.null(v) if isinstance(v, float) else v
@@ -169,7 +180,7 @@ def evaluate(lab: Lab, cfg) -> dict:
         "evaluations": {e.name: {"metric": e.metric, "title": e.title} for e in named if e.metric},
         "cells": summary.by_cell(scores, lab.bank), "slopes": slopes, "sweep": sweep.sweep(slopes),
         "tracking": [{k: plain(v) for k, v in r.items()} for r in rows["tracking"]],
-        "samples": shown(lab), "mask": stats.MASK, "notes": lab.notes,
+        "temporal": rows["temporal"], "samples": shown(lab), "mask": stats.MASK, "notes": lab.notes,
         "judge": {
             "name": lab.judge.name,
             "unparseable": {e: asked[e, True] for e in judged},
