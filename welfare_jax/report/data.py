@@ -60,6 +60,12 @@ def dicts(values) -> list:
     return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
 
 
+def rows_of(columns: dict, **wanted) -> list[dict]:
+    """The rows of a table as dicts, those with these values."""
+    rows = (dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True))
+    return [r for r in rows if all(r[k] == v for k, v in wanted.items())]
+
+
 def finite(values) -> list:
     return [v for v in values if math.isfinite(v)]
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from welfare_jax.report import style
-from welfare_jax.report.data import Run, dicts, number
+from welfare_jax.report import style, temporal
+from welfare_jax.report.data import Run, dicts, number, rows_of
 from welfare_jax.report.markup import Missing, attempt, details, esc, num, table
 from welfare_jax.report.svg import embed
 
@@ -41,16 +41,11 @@ def tables(run: Run) -> dict:
             found.get("samples"), ("evaluation", "model", "vector", "layer", "alpha", "where", "prompt", "text")
         ),
     }
-    return {name: t for name, t in out.items() if next(iter(t.values()), None)}
+    return {name: t for name, t in out.items() if next(iter(t.values()), None)} | temporal.tables(run)
 
 
 def _plain(value):
     return math.nan if value is None else " ".join(f"{v:g}" for v in value) if isinstance(value, list) else value
-
-
-def rows_of(columns: dict, **wanted) -> list[dict]:
-    rows = (dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True))
-    return [r for r in rows if all(r[k] == v for k, v in wanted.items())]
 
 
 def told(run: Run) -> dict:
@@ -203,6 +198,7 @@ def section(run: Run, built: dict) -> str:
         (("evals_slopes", "evals_sweep"), lambda slopes, _: _sweep(slopes, about)),
         (("evals_cells",), lambda cells: details("Raw read-outs, parts and groups", _groups(cells, about))),
         (("evals_tracking",), _tracking),
+        (temporal.NEEDED, lambda *_: temporal.section(built)),
         (("evals_answers",), _answers),
     )
     drawn = [(draw, [built[n] for n in names]) for names, draw in parts if built.keys() >= {*names}]

@@ -4,8 +4,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from welfare_jax.report.data import Run, dicts, number
-from welfare_jax.report.evals import rows_of
+from welfare_jax.report.data import Run, dicts, number, rows_of
 from welfare_jax.report.markup import Missing, esc, num, table
 from welfare_jax.report.svg import embed
 
