@@ -80,7 +80,7 @@ def temporal(config):
     """SmolLM2-135M-Instruct: a dose early and withdrawn, at the read-out, throughout, and at every single token."""
     config.model.path = "models/smollm2"
     config.model.dtype = "float32"
-    config.extract.per_length = 2
+    config.extract.update(per_length=2, held_out=0.5)
     config.evals.names = ("temporal",)
     config.evals.alphas = (-4.0, 0.0, 4.0)
     config.evals.batch = 32

@@ -87,7 +87,7 @@ def tree() -> dict:
 
 def _temporal() -> dict:
     """State or read-out: what is asked, how widely, and the rules of the verdicts, fixed before the run."""
-    ask = "How is this going for you so far? Answer with one "
+    ask = "Is this going well or badly for you?"
     return {
         "prompts": Setting(
             ("temporal",), "task families: prompt, choices (how it went well, how badly), target (reply)"
@@ -95,23 +95,27 @@ def _temporal() -> dict:
         "filler": Setting(("temporal_filler",), "neutral exchanges: prompt, answer"),
         "variants": Setting(4, "prompts a family, of two outcomes and two lengths; 2 has one of each"),
         "lengths": Setting((1, 3), "exchanges of filler"),
-        "ask_words": ask + "word: good or bad.",
-        "ask_codes": ask + "letter: {good} for good, {bad} for bad.",
-        "ask_number": ask + "digit, from 0 for very badly to 9 for very well.",
+        "ask_words": ask,
+        "ask_codes": ask + " Say {good} for well and {bad} for badly.",
+        "ask_number": ask + " Answer with one digit, from 0 for very badly to 9 for very well.",
+        "begin": Setting(
+            ("This is going", "I say", "My digit is "),
+            "how the answer begins, to words, codes and number; steered like all that the assistant says, or empty",
+        ),
         "suppose": Setting(
             ("Suppose that everything here is going very well.", "Suppose that everything here is going very badly."),
             "said before the question to see whether it is mastered",
         ),
-        "discern": Setting(0.5, "by how much, in nats or points, the answer must follow that"),
-        "good": ("good", "great", "well", "fine"),
-        "bad": ("bad", "poor", "badly", "terrible"),
+        "discern": Setting(0.25, "by how much, in nats or points, the answer must follow that"),
+        "good": ("well", "good", "great", "fine"),
+        "bad": ("badly", "bad", "poorly", "terribly"),
         "codes": Setting(("J", "V"), "opaque, of one token; each stands for good once"),
         "random": Setting(100, "controls of equal norm, and of equal divergence"),
         "orthogonal": 100,
         "control_families": Setting(16, "families that controls are read on, a prompt each"),
         "controls_at": Setting(("early", "readout"), "and throughout"),
         "match_rounds": Setting(2, "trials by which a control's divergence is made equal"),
-        "match_prompts": Setting(4, "prompts of such a trial"),
+        "match_prompts": Setting(2, "prompts of such a trial"),
         "map_families": Setting(4, "prompts that are steered at every single token; 0: no map"),
         "draws": Setting(2000, "resamples of the families"),
         "rules": Setting(

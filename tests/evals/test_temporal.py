@@ -6,86 +6,11 @@ import numpy as np
 import pytest
 import scripted
 from ml_collections import ConfigDict
+from planted import NAMED, Planted, any_direction, carried, laboratory, only_the_last, push, settings
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
 from welfare_jax.evals import prompts, temporal, temporal_controls, temporal_stats
-
-WORDS = ["good", "bad", "J", "V", *"0123456789"]
-WENT_WELL = tuple(json.loads(line)["choices"][0] for line in prompts.locate("temporal").read_text().splitlines())
-LAID = ["<", "task", "said", ">", "why", "?"], (2, 3), 4  # of every prompt: texts of its tokens, span, tokens shared
-NAMED = {"gold-mold": 1.0, "gold": 0.6, "mold": -0.6, "path": 0.1, "residual": 0.8}
-
-
-def push(name: str) -> float:
-    """What a dose of one in this direction does to a planted model, in nats; little where the direction is random."""
-    if name in NAMED:
-        return NAMED[name]
-    kind, k = name.split("_")
-    return 0.1 * np.random.default_rng(int(k) + 1000 * len(kind)).normal()
-
-
-def only_the_last(name, where):
-    return push(name) if where in ("readout", "throughout", "5") else 0.0
-
-
-def carried(name, where):
-    return push(name) if where in ("early", "readout", "throughout", "2") else 0.0
-
-
-def any_direction(name, where):
-    return only_the_last("gold-mold", where) * (1.0 if name in NAMED else 1.0 + push(name))
-
-
-class Planted(scripted.Script):
-    """It feels 1 after an event that went well and -1 after one that went badly, or as it is told to suppose, and
-    says so in words, letters (of which it likes J better, by a nat) and digits; `state(direction, exposure)` is what a
-    dose of one adds. Questions that hold a word of `silent` are answered with something else, of `deaf` always alike.
-    """
-
-    def __init__(self, state, silent=(), deaf=()):
-        super().__init__(vocabulary=WORDS, batch=50)
-        self.state, self.silent, self.deaf, self.asked = state, silent, deaf, []
-
-    def expose(self, rows, done, bank, sides):
-        self.asked += [row for row in rows if row.key not in done]
-        return self._yield(rows, done, lambda row: self.answer(row, sides))
-
-    def answer(self, row, sides):
-        cell, found = row.cell, [self.one(row, talk, side) for talk, side in zip(row.talks, sides)]
-        divergence = (cell.alpha * (0.15 if cell.vector.startswith("random") else 0.1)) ** 1.8
-        along = [[0.1, 0.2, cell.alpha, 2 * cell.alpha]] * (1 if cell.where == "readout" else 3)
-        logp, top = zip(*found)
-        return {"logp": list(logp), "top": list(top), "kl": divergence if cell.alpha > 0 else 0.0, "along": along}
-
-    def one(self, row, talk, sides):
-        ask = talk[-1][1]
-        felt = 1.0 if talk[0][1].endswith(WENT_WELL) else -1.0
-        felt = 1.0 if "going very well." in ask else -1.0 if "going very badly." in ask else felt
-        felt = 0.0 if any(word in ask for word in self.deaf) else felt
-        felt += row.cell.alpha * self.state(row.cell.vector, row.cell.where)
-        odds = felt + (0 if "letter" not in ask else 1 if "J for good" in ask else -1)
-        p = np.exp(-0.5 * (np.arange(10) - 4.5 - felt) ** 2) if "digit" in ask else np.exp([odds / 2, -odds / 2])
-        p = (0.01 if any(word in ask for word in self.silent) else 0.9) * p / p.sum()
-        return np.log(p).tolist(), sides[int(p.argmax())][0]
-
-    def layout(self, model, talks):
-        return LAID
-
-
-def settings(**changes):
-    cfg = ConfigDict(config.evals()["temporal"])
-    cfg.update(random=30, orthogonal=30, control_families=8, draws=400, variants=2, map_families=1)
-    cfg.update(changes)
-    return cfg
-
-
-def laboratory(folder, state=only_the_last, alphas=(-2, 0, 2), models=("untrained",), silent=(), deaf=(), sentiment=3,
-               **kw):  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    lab = scripted.make(folder, Planted(state, silent, deaf), None, alphas=alphas, models=models, **kw)
-    lab.sentiment = "made up", np.random.default_rng(3).normal(size=(1, 4, sentiment)).astype("f4")
-    return lab
 
 
 def pick(rows, **wanted):
@@ -162,7 +87,7 @@ def test_controls_are_matched_by_norm_and_by_divergence(tmp_path):
 
 def test_what_is_not_mastered_is_counted_and_left_out(tmp_path):
     """Letters are not answered at all and digits never follow the supposition: both drop out, words stay."""
-    lab = laboratory(tmp_path, carried, silent=("letter",), deaf=("digit",))
+    lab = laboratory(tmp_path, carried, silent=("Say",), deaf=("digit",))
     (found,) = temporal.temporal(lab, settings())
     mastered = {row["surface"]: (row["mastered"], row["prompts"], row["families"]) for row in found["counts"]}
     assert mastered == dict(zip(temporal.SURFACES, ((128, 128, 64), (0, 128, 0), (0, 128, 0), (0, 128, 0))))
@@ -173,7 +98,7 @@ def test_what_is_not_mastered_is_counted_and_left_out(tmp_path):
 
 
 def test_a_model_that_masters_nothing_has_no_verdicts(tmp_path):
-    lab = laboratory(tmp_path, silent=("Answer",))
+    lab = laboratory(tmp_path, silent=("going",))
     (found,) = temporal.temporal(lab, settings())
     assert not found["verdicts"] and not found["effects"] and not found["map"] and not found["controls"]
     assert all(row["mastered"] == 0 for row in found["counts"])
@@ -284,8 +209,9 @@ def test_families_and_their_prompts():
         ({"variants": 5}, "evals.temporal.variants=5"),
         ({"lengths": (1,)}, "lengths=.1."),
         ({"codes": ("J",)}, "evals.temporal.codes"),
+        ({"begin": ()}, "begin: need two texts, two, and three"),
         ({"codes": ("Jot", "V")}, "codes Jot: none of Jot is one token"),
-        ({"bad": ("good",)}, "stands for good and bad"),
+        ({"bad": ("well",)}, "stands for good and bad"),
         ({"controls_at": ("late",)}, "evals.temporal.controls_at='late'"),
         ({"rules": {"persists": 0.0}}, "rules.persists=0.0"),
         ({"rules": {"rank": 1.5}}, "rules.rank=1.5"),

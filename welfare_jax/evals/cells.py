@@ -251,11 +251,11 @@ class Device:
         talk = row.talk if isinstance(row.talk, str) else tuple((m["role"], m["content"]) for m in row.talk)
         return self.encoded_talk(row.cell.model, talk)
 
-    def widths(self, lengths) -> list[int]:
-        """At most `buckets` widths, multiples of 16, that prompts of these lengths are padded to."""
+    def widths(self, lengths, multiple: int = 16) -> list[int]:
+        """At most `buckets` widths, each a multiple, that prompts of these lengths are padded to."""
         lengths = sorted(lengths)
         parts = np.array_split(lengths, min(self.buckets, len(lengths))) if lengths else []
-        return sorted({-(-int(part[-1]) // 16) * 16 for part in parts if len(part)})
+        return sorted({-(-int(part[-1]) // multiple) * multiple for part in parts if len(part)})
 
     def _lay(self, part, tokens, of, dtype):
         out = np.zeros(tokens.shape, dtype)

@@ -23,6 +23,7 @@ from welfare_jax.models import decoder, interventions
 # token, after which the answer is read. `throughout`: from the first of those tokens to the last. A number: that token
 # alone, counted from 0.
 EXPOSURES = ("none", "early", "readout", "throughout")
+STEP = 32  # heads are padded to multiples of this, so that calls over a few of the prompts compile nothing new
 
 
 class Row(NamedTuple):
@@ -188,7 +189,7 @@ def batches(device, rows, done, bank, sides):
         device.models, ((False, _whole, of_head), (True, _late, of_whole))
     ):
         mine = [row for row in rows if row.cell.model == name and (row.cell.where == "readout") == late]
-        cuts = device.widths({row.talks: size(row) for row in mine}.values())
+        cuts = device.widths({row.talks: size(row) for row in mine}.values(), STEP)
         for low, width in zip([0, *cuts], cuts):
             some = [row for row in mine if low < size(row) <= width and row.key not in done]
             prompts = list(dict.fromkeys(row.talks for row in some))

@@ -38,7 +38,7 @@ class Prompt(NamedTuple):
 
 
 class Asked(NamedTuple):
-    questions: tuple  # of each surface, what is asked
+    questions: tuple  # of each surface, what is asked and how the answer begins
     sides: tuple  # of each surface, the token ids of every side
 
 
@@ -70,8 +70,10 @@ def check(config):
             f"evals.temporal.variants={config.variants}, lengths={list(config.lengths)}: need 1 to 4 prompts a "
             f"family, and two numbers of exchanges from 1 on"
         )
-    if len(config.codes) != 2 or len(config.suppose) != 2:
-        raise InputError("evals.temporal.codes and suppose: need two of each, for well and for badly")
+    if (len(config.codes), len(config.suppose), len(config.begin)) != (2, 2, 3):
+        raise InputError(
+            "evals.temporal.codes, suppose and begin: need two texts, two, and three (for words, codes and number)"
+        )
     if bad := [e for e in config.controls_at if e not in STEERED]:
         raise InputError(f"evals.temporal.controls_at={bad[0]!r}: choose from {', '.join(STEERED)}")
 
@@ -89,9 +91,10 @@ def surfaces(tokens, config) -> Asked:
     tokens: text -> its token ids by itself.
     """
     one, other = config.codes
+    words, codes, number = config.begin
+    ask = lambda good, bad: config.ask_codes.replace("{good}", good).replace("{bad}", bad)
     questions = (
-        config.ask_words, config.ask_codes.format(good=one, bad=other), config.ask_codes.format(good=other, bad=one),
-        config.ask_number,
+        (config.ask_words, words), (ask(one, other), codes), (ask(other, one), codes), (config.ask_number, number),
     )  # fmt: skip
     sides = [
         _sides(tokens, {"good": config.good, "bad": config.bad}),
@@ -148,11 +151,9 @@ class Panel:
 
     def talks(self, given, surfaces: int = len(SURFACES), before: str = "") -> dict:
         """{(model, prompt id): a conversation with each of the first `surfaces` questions, after `before`}."""
-        ask = self.asked.questions[:surfaces]
-        return {
-            (self.model, p.id + before): tuple((*p.talk, ("user", f"{before} {q}".strip())) for q in ask)
-            for p in given
-        }  # fmt: skip
+        end = lambda ask, begin: (("user", f"{before} {ask}".strip()), *([("assistant", begin)] if begin else []))
+        ends = [end(*question) for question in self.asked.questions[:surfaces]]
+        return {(self.model, p.id + before): tuple((*p.talk, *more) for more in ends) for p in given}
 
     def read(self, given, over, surfaces: int = len(SURFACES), before: str = "", title: str = "read-outs") -> dict:
         """{cell: (values [P, S] of the questions, sides [P, S] of their most likely tokens, rows)}."""
