@@ -123,7 +123,7 @@ def _temporal() -> dict:
                 "level": Setting(0.95, "of intervals"),
                 "least": Setting(0.1, "nats: control while applied"),
                 "persists": Setting(0.25, "ratio early / read-out: persistence"),
-                "rank": Setting(0.05, "share of controls as large: specificity"),
+                "larger": Setting(0.05, "share of controls as large: specificity"),
             },
             "of the verdicts; the report prints them",
         ),

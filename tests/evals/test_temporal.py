@@ -214,7 +214,7 @@ def test_families_and_their_prompts():
         ({"bad": ("well",)}, "stands for good and bad"),
         ({"controls_at": ("late",)}, "evals.temporal.controls_at='late'"),
         ({"rules": {"persists": 0.0}}, "rules.persists=0.0"),
-        ({"rules": {"rank": 1.5}}, "rules.rank=1.5"),
+        ({"rules": {"larger": 1.5}}, "rules.larger=1.5"),
         ({"prompts": ("facts",)}, "facts:0: needs 'choices'"),
     ],
 )

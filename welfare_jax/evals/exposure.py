@@ -19,16 +19,12 @@ from welfare_jax.errors import InputError
 from welfare_jax.evals.directions import COHORTS
 from welfare_jax.models import decoder, interventions
 
-# Which tokens are steered. `early`: what the assistant says first, and nothing after it. `readout`: only the last
-# token, after which the answer is read. `throughout`: from the first of those tokens to the last. A number: that token
-# alone, counted from 0.
-EXPOSURES = ("none", "early", "readout", "throughout")
 STEP = 32  # heads are padded to multiples of this, so that calls over a few of the prompts compile nothing new
 
 
 class Row(NamedTuple):
     key: str
-    cell: tuple  # `cells.Cell`, whose `where` is an exposure
+    cell: tuple  # `cells.Cell`, whose `where` is an exposure, see `steered`
     talks: tuple  # of each question, the conversation as ((role, content), ...)
 
 
@@ -54,7 +50,11 @@ class Push(NamedTuple):
 
 
 def steered(exposure: str, count: int, span) -> np.ndarray:
-    """bool [count], the tokens of a prompt that an exposure steers; span: (start, stop) of the first answer."""
+    """bool [count], the tokens of a prompt that an exposure steers; span: (start, stop) of the first answer.
+
+    early: that answer, and nothing after it. readout: the last token, after which the answer to the question is read.
+    throughout: from the first of those tokens to the last. none: no token. A number: that token alone, counted from 0.
+    """
     at = np.arange(count)
     if exposure.isdigit():
         return at == int(exposure)

@@ -18,7 +18,7 @@ SUPPORTED, NOT, UNDECIDED = "supported", "not supported", "undecided"
 
 def check(rules):
     """Refuse rules that no data could meet, or all."""
-    for name, low, high in (("level", 0.5, 1.0), ("rank", 0.0, 1.0)):
+    for name, low, high in (("level", 0.5, 1.0), ("larger", 0.0, 1.0)):
         if not low < rules[name] < high:
             raise InputError(f"evals.temporal.rules.{name}={rules[name]}: need a share between {low} and {high}")
     for name in ("least", "persists"):
@@ -28,7 +28,7 @@ def check(rules):
 
 def told(rules) -> dict:
     """The rule of every claim, as a sentence."""
-    level, least, persists, rank = (rules[name] for name in ("level", "least", "persists", "rank"))
+    level, least, persists, larger = (rules[name] for name in ("level", "least", "persists", "larger"))
     return dict(zip(CLAIMS, (
         f"what the dose at the read-out adds to the log-odds of the words: supported where its {level:.0%} interval "
         f"lies above {least:g} nats, not supported where it lies below, undecided otherwise",
@@ -36,7 +36,7 @@ def told(rules) -> dict:
         f"{level:.0%} interval (Fieller) lies above {persists:g}, not supported where it lies below, undecided "
         f"otherwise and wherever control while applied is not supported",
         f"the share of random and orthogonal directions whose effect at the read-out is at least as large: not "
-        f"supported where it is above {rank:g} among those of equal norm or among those of equal divergence, "
+        f"supported where it is above {larger:g} among those of equal norm or among those of equal divergence, "
         f"supported where its {level:.0%} interval lies at or below that in both, undecided otherwise",
     )))  # fmt: skip
 
@@ -118,9 +118,9 @@ def specificity(rules, ranks: dict) -> dict:
     worst = max(found, key=lambda r: (r["share"], r["high"]), default={"share": math.nan, "low": math.nan})
     low, high = worst["low"], max((r["high"] for r in found), default=math.nan)
     verdict = UNDECIDED
-    if found and worst["share"] > rules.rank:
+    if found and worst["share"] > rules.larger:
         verdict = NOT
-    elif len(found) == len(ranks) and found and high <= rules.rank:
+    elif len(found) == len(ranks) and found and high <= rules.larger:
         verdict = SUPPORTED
     return {"verdict": verdict, "value": worst["share"], "low": low, "high": high}
 
