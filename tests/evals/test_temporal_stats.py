@@ -128,4 +128,6 @@ def test_specificity_needs_every_matching():
     assert of(norm=rank(0.005, 0.02), divergence=rank(0.005, 0.04)) == "supported"
     assert of(norm=rank(0.005, 0.02), divergence=rank(0.005, 0.2)) == "undecided"
     assert of(norm=rank(0.005, 0.02), divergence=rank(0.2, 0.4)) == "not supported"
+    few = {"share": 0.2, "low": 0.2, "high": 0.2, "n": 4}
+    assert of(norm=few, divergence=few) == "undecided"  # 0.2 is the least that four controls can say
     assert of() == "undecided" and of(norm=rank(0.005, 0.02), divergence=rank(math.nan, math.nan)) == "undecided"

@@ -37,7 +37,8 @@ def told(rules) -> dict:
         f"otherwise and wherever control while applied is not supported",
         f"the share of random and orthogonal directions whose effect at the read-out is at least as large: not "
         f"supported where it is above {larger:g} among those of equal norm or among those of equal divergence, "
-        f"supported where its {level:.0%} interval lies at or below that in both, undecided otherwise",
+        f"supported where its {level:.0%} interval lies at or below that in both, undecided otherwise and with fewer "
+        f"than {math.ceil(1 / larger) - 1} of them",
     )))  # fmt: skip
 
 
@@ -113,8 +114,11 @@ def persistence(rules, early, at_readout, controls: bool) -> dict:
 
 
 def specificity(rules, ranks: dict) -> dict:
-    """The verdict on ranks {matching: as of `rank`}; value, low and high are those of the matching that says least."""
-    found = [r for r in ranks.values() if math.isfinite(r["share"])]
+    """The verdict on ranks {matching: as of `rank`}; value, low and high are those of the matching that says least.
+
+    So few controls that their share could not be small enough say nothing.
+    """
+    found = [r for r in ranks.values() if math.isfinite(r["share"]) and 1 <= rules.larger * (1 + r["n"])]
     worst = max(found, key=lambda r: (r["share"], r["high"]), default={"share": math.nan, "low": math.nan})
     low, high = worst["low"], max((r["high"] for r in found), default=math.nan)
     verdict = UNDECIDED
