@@ -109,10 +109,12 @@ class Lab:
         sides: of each question, the token ids of every side.
         """
         rows, where = [], {}
+        # The stream is projected on the direction at every layer, not only where it steers.
+        whole = {name: vectors.data_hash(self.bank.directions[name].values) for name in {c.vector for c in over}}
         for cell in over:
             for (model, item), asked in talks.items():
                 if model == cell.model:
-                    name = self._key(evaluation, cell, item, asked, "expose", sides)
+                    name = self._key(evaluation, cell, item, asked, "expose", sides, whole[cell.vector])
                     rows.append(exposure.Row(name, cell, asked))
                     where[name] = (cell, item)
         found = self._run(

@@ -154,18 +154,19 @@ def _divergence(read, prompts=None) -> float:
 def matched(panel, cells, found, own, few) -> list[Cell]:
     """The same directions at strengths at which the next token at the dosed site diverges as the welfare direction's.
 
-    By secants on the logarithms, from the equal strength `found` on and over a few of the prompts, as a small dose
-    moves a distribution by its square.
+    By secants on the logarithms: from what the equal strength did, `found` on all the prompts, a few of them say how
+    the divergence grows; a small dose moves a distribution by its square.
     """
     count = panel.config.match_prompts
-    log = lambda read: math.log(max(_divergence(read, count), FLOOR))
+    log = lambda read, prompts=None: math.log(max(_divergence(read, prompts), FLOOR))
     target, size = log(own), np.zeros(len(cells))
     past = [(size, np.array([log(found[cell]) for cell in cells]))]
+    apart = past[0][1] - np.array([log(found[cell], count) for cell in cells])
     for _ in range(panel.config.match_rounds):
         size = _secant(past, target)
         trial = _at(cells, size)
         read = panel.read(few[:count], trial, 1, title=f"matching controls, {cells[0].where}")
-        past.append((size, np.array([log(read[cell]) for cell in trial])))
+        past.append((size, apart + np.array([log(read[cell]) for cell in trial])))
     return _at(cells, _secant(past, target))
 
 
