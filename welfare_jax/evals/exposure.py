@@ -267,7 +267,7 @@ def _whole(device, model, bank, rows, laid, number, table, width, own):
             Segment(*(device.place(np.stack(x, 1)) for x in zip(*ends))), device.place(sites),
             _push(device, bank, full), before, index, table, bank.hook,
         )  # fmt: skip
-        yield _told(bank, part, *jax.device_get(found))
+        yield _told(bank, part, table, *jax.device_get(found))
 
 
 def _late(device, model, bank, rows, laid, number, table, width, own):
@@ -281,16 +281,16 @@ def _late(device, model, bank, rows, laid, number, table, width, own):
             end = Segment(*map(device.place, (last, last >= 0, last >= 0)))
             found.append(at_last(model.graphdef, model.params, cache, before, index, end, push, table[s], bank.hook))
         logp, top, divergence, along = zip(*jax.device_get(found))
-        yield _told(bank, part, np.concatenate(logp, 1), np.concatenate(top, 1), divergence[0], along[0])
+        yield _told(bank, part, table, np.concatenate(logp, 1), np.concatenate(top, 1), divergence[0], along[0])
 
 
-def _told(bank, rows, logp, top, divergence, along):
+def _told(bank, rows, table, logp, top, divergence, along):
     """What is kept of each row; of cohorts, which are many, no projections."""
-    out = []
+    out, counts = [], (table[..., 0] >= 0).sum(-1)  # sides of each question
     for i, row in enumerate(rows):
         kept = bank.directions[row.cell.vector].kind not in COHORTS
         out.append((row, {
-            "logp": [[round(float(x), 6) for x in side if np.isfinite(x)] for side in logp[i]],
+            "logp": [[round(float(x), 6) for x in side[:count]] for side, count in zip(logp[i], counts)],
             "top": top[i].tolist(), "kl": round(float(divergence[i]), 8),
             "along": np.asarray(along[i], float).round(4).tolist() if kept else None,
         }))  # fmt: skip

@@ -178,9 +178,9 @@ class Panel:
         )
         return (well - badly >= self.config.discern) & np.isfinite(self.plain[0])
 
-    def effects(self, read, given=None) -> dict:
-        """{metric: [F]}: what a cell's read-outs add to those without steering, of mastered prompts."""
-        at = np.arange(len(self.given)) if given is None else np.array([self.given.index(p) for p in given], int)
+    def effects(self, read, given) -> dict:
+        """{metric: [F]}: what a cell's read-outs of the prompts `given` add to no steering, where mastered."""
+        at = np.array([self.given.index(p) for p in given], int)
         values, tops, _ = read
         surfaces = values.shape[1]
         known = self.mastered[at][:, :surfaces]
@@ -193,7 +193,7 @@ class Panel:
 
     def record(self) -> dict:
         """Everything about this model, as it stands in `evals.json`."""
-        mine = [p for p, any_ in zip(self.given, self.mastered.any(1)) if any_]
+        mine = [p for p, mastered in zip(self.given, self.mastered.any(1)) if mastered]
         over = temporal_controls.named(self)
         read = self.read(mine, over, title="named directions") if mine else {}
         effects = {cell: self.effects(part, mine) for cell, part in read.items()}
