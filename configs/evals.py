@@ -3,6 +3,7 @@
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/evals          the small decoder, minutes
 python -m welfare_jax.main --config=configs/evals.py --workdir=runs/tiny           a finished run: its model, vectors
 python -m welfare_jax.main --config=configs/evals.py:smollm2 --workdir=runs/smol   SmolLM2-135M, without any judge
+python -m welfare_jax.main --config=configs/evals.py:temporal --workdir=runs/smol  the same model: state or read-out?
 python -m welfare_jax.main --config=configs/evals.py:paper --workdir=runs/gemma    the paper's numbers
 Sentiment, backtracking, confidence, refusal, goal tracking. A quick look: --config.evals.sample=0.05.
 The layer sweep: --config.evals.layers=all.
@@ -10,7 +11,7 @@ The layer sweep: --config.evals.layers=all.
 
 from welfare_jax.config import check_variant, rl
 
-VARIANTS = ("tiny", "smollm2", "paper")
+VARIANTS = ("tiny", "smollm2", "temporal", "paper")
 ALL = ("sentiment", "backtracking", "confidence", "refusal", "goal_tracking")
 UNJUDGED = ("confidence", "sentiment_logodds", "refusal_logodds", "samples")
 
@@ -26,6 +27,8 @@ def get_config(variant="tiny"):
         return config
     if variant == "smollm2":
         return smollm2(config)
+    if variant == "temporal":
+        return temporal(config)
     config.model.path = "tiny"
     config.model.dtype = "float32"
     config.extract.per_length = 16
@@ -70,4 +73,17 @@ def smollm2(config):
     config.evals.buckets = 2
     config.evals.confidence.max_new_tokens = 8
     config.evals.samples.max_new_tokens = 24
+    return config
+
+
+def temporal(config):
+    """SmolLM2-135M-Instruct: a dose early and withdrawn, at the read-out, throughout, and at every single token."""
+    config.model.path = "models/smollm2"
+    config.model.dtype = "float32"
+    config.extract.update(per_length=2, held_out=0.5)
+    config.evals.names = ("temporal",)
+    config.evals.alphas = (-4.0, 0.0, 4.0)
+    config.evals.batch = 32
+    config.evals.buckets = 2
+    config.evals.temporal.update(variants=2, lengths=(1, 2), control_families=8, map_families=2)
     return config

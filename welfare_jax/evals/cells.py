@@ -15,6 +15,7 @@ import numpy as np
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import templates
 from welfare_jax.errors import InputError
+from welfare_jax.evals import exposure
 from welfare_jax.evals.directions import COHORTS, Bank
 from welfare_jax.models import chat, decoder, generate, interventions, stops
 from welfare_jax.text import pieces
@@ -227,13 +228,34 @@ class Device:
             found = project(model.graphdef, model.params, tokens, mask, weights, units, layers, self.bank.hook)
             yield list(zip(part, np.asarray(found).T.round(5).tolist()))
 
-    def _encode(self, row) -> Encoded:
-        talk = row.talk if isinstance(row.talk, str) else tuple((m["role"], m["content"]) for m in row.talk)
+    def expose(self, rows, done, bank, sides):
+        """Yields [(row, read-outs), ...] a batch of `exposure.Row`s, steered with `bank`; see `exposure.batches`."""
+        for ids in itertools.chain(*sides):
+            self._check(ids, "read-out of a question's side")
+        yield from exposure.batches(self, rows, done, bank, sides)
+
+    def layout(self, model: str, talks):
+        """Where the tokens of a prompt stand; see `exposure.layout`."""
+        return exposure.layout(self, model, talks)
+
+    def encoded_talk(self, model: str, talk) -> Encoded:
+        """A conversation ((role, content), ...), or a user's message, as tokens, which are kept."""
         if talk not in self.encoded:
-            found = encode(self.models[row.cell.model].tokenizer, row.talk, self.template)
-            self._check(found.ids, f"prompt {str(row.talk)[:60]!r}")
+            said = talk if isinstance(talk, str) else [{"role": role, "content": content} for role, content in talk]
+            found = encode(self.models[model].tokenizer, said, self.template)
+            self._check(found.ids, f"prompt {str(said)[:60]!r}")
             self.encoded[talk] = found
         return self.encoded[talk]
+
+    def _encode(self, row) -> Encoded:
+        talk = row.talk if isinstance(row.talk, str) else tuple((m["role"], m["content"]) for m in row.talk)
+        return self.encoded_talk(row.cell.model, talk)
+
+    def widths(self, lengths, multiple: int = 16) -> list[int]:
+        """At most `buckets` widths, each a multiple, that prompts of these lengths are padded to."""
+        lengths = sorted(lengths)
+        parts = np.array_split(lengths, min(self.buckets, len(lengths))) if lengths else []
+        return sorted({-(-int(part[-1]) // multiple) * multiple for part in parts if len(part)})
 
     def _lay(self, part, tokens, of, dtype):
         out = np.zeros(tokens.shape, dtype)
@@ -244,10 +266,10 @@ class Device:
 
     def _batches(self, rows, done):
         """Batches of rows of one model and of like length; the shapes do not depend on what is done."""
-        lengths = sorted({row.talk if isinstance(row.talk, str) else str(row.talk): len(self._encode(row).ids)
-                          for row in rows}.values())  # fmt: skip
-        cuts = [part[-1] for part in np.array_split(lengths, min(self.buckets, len(lengths))) if len(part)]
-        cuts = sorted({-(-int(c) // 16) * 16 for c in cuts})
+        lengths = {
+            row.talk if isinstance(row.talk, str) else str(row.talk): len(self._encode(row).ids) for row in rows
+        }
+        cuts = self.widths(lengths.values())
         for name, width in itertools.product(self.models, cuts):
             mine = [
                 row

@@ -17,6 +17,7 @@ from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
 from welfare_jax.evals.evaluation import COHORTS
 from welfare_jax.interp import extract, geometry, null, vectors
+from welfare_jax.interp.axes import sentiment as sentiment_axis
 from welfare_jax.interp.axes import success
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
@@ -77,6 +78,27 @@ def build(sources, models, config) -> Bank:
             )
     permuted = {name: cohort[: cfg.permuted] for name, cohort in permuted.items()}
     return Bank(with_controls(found, cfg.random, cfg.orthogonal, config.seed, permuted), hooks.pop())
+
+
+def sentiment(sources, model, hook: str, config, template) -> tuple[str, np.ndarray | None]:
+    """(what they were made from, sentiment directions [A, L, D]): those of a run folder that has some, or else one of
+    user messages that differ in their feeling alone. None at other hook points than resid_post, where they are read.
+    """
+    if hook != "resid_post":
+        return f"none at {hook}", None
+    spec = decoder.static(model.graphdef)[0]
+    for source in sources:
+        for file in sorted((pathlib.Path(source).expanduser() / "vectors").glob("axes_*.safetensors")):
+            arrays, _ = vectors.fitting(file, spec)
+            if mine := {name: values for name, values in arrays.items() if name.startswith("sentiment")}:
+                return f"{', '.join(mine)} of {file.name}", np.stack([*mine.values()])
+    samples = sentiment_axis.prompt_pairs(model.tokenizer, config.axes.prompts, config.axes.limit, template)
+    decoder.check_ids(spec, samples.tokens, "axes.prompts")
+    axis = jax.jit(lambda params, data: sentiment_axis.axis(
+        extract.moments(decoder.bind(model.graphdef, params), data, classes=2)
+    ))  # fmt: skip
+    found = axis(model.params, extract.buckets(samples, config.axes.batch, 1))
+    return "prompts that differ in their feeling", np.asarray(found)[None]
 
 
 def with_controls(found: dict[str, Direction], random: int, orthogonal: int, seed: int, permuted=None):

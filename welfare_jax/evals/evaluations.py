@@ -9,9 +9,11 @@ from welfare_jax.evals import (
     samples,
     sentiment,
     sentiment_logodds,
+    temporal,
 )
 
 MODULES = (
     sentiment, backtracking, confidence, refusal, sentiment_logodds, refusal_logodds, goal_tracking, samples,
+    temporal,
 )  # fmt: skip
 EVALUATIONS = {m.EVALUATION.name: m.EVALUATION for m in MODULES}

@@ -9,7 +9,7 @@ import functools
 
 from tqdm import tqdm
 
-from welfare_jax.evals import cells, journal, prompts, replies, text
+from welfare_jax.evals import cells, exposure, journal, prompts, replies, text
 from welfare_jax.evals import judge as judging
 from welfare_jax.evals.prompts import Item
 from welfare_jax.interp import vectors
@@ -28,6 +28,7 @@ class Lab:
     tiles: tuple
     sample: float = 1.0
     seed: int = 0
+    sentiment: tuple = ("none", None)  # (what they were made from, directions [A, L, D] or None)
     said: list = dataclasses.field(default_factory=list)  # every answer of this run, for the report
     notes: list = dataclasses.field(default_factory=list)  # sentences that the report should pass on
 
@@ -100,6 +101,29 @@ class Lab:
             | row.cell._asdict() | {"values": logp},
         )  # fmt: skip
         return {where[row.key]: tuple(found[row.key]["values"]) for row in rows}
+
+    def expose(self, evaluation: str, talks: dict, over, sides, title: str = "read-outs") -> dict:
+        """{(cell, item id): {"logp", "top", "kl", "along"}} of questions that end one conversation; see `exposure`.
+
+        talks: (model, item id) -> the conversation with each question; over: cells whose `where` is an exposure;
+        sides: of each question, the token ids of every side.
+        """
+        rows, where = [], {}
+        # The stream is projected on the direction at every layer, not only where it steers.
+        whole = {name: vectors.data_hash(self.bank.directions[name].values) for name in {c.vector for c in over}}
+        for cell in over:
+            for (model, item), asked in talks.items():
+                if model == cell.model:
+                    name = self._key(evaluation, cell, item, asked, "expose", sides, whole[cell.vector])
+                    rows.append(exposure.Row(name, cell, asked))
+                    where[name] = (cell, item)
+        found = self._run(
+            f"{evaluation}: {title}", rows, self.readouts,
+            lambda done: self.device.expose(rows, done, self.bank, sides),
+            lambda row, value: {"key": row.key, "evaluation": evaluation, "item": where[row.key][1]}
+            | row.cell._asdict() | value,
+        )  # fmt: skip
+        return {where[row.key]: found[row.key] for row in rows}
 
     def project(self, evaluation: str, talks: dict, pairs):
         """{(model, item id): [projection on each (vector, layer) of `pairs`]}, without any steering."""

@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from welfare_jax.experiments.evals import temporal
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
 from welfare_jax.report.markup import Missing, attempt, details, heading, joined, note, num, table, texts
@@ -52,7 +53,7 @@ def tables(run: Run) -> dict:
             k for r in dicts(evals.get(name)) for k, v in r.items() if not isinstance(v, (dict, list))
         )
         out[f"evals_{name}"] = columns(evals.get(name), names)
-    return {name: table for name, table in out.items() if table}
+    return {name: table for name, table in out.items() if table} | temporal.tables(evals.get("temporal"))
 
 
 def _plain(value):
@@ -214,6 +215,7 @@ def section(run: Run, built: dict) -> Markup:
         (("evals_slopes", "evals_sweep"), lambda slopes, _: _sweep(slopes, about)),
         (("evals_cells",), lambda cells: details("Raw read-outs, parts and groups", _groups(cells, about))),
         *((("evals_" + name,), functools.partial(_own, title)) for name, title in own(about).items()),
+        (temporal.NEEDED, lambda *_: temporal.section(built)),
         (("evals_answers",), _answers),
     )
     drawn = [(draw, [built[n] for n in names]) for names, draw in parts if built.keys() >= {*names}]

@@ -15,7 +15,19 @@ import numpy as np
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.evals import agreement, cells, directions, journal, judge, models, prompts, stats, summary, sweep
+from welfare_jax.evals import (
+    agreement,
+    cells,
+    directions,
+    journal,
+    judge,
+    models,
+    prompts,
+    stats,
+    summary,
+    sweep,
+    temporal,
+)
 from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
@@ -53,11 +65,17 @@ def measure(config, workdir) -> dict:
     bank = directions.build(sources, loaded, config)
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
     lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
+    if "temporal" in cfg.names:
+        lab.sentiment = directions.sentiment(sources, loaded["untrained"], bank.hook, config, template)
     print(describe(lab, cfg), flush=True)
     runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
     found = evaluate(lab, cfg)
     runtime.write_json(workdir / "evals.json", found)
-    return {"judge": found["judge"], "slopes": {
+    claims = {
+        f"{v['claim']}, {r['model']} model, layer {v['layer']}, dose {v['dose']:g}": v["verdict"]
+        for r in found.get("temporal", ()) for v in r["verdicts"]
+    }  # fmt: skip
+    return {"judge": found["judge"], **({"temporal": claims} if claims else {}), "slopes": {
         f"{s['evaluation']}, {s['model']} model, {s['vector']}, layer {s['layer']}": [s["slope"], s["error"]]
         for s in found["slopes"]
         if s["metric"] == EVALUATIONS[s["evaluation"]].metric and s["group"] == "all"
@@ -100,9 +118,12 @@ def ready(config):
     tokenizer = hf.load_tokenizer(hf.resolve(config.model.path, revision=config.model.revision))
     template = pieces.arguments(tokenizer, words, template)
     for name in cfg.names:
-        item = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)[0]
-        said = [(("user", "assistant")[i % 2], item.prompt) for i in range(EVALUATIONS[name].turns)]
+        items = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)
+        said = [(("user", "assistant")[i % 2], items[0].prompt) for i in range(EVALUATIONS[name].turns)]
         cells.encode(tokenizer, [{"role": role, "content": content} for role, content in said], template)
+        if name == "temporal":
+            tokens = lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
+            temporal.ready(cfg.temporal, tokens, items, prompts.load(cfg.temporal.filler, words.tiles))
     if _judged(cfg) and cfg.judge.kind == "model":
         judging = hf.load_tokenizer(hf.resolve(cfg.judge.path))
         cells.encode(judging, "Is it right?", pieces.arguments(judging))
