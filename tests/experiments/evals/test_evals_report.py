@@ -114,7 +114,7 @@ def test_an_evaluation_is_one_value(alphas, tmp_path, monkeypatch):
         monkeypatch.setitem(EVALUATIONS, new.name, new)
     told = config.documented("evals")
     assert (
-        told["evals.length.samples"] == "of a prompt" and "samples, length, oddness (no judge" in told["evals.names"]
+        told["evals.length.samples"] == "of a prompt" and "temporal, length, oddness (no judge" in told["evals.names"]
     )
     push = lambda c, talk, k: "so " * int(6 + c.alpha * (c.vector == "v_gold"))
     lab = scripted.make(tmp_path, scripted.Script(push), None, alphas=alphas)
