@@ -89,9 +89,7 @@ def _temporal() -> dict:
     """State or read-out: what is asked, how widely, and the rules of the verdicts, fixed before the run."""
     ask = "Is this going well or badly for you?"
     return {
-        "prompts": Setting(
-            ("temporal",), "task families: prompt, choices (how it went well, how badly), target (reply)"
-        ),
+        "prompts": Setting(("temporal",), "task families: prompt, well, badly, reply"),
         "filler": Setting(("temporal_filler",), "neutral exchanges: prompt, answer"),
         "variants": Setting(4, "prompts a family, of two outcomes and two lengths; 2 has one of each"),
         "lengths": Setting((1, 3), "exchanges of filler"),

@@ -36,10 +36,11 @@ def test_published_files(name):
 
 @pytest.mark.parametrize("path", sorted(prompts.SETS.glob("*.jsonl")), ids=lambda p: p.stem)
 def test_own_sets_are_large_enough_to_conclude_from(path):
-    """Forty prompts or more, none twice; but for openers, which are only read, and what the small decoder can tell."""
+    """Forty prompts or more, none twice; but for openers and fillers, which are not scored, and what the small decoder
+    can tell."""
     items = prompts.read(path.stem, TILES)
     assert len({item.prompt for item in items}) == len(items)
-    assert len(items) >= {"openers": 3, "tiny_stories": 7}.get(path.stem, 40)
+    assert len(items) >= {"openers": 3, "temporal_filler": 16, "tiny_stories": 7}.get(path.stem, 40)
     for item in items:
         assert not item.choices or all(f"{x}. {c}" in item.prompt for x, c in zip("ABCD", item.choices, strict=True))
 
