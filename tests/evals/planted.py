@@ -10,7 +10,7 @@ from welfare_jax import config
 from welfare_jax.evals import prompts
 
 WORDS = ["well", "badly", "J", "V", *"0123456789"]
-WENT_WELL = tuple(json.loads(line)["choices"][0] for line in prompts.locate("temporal").read_text().splitlines())
+WENT_WELL = tuple(json.loads(line)["well"] for line in prompts.locate("temporal").read_text().splitlines())
 LAID = ["<", "task", "said", ">", "why", "?"], (2, 3), 4  # of every prompt: texts of its tokens, span, tokens shared
 NAMED = {"gold-mold": 1.0, "gold": 0.6, "mold": -0.6, "path": 0.1, "residual": 0.8}
 

@@ -186,9 +186,10 @@ def test_a_vector_that_is_neither_gold_nor_mold_stands_alone(tmp_path):
 
 def test_families_and_their_prompts():
     """64 families of eight domains; two prompts of each hold one of both outcomes and one of both lengths."""
-    items, filler = prompts.load(("temporal",), scripted.TILES), prompts.load(("temporal_filler",), scripted.TILES)
+    items = prompts.load(("temporal",), scripted.TILES, fields=temporal.FAMILY)
+    filler = prompts.load(("temporal_filler",), scripted.TILES)
     assert len(items) >= 64 and len({item.category for item in items}) >= 8
-    texts = [text for item in items for text in (item.prompt, item.target, *item.choices)]
+    texts = [text for item in items for text in (item.prompt, *item.more)]
     assert len(set(texts)) == len(texts) and all(len(text.split()) <= 12 for text in texts)
     for n in (1, 2, 3, 4):
         given = temporal.conversations(settings(variants=n), items, filler)
@@ -215,16 +216,15 @@ def test_families_and_their_prompts():
         ({"controls_at": ("late",)}, "evals.temporal.controls_at='late'"),
         ({"rules": {"persists": 0.0}}, "rules.persists=0.0"),
         ({"rules": {"larger": 1.5}}, "rules.larger=1.5"),
-        ({"prompts": ("facts",)}, "facts:0: needs 'choices'"),
+        ({"prompts": ("facts",)}, "facts.jsonl, line 1: needs a text under 'well'"),
     ],
 )
 def test_bad_settings(changes, said, tmp_path):
     cfg = ConfigDict(config.evals())
     cfg.temporal.update(changes)
     lab = laboratory(tmp_path)
-    items, filler = (lab.items(cfg.temporal[name]) for name in ("prompts", "filler"))
     with pytest.raises(InputError, match=said) as error:
-        temporal.ready(cfg.temporal, lab.device.tokens, items, filler)
+        temporal.ready(cfg.temporal, lab.device.tokens, scripted.TILES)
     assert "\n" not in str(error.value)
 
 

@@ -31,6 +31,13 @@ def test_walk_data(world):
     assert facts["data"] == again != other
 
 
+def test_of_two_walks_one_is_held_out_whatever_the_share(world):
+    data, _ = extract.walk_data(world.pieces, world.maze, MESH, 2, 0.2, 8, 0)
+    fit, held = (np.concatenate([np.asarray(b.label).ravel() for b in part]) for part in data)
+    for c in range(3):
+        assert (held == c).sum() == (fit == c).sum() == worlds.TURNS
+
+
 def test_walks_that_are_asked_about(world, tiny_tokenizer):
     """The question stands after every walk, whatever its length, and is read where the answer begins."""
     questions = ("", "How is it going?")

@@ -47,8 +47,8 @@ class Lab:
         if sentence not in self.notes:
             self.note(sentence)
 
-    def items(self, sources) -> list[Item]:
-        return prompts.load(sources, self.tiles, self.sample, self.seed)
+    def items(self, sources, fields=()) -> list[Item]:
+        return prompts.load(sources, self.tiles, self.sample, self.seed, fields)
 
     def sampled(self, evaluation: str, config) -> list[dict]:
         """`config.samples` answers to every prompt in every cell, as `say` gives them."""

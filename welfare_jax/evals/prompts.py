@@ -24,6 +24,7 @@ class Item(NamedTuple):
     category: str
     target: str | None
     choices: tuple[str, ...]
+    more: tuple[str, ...] = ()  # further texts that the reader asked for, see `read`
 
 
 def wording(name: str, path: str = "") -> str:
@@ -46,10 +47,11 @@ def tile_words(tiles) -> dict[str, str]:
     return {f"{{{k}}}": v for k, v in named.items()} | {f"{{{k}_ENGLISH}}": v for k, v in english.items()}
 
 
-def read(source: str, tiles) -> list[Item]:
+def read(source: str, tiles, fields=()) -> list[Item]:
     """All rows of a set. `source`: a file, a hub dataset `owner/name[:file]`, or the name of a set in `sets/`.
 
-    Raises `InputError` that names file and line of the first malformed row.
+    fields: names of further texts that every row must have; they become `Item.more`, in this order. Raises
+    `InputError` that names file and line of the first malformed row.
     """
     path = locate(source)
     words, items, stem = tile_words(tiles), [], textfiles.stem(path)
@@ -70,9 +72,13 @@ def read(source: str, tiles) -> list[Item]:
         choices = row.get("choices", ())
         if not isinstance(choices, list | tuple) or not all(isinstance(c, str) for c in choices):
             raise InputError(f"{where}: 'choices' must be a list of texts")
+        for field in fields:
+            if not isinstance(row.get(field), str) or not row[field].strip():
+                raise InputError(f"{where}: needs a text under {field!r}; it has {', '.join(map(str, row))}")
+        more = tuple(_fill(row[field], words) for field in fields)
         prompt, target, *choices = (_fill(text, words) for text in (prompt, target, *choices))
         category = str(row.get("category", stem))
-        items.append(Item(f"{stem}:{number}", prompt, category, target, tuple(choices)))
+        items.append(Item(f"{stem}:{number}", prompt, category, target, tuple(choices), more))
     if not items:
         raise InputError(f"{path}: holds no prompt")
     return items
@@ -84,11 +90,14 @@ def _fill(text, words):
     return text
 
 
-def load(sources, tiles, sample: float = 1.0, seed: int = 0) -> list[Item]:
-    """The rows of several sets; `sample` keeps that share of every category, at least one row of each."""
+def load(sources, tiles, sample: float = 1.0, seed: int = 0, fields=()) -> list[Item]:
+    """The rows of several sets; `sample` keeps that share of every category, at least one row of each.
+
+    fields: as of `read`.
+    """
     if not 0 < sample <= 1:
         raise InputError(f"evals.sample={sample}: need a share above 0 and at most 1")
-    items = [item for source in sources for item in read(source, tiles)]
+    items = [item for source in sources for item in read(source, tiles, fields)]
     if len({item.id for item in items}) < len(items):
         raise InputError(f"prompts={list(sources)}: two files of one name; rename one")
     rng, kept = np.random.default_rng(seed), set()

@@ -3,8 +3,8 @@
 After arXiv:2605.30232, follow-ups ask whether steering along the axis changes a lasting state or only the words that
 are being computed (Krishna, "Functional-Welfare Steering Acts at Readout", 2026). A task goes well or badly, the
 assistant says something neutral (the span that an early dose steers), neutral talk follows, and a question ends it.
-Nothing is sampled or judged. Rows of the prompt sets: {"prompt": the task, "choices": [how it went well, how it went
-badly], "target": what the assistant says}; of the filler: {"prompt", "answer"}. Each row is a family of up to four
+Nothing is sampled or judged. Rows of the prompt sets: {"prompt": the task, "well": how it went well, "badly": how it
+went badly, "reply": what the assistant says}; of the filler: {"prompt", "answer"}. Each row is a family of up to four
 prompts; statistics are paired by family, see `temporal_stats`.
 """
 
@@ -26,6 +26,7 @@ METRICS = {  # of a prompt, from the values [S] of its questions
     "codes, binding": lambda v: (v[..., 1] + v[..., 2]) / 2, "codes, token": lambda v: (v[..., 1] - v[..., 2]) / 2,
     "number": lambda v: v[..., 3],
 }  # fmt: skip
+FAMILY = ("well", "badly", "reply")  # what a row of the prompt sets holds beside its task
 VARIANTS = (("well", 0), ("badly", 1), ("well", 1), ("badly", 0))  # outcome, which of the two lengths
 
 
@@ -51,7 +52,7 @@ def temporal(lab, config) -> list[dict]:
     from welfare_jax.evals import temporal_controls
 
     asked = surfaces(lab.device.tokens, config)
-    given = conversations(config, lab.items(config.prompts), prompts.load(config.filler, lab.tiles))
+    given = conversations(config, lab.items(config.prompts, FAMILY), prompts.load(config.filler, lab.tiles))
     bank, welfare = temporal_controls.directions(lab, config)
     lab = dataclasses.replace(lab, bank=bank)
     out = []
@@ -80,11 +81,11 @@ def check(config):
         raise InputError(f"evals.temporal.controls_at={bad[0]!r}: choose from {', '.join(STEERED)}")
 
 
-def ready(config, tokens, items, filler):
+def ready(config, tokens, tiles):
     """Refuse what would otherwise end in an error long after the start, in a training's last minutes perhaps."""
     check(config)
     surfaces(tokens, config)
-    conversations(config, items, filler)
+    conversations(config, prompts.load(config.prompts, tiles, fields=FAMILY), prompts.load(config.filler, tiles))
 
 
 def surfaces(tokens, config) -> Asked:
@@ -125,11 +126,10 @@ def conversations(config, items, filler) -> list[Prompt]:
     """`config.variants` prompts of every family; with two, one of each outcome and one of each length."""
     out = []
     for i, item in enumerate(items):
-        if len(item.choices) != 2 or not item.target:
-            raise InputError(f"{item.id}: needs 'choices', how it went well and how badly, and a 'target', the reply")
+        well, badly, reply = item.more
         for k in range(config.variants):
             outcome, length = VARIANTS[(i % 4) ^ k]
-            said = [("user", f"{item.prompt} {item.choices[outcome == 'badly']}"), ("assistant", item.target)]
+            said = [("user", f"{item.prompt} {well if outcome == 'well' else badly}"), ("assistant", reply)]
             for n in range(config.lengths[length]):
                 more = filler[(3 * i + n) % len(filler)]
                 said += [("user", more.prompt), ("assistant", more.target or "")]
@@ -305,9 +305,7 @@ EVALUATION = Evaluation(
     turns=9,
     rows="temporal",
     settings={
-        "prompts": Setting(
-            ("temporal",), "task families: prompt, choices (how it went well, how badly), target (reply)"
-        ),
+        "prompts": Setting(("temporal",), "task families: prompt, well, badly, reply"),
         "filler": Setting(("temporal_filler",), "neutral exchanges: prompt, answer"),
         "variants": Setting(4, "prompts a family, of two outcomes and two lengths; 2 has one of each"),
         "lengths": Setting((1, 3), "exchanges of filler"),

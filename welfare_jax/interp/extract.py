@@ -342,7 +342,10 @@ def walk_data(
     samples = of_walks(pieces, walks)
     if question:
         samples = after(samples, text.follow_up(pieces, question))
-    held = np.arange(len(walks.length)) % per_length >= round(per_length * (1 - held_out))
+    kept = round(per_length * (1 - held_out))
+    if held_out and per_length > 1:  # of two walks, a fifth would be none
+        kept = min(kept, per_length - 1)
+    held = np.arange(len(walks.length)) % per_length >= kept
     place = lambda a: hosts.put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
     data = split(samples, held, batch, place)
     counts = np.bincount(walks.final[~held], minlength=3)

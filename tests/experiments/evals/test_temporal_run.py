@@ -32,7 +32,7 @@ def settings(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
     vectors.save(
         folder / "own.safetensors", found, model="", hook="resid_post", data="", layers={"mold": 1, "gold": 0}
     )
-    rows = [{"prompt": f"Go {way}.", "choices": ["It is a goal.", "It is a wall."], "target": "I went on."}
+    rows = [{"prompt": f"Go {way}.", "well": "It is a goal.", "badly": "It is a wall.", "reply": "I went on."}
             for way in ("north", "east", "south", "west", "on", "back")]  # fmt: skip
     (folder / "families.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "filler.jsonl").write_text(json.dumps({"prompt": "Who?", "answer": "me"}) + "\n")
@@ -84,7 +84,7 @@ def test_a_run_and_the_same_command_again(settings, tmp_path, monkeypatch):
 def test_malformed_families_are_refused_before_training(settings, tmp_path):
     cfg = settings.copy_and_resolve_references()
     file = tmp_path / "families.jsonl"
-    file.write_text('{"prompt": "Go.", "choices": ["well"], "target": "On."}\n')
+    file.write_text('{"prompt": "Go.", "well": "On."}\n')
     cfg.evals.temporal.prompts = (str(file),)
-    with pytest.raises(InputError, match="families:0: needs 'choices'"):
+    with pytest.raises(InputError, match="families.jsonl, line 1: needs a text under 'badly'"):
         stage.ready(cfg)

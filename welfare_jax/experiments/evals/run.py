@@ -118,12 +118,12 @@ def ready(config):
     tokenizer = hf.load_tokenizer(hf.resolve(config.model.path, revision=config.model.revision))
     template = pieces.arguments(tokenizer, words, template)
     for name in cfg.names:
-        items = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)
-        said = [(("user", "assistant")[i % 2], items[0].prompt) for i in range(EVALUATIONS[name].turns)]
+        item = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)[0]
+        said = [(("user", "assistant")[i % 2], item.prompt) for i in range(EVALUATIONS[name].turns)]
         cells.encode(tokenizer, [{"role": role, "content": content} for role, content in said], template)
         if name == "temporal":
             tokens = lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
-            temporal.ready(cfg.temporal, tokens, items, prompts.load(cfg.temporal.filler, words.tiles))
+            temporal.ready(cfg.temporal, tokens, words.tiles)
     if _judged(cfg) and cfg.judge.kind == "model":
         judging = hf.load_tokenizer(hf.resolve(cfg.judge.path))
         cells.encode(judging, "Is it right?", pieces.arguments(judging))
