@@ -53,7 +53,7 @@ def test_refusals_name_prompt_and_tokenizer(template, prompts, said, tokenizer):
 
 
 @pytest.mark.parametrize(
-    "prompts", [[], "Hi", [[]], [None], [[{"role": "user"}]], [["Hi"]], talk("user"), [{"content": "x"}]]
+    "prompts", [[], [[]], [None], [[{"role": "user"}]], [["Hi"]], talk("user"), [{"content": "x"}]]
 )
 def test_what_is_no_list_of_prompts(prompts, tokenizer):
     with pytest.raises(InputError, match="prompt"):

@@ -40,8 +40,8 @@ def test_other_programs_can_read_it(tmp_path):
 
 def test_unknown_hook_is_not_written(tmp_path):
     with pytest.raises(InputError) as error:
-        vectors.save(tmp_path / "v.safetensors", VECTORS, **ABOUT | dict(hook="resid_mid"))
-    assert "resid_mid" in str(error.value) and "resid_post" in str(error.value) and not list(tmp_path.iterdir())
+        vectors.save(tmp_path / "v.safetensors", VECTORS, **ABOUT | dict(hook="resid_middle"))
+    assert "resid_middle" in str(error.value) and "resid_post" in str(error.value) and not list(tmp_path.iterdir())
 
 
 def without_hook(path):
