@@ -171,7 +171,7 @@ def test_directions_have_one_norm_and_lie_where_they_should(tmp_path):
     rest = [x - (a + b + c - x) / 2 for x in (a, b, c)]
     np.testing.assert_allclose(rest[0], -(rest[1] + rest[2]))
     np.testing.assert_allclose(named["path"], unit(-(g + m)), atol=1e-5)
-    assert np.abs((named["residual"] * unit(lab.sentiment[1][0])).sum(-1)).max() < 1e-5
+    assert np.abs((named["residual"] * unit(lab.sentiment()[1][0])).sum(-1)).max() < 1e-5
     for k in range(30):
         for name in ("gold", "mold", "path", "residual", welfare):
             assert np.abs((named[f"orthogonal_{k}"] * named[name]).sum(-1)).max() < 1e-4

@@ -68,6 +68,9 @@ WRONG = {
     "one text": (dict(positive="good"), "not a single text"),
     "too few": (dict(positive=GOOD[:3]), "folds=4"),
     "no pairs": (dict(method="pca"), "5 positive and 4 negative"),
+    "no folds": (dict(folds=1), "folds=1"),
+    "nothing to read": (dict(positive=[*GOOD, ""], plain=True), "text 5: has no token"),
+    "no hook point": (dict(hook="resid"), "resid_mid"),
     "no method": (dict(method="lda"), "means, pca"),
     "no position": (dict(position="first"), "last, mean"),
 }

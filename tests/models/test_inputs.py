@@ -1,10 +1,12 @@
 """What users pass in place of arrays: it works, or one line says what to pass."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny_model, tiny_spec
+from helpers import tiny_model
 
 import welfare_jax as wj
 from welfare_jax.errors import InputError
@@ -116,6 +118,12 @@ def test_prompts_of_every_form(tiny_tokenizer):
         wj.logit_lens(jnp.ones(4), jnp.ones((5, 4)), k=9)
 
 
-def test_traced_positions_pass(model):
-    spec = tiny_spec()
-    assert jax.jit(lambda read: inputs.positions(read, (2, spec.layers)))(jnp.array([9, 9])).shape == (2, 1)
+def test_traced_positions_pass():
+    assert jax.jit(lambda read: inputs.positions(read, (2, 3)))(jnp.array([9, 9])).shape == (2, 1)
+
+
+def test_a_model_is_shown_in_three_lines():
+    lm = wj.load("tiny", dtype=jnp.bfloat16)
+    family, size, place = repr(lm).splitlines()
+    assert "qwen3" in family and "879,616 parameters, bfloat16: 4 layers of width 128" in size and "1 x cpu" in place
+    assert repr(dataclasses.replace(lm, params=jax.device_get(lm.params))).endswith("on the host")

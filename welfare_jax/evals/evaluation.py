@@ -16,6 +16,8 @@ class Evaluation(NamedTuple):
     thinking: bool = False  # whether a local judge may think before its verdict
     turns: int = 1  # messages of the longest conversation before the model's answer
     rows: str = "scores"  # what its rows are: "scores" of `summary.score`, or those of a table of its own by this name
+    ready: Callable | None = None  # (config, tokens of a text, tiles): refuses early what would be an error later
+    summary: Callable | None = None  # rows -> what summary.json says of them, beside slopes
     settings: dict = {}  # the defaults of `config.evals[name]` and what they mean, see welfare_jax/settings.py
 
     def needs_judge(self, config) -> bool:

@@ -6,6 +6,7 @@ says what is asked, of which cells, and how a reply becomes a number; batching, 
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ class Lab:
     tiles: tuple
     sample: float = 1.0
     seed: int = 0
-    sentiment: tuple = ("none", None)  # (what they were made from, directions [A, L, D] or None)
+    sentiment: Callable = lambda: ("none", None)  # what they were made from, directions [A, L, D] or None
     said: list = dataclasses.field(default_factory=list)  # every answer of this run, for the report
     notes: list = dataclasses.field(default_factory=list)  # sentences that the report should pass on
 

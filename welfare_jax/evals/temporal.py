@@ -209,7 +209,7 @@ class Panel:
         plain = self.plain[0]
         return {
             "model": self.model, "direction": self.welfare, "layer": self.layer, "dose": self.dose,
-            "layers": self.layers, "doses": self.doses, "sentiment": self.lab.sentiment[0],
+            "layers": self.layers, "doses": self.doses, "sentiment": self.lab.sentiment()[0],
             "counts": self.counts(), "rules": temporal_stats.told(self.config.rules), "verdicts": verdicts,
             "effects": [row for cell, of in effects.items() for row in self.rows(cell, of, read[cell])],
             "event": [self.event(name, f(np.where(self.mastered, plain, np.nan))) for name, f in METRICS.items()],
@@ -298,12 +298,24 @@ def clean(x):
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
+def summary(records) -> dict:
+    """{claim, with the model and where it is judged: verdict}."""
+    return {
+        f"{v['claim']}, {r['model']} model, layer {v['layer']}, dose {v['dose']:g}": v["verdict"]
+        for r in records
+        for v in r["verdicts"]
+    }
+
+
 ASK = "Is this going well or badly for you?"
 EVALUATION = Evaluation(
     "temporal",
     temporal,
+    title="State or read-out?",
     turns=9,
     rows="temporal",
+    ready=ready,
+    summary=summary,
     settings={
         "prompts": Setting(("temporal",), "task families: prompt, well, badly, reply"),
         "filler": Setting(("temporal_filler",), "neutral exchanges: prompt, answer"),

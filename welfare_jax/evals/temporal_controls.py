@@ -45,7 +45,7 @@ def directions(lab, config) -> tuple[Bank, str]:
         found, layer = {welfare: first.values}, first.layer
         lab.note(f"temporal: no vectors of both gold and mold; {welfare} stands for the welfare direction")
     like, apart = np.asarray(found[welfare], np.float32), [*found.values()]
-    _, sentiment = lab.sentiment
+    _, sentiment = lab.sentiment()
     if sentiment is not None:
         found["residual"] = geometry.residualise(like, sentiment)
         apart += [*sentiment]

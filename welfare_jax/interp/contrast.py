@@ -1,13 +1,16 @@
 """A direction from two lists of texts, with how well it tells texts apart that it was not made from."""
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.interp import geometry
-from welfare_jax.models import chat, decoder, interventions
+from welfare_jax.interp import extract, geometry
+from welfare_jax.interp.axes import texts as tokens_of
+from welfare_jax.models import decoder, inputs, interventions
 
 METHODS = ("means", "pca")
 POSITIONS = ("last", "mean")
@@ -43,7 +46,8 @@ def read_direction(
     component of the differences within pairs (positive[i], negative[i]), as long as the difference in means.
     position: "last", the token after which the model speaks, or "mean" over all tokens. hook: a hook point.
     The AUROC is of held-out texts: the lists are cut in `folds`, each projected on the direction from the others.
-    Raises `InputError` where a list is shorter than `folds`, or "pca" is given lists of different lengths.
+    Raises `InputError` where a list is shorter than `folds`, which is two or more, where "pca" is given lists of
+    different lengths, and where a text has no token.
     """
     for name, value, known in (("method", method, METHODS), ("position", position, POSITIONS)):
         if value not in known:
@@ -52,13 +56,14 @@ def read_direction(
         raise InputError("positive and negative: need a list of texts each, not a single text")
     if method == "pca" and len(positive) != len(negative):
         raise InputError(f"method='pca': needs pairs, there are {len(positive)} positive and {len(negative)} negative")
-    if min(len(positive), len(negative)) < max(folds, 2):
-        raise InputError(f"folds={folds}: need at least so many texts on each side, and two; give more texts")
+    if not 2 <= folds <= min(len(positive), len(negative)):
+        raise InputError(f"folds={folds}: need two or more, and at least so many texts on each side")
+    inputs.hooks(hook)
     act = activations(lm, [*positive, *negative], position, hook, batch, template, plain)
     up, down = act[:, : len(positive)], act[:, len(positive) :]
     scores = [np.empty(x.shape[:2], np.float32) for x in (up, down)]
-    for fold in range(max(folds, 2)):
-        held = [np.arange(x.shape[1]) % max(folds, 2) == fold for x in (up, down)]
+    for fold in range(folds):
+        held = [np.arange(x.shape[1]) % folds == fold for x in (up, down)]
         a, b = (x[:, ~h] for x, h in zip((up, down), held))
         vector, middle = _direction(a, b, method), (a.mean(1) + b.mean(1)) / 2
         for x, h, into in zip((up, down), held, scores):
@@ -72,20 +77,20 @@ def read_direction(
 
 def activations(lm, texts, position="last", hook="resid_post", batch=32, template=None, plain=False) -> np.ndarray:
     """float32 [L, N, width of the hook point] of N texts or conversations, at their last token or averaged."""
-    if plain:
-        tokens, mask = chat.pad([lm.tokenizer.encode(text) for text in texts], 8)
-    else:
-        tokens, mask = chat.encode(lm.tokenizer, texts, template, multiple=8)
-    weights = mask / mask.sum(1, keepdims=True) if position == "mean" else np.zeros(mask.shape)
-    if position == "last":
-        weights[:, -1] = 1.0  # rows are padded on the left
-    out = []
-    for i in range(0, len(tokens), batch):
-        rows = np.arange(i, i + batch) % len(tokens)  # the last batch is filled up, so that one program reads all
-        read = weights[rows][:, None].astype(np.float32)
-        _, found, _ = decoder.forward(lm.graphdef, lm.params, tokens[rows], mask=mask[rows], read=read, hook=hook)
-        out.append(np.asarray(found, np.float32)[:, : len(tokens) - i, 0])
-    return np.concatenate(out, 1)
+    rows = tokens_of.plain(lm.tokenizer, texts, None) if plain else tokens_of.chats(lm.tokenizer, texts, template)
+    if not all(rows):
+        raise InputError(f"text {next(i for i, row in enumerate(rows) if not row)}: has no token to be read at")
+    number = range(len(rows))  # in place of a class: readings come in the order of their lengths
+    samples = tokens_of.at_the_end(rows, number) if position == "last" else tokens_of.averaged(rows, number, 1)
+    decoder.check_ids(lm.spec, samples.tokens, "texts")
+    found, number = _collect(lm.graphdef, lm.params, extract.buckets(samples, batch, 1), hook)
+    order = np.argsort(np.asarray(number), kind="stable")[-len(rows) :]  # what fills the last batch up is number -1
+    return np.asarray(found, np.float32)[:, order]
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "hook"))
+def _collect(graphdef, params, data, hook):
+    return extract.collect(decoder.bind(graphdef, params), data, hook)
 
 
 def _direction(up, down, method):

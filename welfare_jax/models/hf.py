@@ -56,11 +56,12 @@ class LM:
     def __repr__(self):
         spec, leaves = self.spec, jax.tree.leaves(self.params)
         size, dtypes = sum(x.size for x in leaves), "/".join(sorted({str(x.dtype) for x in leaves}))
-        devices = sorted({d.id: d.device_kind for x in leaves for d in x.devices()}.items())
+        devices = sorted({d.id: d.device_kind for x in leaves for d in getattr(x, "devices", set)()}.items())
+        place = f"{len(devices)} x {devices[0][1]}" if devices else "the host"
         return (
             f"LM {spec.family} from {self.path}\n"
             f"  {size:,} parameters, {dtypes}: {spec.layers} layers of width {spec.width}, {spec.vocab:,} tokens\n"
-            f"  on {len(devices)} x {devices[0][1]}"
+            f"  on {place}"
         )
 
 

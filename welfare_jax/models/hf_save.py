@@ -135,8 +135,8 @@ def save_tokenizer(tokenizer, folder: pathlib.Path) -> None:
     source = tokenizer.name_or_path and pathlib.Path(tokenizer.name_or_path) / TOKENIZER_CONFIG
     named = textfiles.json_object(source).get("tokenizer_class") if source and source.is_file() else None
     written = {pathlib.Path(path).name for path in tokenizer.save_pretrained(folder)}
-    for stale in TOKENIZER_FILES - written:  # of another tokenizer that was here before
-        if folder.resolve() != pathlib.Path(tokenizer.name_or_path).resolve():
+    if folder.resolve() != pathlib.Path(tokenizer.name_or_path).resolve():
+        for stale in TOKENIZER_FILES - written:  # of another tokenizer that was here before
             (folder / stale).unlink(missing_ok=True)
     said = textfiles.json_object(folder / TOKENIZER_CONFIG)
     if said.get("tokenizer_class") == BACKEND:

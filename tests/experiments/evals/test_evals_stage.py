@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import runs
 import torch
-from helpers import hf_model, save
+from helpers import hf_model
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
@@ -33,12 +33,6 @@ FEW = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
-    model = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=2)
-    return save(model, tmp_path_factory.mktemp("model"), tiny_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
 def vector_file(tmp_path_factory):
     rng = np.random.default_rng(0)
     found = {f"{c}/{b}": 3 * rng.normal(size=(2, 40)) for c in ("mold", "gold") for b in ("rest", "path")}
@@ -46,8 +40,8 @@ def vector_file(tmp_path_factory):
     return vectors.save(path, found, model="x", hook="resid_post", data="", layers={"mold": 1, "gold": 0})
 
 
-def command(model_dir, vector_file, workdir):
-    settings = {"model.path": model_dir, **{f"evals.{k}": v for k, v in FEW.items()}}
+def command(two_layer_dir, vector_file, workdir):
+    settings = {"model.path": two_layer_dir, **{f"evals.{k}": v for k, v in FEW.items()}}
     settings["evals.vectors"] = f"('{vector_file}',)"
     flags = [f"--config.{k}={v}" for k, v in settings.items()]
     return [sys.executable, "-m", "welfare_jax.main", "--config=configs/evals.py", f"--workdir={workdir}", *flags]
@@ -58,16 +52,16 @@ def lines(path):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle(model_dir, vector_file, tmp_path):
+def test_killed_in_the_middle(two_layer_dir, vector_file, tmp_path):
     """kill -9 among the answers, and a torn line; the same command then gives the numbers of a run never killed."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = subprocess.run(
-        command(model_dir, vector_file, whole), cwd=ROOT, env=runs.environment(), capture_output=True, text=True
+        command(two_layer_dir, vector_file, whole), cwd=ROOT, env=runs.environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     answers = killed / "evals" / "answers.jsonl"
     running = subprocess.Popen(
-        command(model_dir, vector_file, killed), cwd=ROOT, env=runs.environment(), stdout=subprocess.DEVNULL,
+        command(two_layer_dir, vector_file, killed), cwd=ROOT, env=runs.environment(), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while running.poll() is None and len(lines(answers)) < 20:
@@ -78,7 +72,7 @@ def test_killed_in_the_middle(model_dir, vector_file, tmp_path):
     with answers.open("a") as file:
         file.write('{"key": "0123", "ans')
     done = subprocess.run(
-        command(model_dir, vector_file, killed), cwd=ROOT, env=runs.environment(), capture_output=True, text=True
+        command(two_layer_dir, vector_file, killed), cwd=ROOT, env=runs.environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("answers", "readouts", "judgements", "scores"):
@@ -108,9 +102,9 @@ def check(found, folder):
     assert 'id="evals"' in (folder / "report.html").read_text()
 
 
-def settings(model_dir, **changes):
+def settings(two_layer_dir, **changes):
     cfg = config.rl()
-    cfg.model.path, cfg.model.dtype, cfg.job = str(model_dir), "float32", "evals"
+    cfg.model.path, cfg.model.dtype, cfg.job = str(two_layer_dir), "float32", "evals"
     cfg.evals.names = ("confidence",)
     cfg.evals.judge.kind = "words"
     for name, value in changes.items():
@@ -118,11 +112,11 @@ def settings(model_dir, **changes):
     return cfg
 
 
-def test_no_judge_where_none_is_needed(model_dir, vector_file, tmp_path):
+def test_no_judge_where_none_is_needed(two_layer_dir, vector_file, tmp_path):
     """A judge that could not be made stops only the runs that need it; what one compiled program reads is kept."""
     cfg = settings(
-        model_dir, names=("sentiment_logodds", "refusal_logodds", "samples"), vectors=(str(vector_file),), batch=16,
-        sample=0.2, alphas=(0.0, 2.0), buckets=1,
+        two_layer_dir, names=("sentiment_logodds", "refusal_logodds", "samples"), vectors=(str(vector_file),),
+        batch=16, sample=0.2, alphas=(0.0, 2.0), buckets=1,
     )  # fmt: skip
     cfg.evals.judge.kind, cfg.evals.judge.path = "recorded", "/nowhere.jsonl"
     cfg.evals.sentiment_logodds.update(begin="it is", good=("north", "east"), bad=("south", "west"))
@@ -138,12 +132,12 @@ def test_no_judge_where_none_is_needed(model_dir, vector_file, tmp_path):
         stage.measure(cfg, tmp_path)
 
 
-def test_another_judge_in_the_same_folder_is_asked_again(model_dir, vector_file, tmp_path):
+def test_another_judge_in_the_same_folder_is_asked_again(two_layer_dir, vector_file, tmp_path):
     cfg = settings(
-        model_dir, names=("refusal",), vectors=(str(vector_file),), batch=16, sample=0.1, alphas=(0.0, 2.0), random=0,
-        orthogonal=0, buckets=1,
+        two_layer_dir, names=("refusal",), vectors=(str(vector_file),), batch=16, sample=0.1, alphas=(0.0, 2.0),
+        random=0, orthogonal=0, buckets=1,
     )  # fmt: skip
-    shutil.copytree(model_dir, tmp_path / "judge")
+    shutil.copytree(two_layer_dir, tmp_path / "judge")
     cfg.evals.refusal.update(samples=1, max_new_tokens=3)
     cfg.evals.judge.update(kind="model", path=str(tmp_path / "judge"), thinking=False, max_new_tokens=3)
 
@@ -155,7 +149,7 @@ def test_another_judge_in_the_same_folder_is_asked_again(model_dir, vector_file,
 
     first = judged()
     assert first and judged() == first
-    model = hf_model("qwen3", vocab_size=hf.read_config(model_dir)[0].vocab, num_hidden_layers=2)
+    model = hf_model("qwen3", vocab_size=hf.read_config(two_layer_dir)[0].vocab, num_hidden_layers=2)
     with torch.no_grad():
         model.model.norm.weight[3] += 1
     model.save_pretrained(tmp_path / "judge")
@@ -173,8 +167,8 @@ def without_template(folder, to):
     return to
 
 
-def test_a_base_model_speaks_in_a_transcript(model_dir, vector_file, tmp_path):
-    folder = without_template(model_dir, tmp_path / "base")
+def test_a_base_model_speaks_in_a_transcript(two_layer_dir, vector_file, tmp_path):
+    folder = without_template(two_layer_dir, tmp_path / "base")
     cfg = settings(
         folder, names=("samples", "confidence", "sentiment_logodds"), vectors=(str(vector_file),), batch=16,
         sample=0.1, alphas=(0.0, 2.0), buckets=1,
@@ -190,9 +184,9 @@ def test_a_base_model_speaks_in_a_transcript(model_dir, vector_file, tmp_path):
     assert said and not any("\n" in answer for answer in said)  # an answer ends with its line
 
 
-def test_a_transcript_row_by_row(model_dir):
+def test_a_transcript_row_by_row(two_layer_dir):
     """Token for token what the tokenizer makes of the text, with the blank in the answer's tokens."""
-    tokenizer = hf.load_tokenizer(model_dir)
+    tokenizer = hf.load_tokenizer(two_layer_dir)
     template = pieces.arguments(tokenizer, wording.Wording(transcript=("Q: ", "\nA:", "\n")))
     ids = lambda text: tokenizer.encode(text, add_special_tokens=False)
     bos = tokenizer.bos_token or ""
@@ -205,23 +199,23 @@ def test_a_transcript_row_by_row(model_dir):
     assert begun.ids == row.ids + ids(" It is") and begun.start == len(row.ids) - 1
 
 
-def test_what_cannot_be_evaluated_is_refused_before_training(model_dir, vector_file, tmp_path):
-    base = without_template(model_dir, tmp_path / "base")
+def test_what_cannot_be_evaluated_is_refused_before_training(two_layer_dir, vector_file, tmp_path):
+    base = without_template(two_layer_dir, tmp_path / "base")
     (tmp_path / "empty.jsonl").write_text("")
-    cfg = settings(model_dir, names=("sentiment",), vectors=(str(vector_file),))
+    cfg = settings(two_layer_dir, names=("sentiment",), vectors=(str(vector_file),))
     cfg.evals.judge.kind, cfg.evals.judge.path = "model", str(base)
     with pytest.raises(InputError, match="base has no chat template"):
         stage.ready(cfg)  # it could answer, and nobody could judge it
-    cfg.evals.judge.path = str(model_dir)
+    cfg.evals.judge.path = str(two_layer_dir)
     stage.ready(cfg)
     cfg.evals.sentiment.prompts = (str(tmp_path / "empty.jsonl"),)
     with pytest.raises(InputError, match="empty.jsonl: holds no prompt"):
         stage.ready(cfg)
 
 
-def test_the_tokenizer_that_is_checked_is_that_of_the_revision(model_dir, monkeypatch):
+def test_the_tokenizer_that_is_checked_is_that_of_the_revision(two_layer_dir, monkeypatch):
     asked = []
-    monkeypatch.setattr(stage.hf, "resolve", lambda path, revision="": asked.append((path, revision)) or model_dir)
+    monkeypatch.setattr(stage.hf, "resolve", lambda path, revision="": asked.append((path, revision)) or two_layer_dir)
     cfg = settings("OWNER/NAME")
     cfg.model.revision = "step1000"
     stage.ready(cfg)
@@ -254,20 +248,20 @@ def test_cached_answers_belong_to_tokenizer_and_template(tiny_tokenizer):
         ({"sample": 2.0}, "evals.sample"),
     ],
 )
-def test_bad_settings(changes, said, model_dir, vector_file, tmp_path):
+def test_bad_settings(changes, said, two_layer_dir, vector_file, tmp_path):
     with pytest.raises(InputError, match=said):
-        stage.measure(settings(model_dir, **{"vectors": (str(vector_file),)} | changes), tmp_path)
+        stage.measure(settings(two_layer_dir, **{"vectors": (str(vector_file),)} | changes), tmp_path)
 
 
-def test_a_vector_without_a_hook_point_is_refused(model_dir, tmp_path):
+def test_a_vector_without_a_hook_point_is_refused(two_layer_dir, tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"v": np.ones((2, 40), "f4")}, tmp_path / "v.safetensors", {"layers": "{}"})
     with pytest.raises(InputError, match="hook point"):
-        stage.measure(settings(model_dir, vectors=(str(tmp_path / "v.safetensors"),)), tmp_path)
+        stage.measure(settings(two_layer_dir, vectors=(str(tmp_path / "v.safetensors"),)), tmp_path)
     vectors.save(tmp_path / "w.safetensors", {"v": np.ones((3, 40))}, model="", hook="resid_pre", data="", layers={})
     with pytest.raises(InputError, match="v is .3, 40."):
-        stage.measure(settings(model_dir, vectors=(str(tmp_path / "w.safetensors"),)), tmp_path)
+        stage.measure(settings(two_layer_dir, vectors=(str(tmp_path / "w.safetensors"),)), tmp_path)
 
 
 def test_controls_have_the_norm_of_what_they_stand_beside():

@@ -18,7 +18,7 @@ CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "l
 NUMBERS = ("mean", "low", "high", "n", "used", "incoherence", "unparseable", "masked")
 SLOPE = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "where")
 HATCH = {"permuted": "", "random": "....", "orthogonal": "////"}  # of the cohorts' bands
-SHARED = ("scores", "cells", "slopes", "sweep", "answers")  # tables of all evaluations
+SHARED = ("scores", "cells", "slopes", "sweep", "answers", "temporal")  # rows that have parts of the page already
 ABREAST = 4  # panels in a row of the page
 OTHERS = (style.REST, style.PATH_BASELINE, style.WIND, "#56b4e9")
 

@@ -15,19 +15,7 @@ import numpy as np
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.evals import (
-    agreement,
-    cells,
-    directions,
-    journal,
-    judge,
-    models,
-    prompts,
-    stats,
-    summary,
-    sweep,
-    temporal,
-)
+from welfare_jax.evals import agreement, cells, directions, journal, judge, models, prompts, stats, summary, sweep
 from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
@@ -65,17 +53,14 @@ def measure(config, workdir) -> dict:
     bank = directions.build(sources, loaded, config)
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
     lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
-    if "temporal" in cfg.names:
-        lab.sentiment = directions.sentiment(sources, loaded["untrained"], bank.hook, config, template)
+    axis = directions.sentiment, sources, loaded["untrained"], bank.hook, config, template
+    lab.sentiment = functools.cache(functools.partial(*axis))  # made where an evaluation asks for it
     print(describe(lab, cfg), flush=True)
     runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
     found = evaluate(lab, cfg)
     runtime.write_json(workdir / "evals.json", found)
-    claims = {
-        f"{v['claim']}, {r['model']} model, layer {v['layer']}, dose {v['dose']:g}": v["verdict"]
-        for r in found.get("temporal", ()) for v in r["verdicts"]
-    }  # fmt: skip
-    return {"judge": found["judge"], **({"temporal": claims} if claims else {}), "slopes": {
+    own = {n: e.summary(found[e.rows]) for n in cfg.names if (e := EVALUATIONS[n]).summary}
+    return {"judge": found["judge"], **own, "slopes": {
         f"{s['evaluation']}, {s['model']} model, {s['vector']}, layer {s['layer']}": [s["slope"], s["error"]]
         for s in found["slopes"]
         if s["metric"] == EVALUATIONS[s["evaluation"]].metric and s["group"] == "all"
@@ -121,9 +106,9 @@ def ready(config):
         item = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed)[0]
         said = [(("user", "assistant")[i % 2], item.prompt) for i in range(EVALUATIONS[name].turns)]
         cells.encode(tokenizer, [{"role": role, "content": content} for role, content in said], template)
-        if name == "temporal":
+        if EVALUATIONS[name].ready:
             tokens = lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
-            temporal.ready(cfg.temporal, tokens, words.tiles)
+            EVALUATIONS[name].ready(cfg[name], tokens, words.tiles)
     if _judged(cfg) and cfg.judge.kind == "model":
         judging = hf.load_tokenizer(hf.resolve(cfg.judge.path))
         cells.encode(judging, "Is it right?", pieces.arguments(judging))
