@@ -70,13 +70,22 @@ def tiny_tokenizer_dir(tmp_path_factory):
     return folder
 
 
+def _random(layers, tokenizer, tokenizer_dir, folder):
+    from helpers import hf_model, save
+
+    return save(hf_model("qwen3", vocab_size=len(tokenizer), num_hidden_layers=layers), folder, tokenizer_dir)
+
+
 @pytest.fixture(scope="session")
 def one_layer_dir(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
     """The folder of a model of one layer with random weights."""
-    from helpers import hf_model, save
+    return _random(1, tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory.mktemp("one-layer"))
 
-    small = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=1)
-    return save(small, tmp_path_factory.mktemp("one-layer"), tiny_tokenizer_dir)
+
+@pytest.fixture(scope="session")
+def two_layer_dir(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
+    """As `one_layer_dir`, of two layers."""
+    return _random(2, tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory.mktemp("two-layers"))
 
 
 @pytest.fixture(scope="session")

@@ -226,6 +226,15 @@ def torch_run(model, tokens, mask=None, edits=()):
     return out.logits, torch.stack(stream), out.hidden_states
 
 
+def from_transformers(folder, tokens, mask):
+    """Logits [B, T, V] of a folder, read and run by transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        return torch_run(model, tokens, mask)[0].numpy()
+
+
 def tiny_spec(kind="qwen3", **changes):
     """A decoder of three layers; "gemma3" has windows, two rotary bases, post norms and scaled embeddings."""
     base = dict(family=kind, vocab=VOCAB, width=24, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=40, qk_norm=True)

@@ -105,12 +105,6 @@ def test_bad_config_files(text, broken_config):
     one_line(done.returncode, done.stderr, "broken.py")
 
 
-@pytest.fixture(scope="module")
-def model_dir(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
-    model = hf_model("qwen3", vocab_size=len(tiny_tokenizer), num_hidden_layers=2)
-    return save(model, tmp_path_factory.mktemp("model"), tiny_tokenizer_dir)
-
-
 def without_folder(folder):
     return folder / "elsewhere", ["elsewhere", "does not exist"]
 
@@ -137,10 +131,10 @@ def without_template(folder):
 
 
 @pytest.mark.parametrize("breaks", [without_folder, truncated, letters_that_begin_alike, without_template])
-def test_bad_models(breaks, model_dir, tmp_path, monkeypatch, capsys):
+def test_bad_models(breaks, two_layer_dir, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "model"
     folder.mkdir()
-    for path in model_dir.iterdir():
+    for path in two_layer_dir.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     path, names = breaks(folder)
     cfg = config.rl()
@@ -171,10 +165,10 @@ def summary(workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(model_dir, tmp_path_factory):
+def finished(two_layer_dir, tmp_path_factory):
     """The folder of a run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("run")
-    done = call(*few(model_dir, folder))
+    done = call(*few(two_layer_dir, folder))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "parameters" in done.stdout and "report:" in done.stdout
     return folder
@@ -220,10 +214,10 @@ def test_what_a_run_leaves(finished):
 
 
 @pytest.mark.slow
-def test_seeds_are_held_against_shams(model_dir, tmp_path):
+def test_seeds_are_held_against_shams(two_layer_dir, tmp_path):
     """Every organism has a report on its checkpoint; the page above them speaks of training."""
     done = call(*few(
-        model_dir, tmp_path, **{"organisms.seed": (0, 1), "outcome.shams": 3, "outcome.layers": "all",
+        two_layer_dir, tmp_path, **{"organisms.seed": (0, 1), "outcome.shams": 3, "outcome.layers": "all",
         "train.steps": 2, "curve.every": 0, "axes.kinds": "", "extract.store": False},
     ))  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -239,14 +233,14 @@ def test_seeds_are_held_against_shams(model_dir, tmp_path):
         assert own["outcome"]["used"] == [0, 1] and own["training"]["runs"] == 1
         assert "Primary outcome, fixed before the run" in (tmp_path / "organisms" / str(i) / "report.html").read_text()
     assert untrained[0] == untrained[1]
-    again = call(*few(model_dir, tmp_path, **{"outcome.layers": "signal", "organisms.seed": (0, 1)}))
+    again = call(*few(two_layer_dir, tmp_path, **{"outcome.layers": "signal", "organisms.seed": (0, 1)}))
     assert again.returncode == 2 and "outcome.layers='all' (now 'signal')" in again.stderr
 
 
 @pytest.mark.slow
-def test_again_does_not_train_again(finished, model_dir):
+def test_again_does_not_train_again(finished, two_layer_dir):
     metrics, before = (finished / "metrics.jsonl").read_text(), summary(finished)
-    done = call(*few(model_dir, finished))
+    done = call(*few(two_layer_dir, finished))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (finished / "metrics.jsonl").read_text() == metrics  # timings too
     assert {k: v for k, v in summary(finished).items() if k != "seconds"} == {
@@ -255,20 +249,20 @@ def test_again_does_not_train_again(finished, model_dir):
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_refused(finished, model_dir):
+def test_other_settings_in_the_same_folder_are_refused(finished, two_layer_dir):
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
-    done = call(*few(model_dir, finished, **{"train.lr": 0.5}))
+    done = call(*few(two_layer_dir, finished, **{"train.lr": 0.5}))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "train.lr" in done.stderr.strip().splitlines()[-1] and "--workdir" in done.stderr
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before  # nothing is lost or changed
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle(finished, model_dir, tmp_path):
+def test_killed_in_the_middle(finished, two_layer_dir, tmp_path):
     """Killed twice, once between checkpoints; then the same command gives the numbers of the run never killed."""
     for wanted in (3, 8):
         running = subprocess.Popen(
-            command(*few(model_dir, tmp_path)), cwd=ROOT, env=runs.environment(), stdout=subprocess.DEVNULL,
+            command(*few(two_layer_dir, tmp_path)), cwd=ROOT, env=runs.environment(), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while (
@@ -286,7 +280,7 @@ def test_killed_in_the_middle(finished, model_dir, tmp_path):
         assert wanted - 1 <= len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) < STEPS
     with (tmp_path / "metrics.jsonl").open("a") as log:
         log.write('{"step": 11, "rewa')  # and the last line was torn
-    done = call(*few(model_dir, tmp_path))
+    done = call(*few(two_layer_dir, tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert untimed(tmp_path) == untimed(finished)
     a, b = (summary(f) for f in (tmp_path, finished))

@@ -9,27 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from helpers import FAMILIES, MULTIMODAL, VOCAB, edit_config, hf_model, padded, params, run, save, tiny_spec, torch_run
+from helpers import FAMILIES, edit_config, from_transformers, hf_model, padded, params, run, save
 from safetensors.numpy import load_file, save_file
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, hf, hf_save, lora
-from welfare_jax.models.layers import Lora
-from welfare_jax.models.spec import Rope
+from welfare_jax.models import decoder, hf, hf_save
 
 ONE = "model.safetensors"
 KEY = "model.layers.1.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory, tiny_tokenizer_dir):
-    return save(hf_model("qwen3"), tmp_path_factory.mktemp("good"), tiny_tokenizer_dir)
-
-
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory, tiny_tokenizer_dir):
-    return save(hf_model("qwen3"), tmp_path_factory.mktemp("sharded"), tiny_tokenizer_dir, max_shard_size="20KB")
 
 
 def retensor(folder, change):
@@ -263,14 +250,6 @@ def test_unknown_safetensors_beside_an_index_is_not_read(sharded, tmp_path):
     hf.load(tmp_path / "model")
 
 
-def from_transformers(folder, tokens, mask):
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
-    with torch.no_grad():
-        return torch_run(model, tokens, mask)[0].numpy()
-
-
 def same_as_transformers(folder, dtype="float32"):
     """The folder's spec, once both libraries give the same logits for it."""
     tokens, mask = padded()
@@ -362,69 +341,3 @@ def test_a_head_of_another_shape_is_refused(tmp_path):
     with pytest.raises(InputError) as error:
         params(tmp_path)
     one_line(error, HEADS[0], "shape")
-
-
-SAVED = [(kind, 1 << 30) for kind in (*FAMILIES, *MULTIMODAL)] + [("qwen3", 20_000), ("gpt_oss", 40_000)]
-
-
-@pytest.mark.parametrize(("kind", "shard_bytes"), SAVED)
-def test_save_hf_round_trip(kind, shard_bytes, tiny_tokenizer_dir, tmp_path, monkeypatch):
-    """What is written loads in transformers and here; of a multimodal model, the decoder alone."""
-    monkeypatch.setattr(hf_save, "SHARD_BYTES", shard_bytes)
-    lm = hf.load(save(hf_model(kind), tmp_path / "in", tiny_tokenizer_dir))
-    changed = jax.tree.map(lambda x: 0.9 * x, lm.params)  # so that copying the old folder would not pass
-    lm = dataclasses.replace(lm, params=changed)
-    out = hf_save.save_hf(lm, tmp_path / "out")
-    assert (len(list(out.glob("*.safetensors"))) > 1) == (shard_bytes < 1 << 30)
-    tokens, mask = padded()
-    want = np.asarray(run(lm.graphdef, changed, tokens, mask=mask).logits)
-    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
-    again = hf.load(out)
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, again.params, changed))
-    assert again.spec == lm.spec
-    assert again.tokenizer.get_vocab() == lm.tokenizer.get_vocab()
-
-
-def test_save_hf_of_a_model_made_here(tiny_tokenizer, tmp_path):
-    spec = tiny_spec(norm_eps=1e-5, tied=False, ropes=(Rope(500.0, 8, "linear", 4.0),))
-    graphdef, weights = decoder.init(spec, jax.random.key(0))
-    out = hf_save.save_hf(hf.LM(graphdef, weights, spec, tiny_tokenizer, "nowhere"), tmp_path)
-    tokens, mask = padded()
-    want = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
-    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
-
-
-def test_save_hf_merges_adapters_or_leaves_them_out(good, tmp_path):
-    lm = hf.load(good)
-    graphdef, weights = lora.attach(lm.graphdef, lm.params, Lora(3, 6.0), jax.random.key(0))
-    weights = jax.tree_util.tree_map_with_path(lambda p, x: x + 0.1 if p[-1].key == "lora_b" else x, weights)
-    adapted = dataclasses.replace(lm, graphdef=graphdef, params=weights)
-    tokens, mask = padded()
-    want = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
-    out = hf_save.save_hf(adapted, tmp_path / "merged")
-    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
-    plain = hf.load(hf_save.save_hf(adapted, tmp_path / "plain", merge_lora=False))
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, plain.params, lm.params))
-
-
-def test_save_hf_in_bfloat16_halves_the_file(good, tmp_path):
-    out = hf_save.save_hf(hf.load(good), tmp_path, "bfloat16")
-    assert (out / ONE).stat().st_size < 0.6 * (good / ONE).stat().st_size
-    _, weights, _ = params(out)
-    _, exact, _ = params(good)
-    assert weights["embed"].shape == (VOCAB, 40)
-    assert jnp.array_equal(weights["embed"], exact["embed"].astype(jnp.bfloat16).astype(jnp.float32))
-
-
-def test_save_hf_over_an_older_sharded_export(sharded, good, tmp_path):
-    """Old shards and their index must not be what the next load reads."""
-    shutil.copytree(sharded, tmp_path / "out")
-    lm = hf.load(good)
-    lm = dataclasses.replace(lm, params=jax.tree.map(lambda x: 2 * x, lm.params))
-    try:
-        hf_save.save_hf(lm, tmp_path / "out")
-    except InputError as error:
-        assert str(tmp_path / "out") in str(error)  # refusing is fine too, as long as the folder is what it was
-        assert jnp.array_equal(hf.load(tmp_path / "out").params["embed"], lm.params["embed"] / 2)
-    else:
-        assert jnp.array_equal(hf.load(tmp_path / "out").params["embed"], lm.params["embed"])

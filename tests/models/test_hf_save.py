@@ -5,13 +5,18 @@ import json
 import shutil
 
 import gguf_files
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from helpers import hf_model
+from helpers import FAMILIES, MULTIMODAL, VOCAB, from_transformers, hf_model, padded, params, run, save, tiny_spec
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, GenerationConfig
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import hf, hf_save, stops
+from welfare_jax.models import decoder, hf, hf_save, lora, stops
+from welfare_jax.models.layers import Lora
+from welfare_jax.models.spec import Rope
 
 CONFIG = "tokenizer_config.json"
 
@@ -130,3 +135,69 @@ def test_special_tokens_have_the_names_of_older_readers(one_layer_dir, tmp_path)
     assert said["extra_special_tokens"] == names and said["additional_special_tokens"] == ["<two>"]
     again = AutoTokenizer.from_pretrained(tmp_path / "named")
     assert again.image_token == "<one>" and again.extra_special_tokens == ["<two>"]
+
+
+SAVED = [(kind, 1 << 30) for kind in (*FAMILIES, *MULTIMODAL)] + [("qwen3", 20_000), ("gpt_oss", 40_000)]
+
+
+@pytest.mark.parametrize(("kind", "shard_bytes"), SAVED)
+def test_save_hf_round_trip(kind, shard_bytes, tiny_tokenizer_dir, tmp_path, monkeypatch):
+    """What is written loads in transformers and here; of a multimodal model, the decoder alone."""
+    monkeypatch.setattr(hf_save, "SHARD_BYTES", shard_bytes)
+    lm = hf.load(save(hf_model(kind), tmp_path / "in", tiny_tokenizer_dir))
+    changed = jax.tree.map(lambda x: 0.9 * x, lm.params)  # so that copying the old folder would not pass
+    lm = dataclasses.replace(lm, params=changed)
+    out = hf_save.save_hf(lm, tmp_path / "out")
+    assert (len(list(out.glob("*.safetensors"))) > 1) == (shard_bytes < 1 << 30)
+    tokens, mask = padded()
+    want = np.asarray(run(lm.graphdef, changed, tokens, mask=mask).logits)
+    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
+    again = hf.load(out)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, again.params, changed))
+    assert again.spec == lm.spec
+    assert again.tokenizer.get_vocab() == lm.tokenizer.get_vocab()
+
+
+def test_save_hf_of_a_model_made_here(tiny_tokenizer, tmp_path):
+    spec = tiny_spec(norm_eps=1e-5, tied=False, ropes=(Rope(500.0, 8, "linear", 4.0),))
+    graphdef, weights = decoder.init(spec, jax.random.key(0))
+    out = hf_save.save_hf(hf.LM(graphdef, weights, spec, tiny_tokenizer, "nowhere"), tmp_path)
+    tokens, mask = padded()
+    want = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
+    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
+
+
+def test_save_hf_merges_adapters_or_leaves_them_out(good, tmp_path):
+    lm = hf.load(good)
+    graphdef, weights = lora.attach(lm.graphdef, lm.params, Lora(3, 6.0), jax.random.key(0))
+    weights = jax.tree_util.tree_map_with_path(lambda p, x: x + 0.1 if p[-1].key == "lora_b" else x, weights)
+    adapted = dataclasses.replace(lm, graphdef=graphdef, params=weights)
+    tokens, mask = padded()
+    want = np.asarray(run(graphdef, weights, tokens, mask=mask).logits)
+    out = hf_save.save_hf(adapted, tmp_path / "merged")
+    assert np.abs(from_transformers(out, tokens, mask) - want)[mask].max() < 1e-4
+    plain = hf.load(hf_save.save_hf(adapted, tmp_path / "plain", merge_lora=False))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, plain.params, lm.params))
+
+
+def test_save_hf_in_bfloat16_halves_the_file(good, tmp_path):
+    out = hf_save.save_hf(hf.load(good), tmp_path, "bfloat16")
+    assert (out / "model.safetensors").stat().st_size < 0.6 * (good / "model.safetensors").stat().st_size
+    _, weights, _ = params(out)
+    _, exact, _ = params(good)
+    assert weights["embed"].shape == (VOCAB, 40)
+    assert jnp.array_equal(weights["embed"], exact["embed"].astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def test_save_hf_over_an_older_sharded_export(sharded, good, tmp_path):
+    """Old shards and their index must not be what the next load reads."""
+    shutil.copytree(sharded, tmp_path / "out")
+    lm = hf.load(good)
+    lm = dataclasses.replace(lm, params=jax.tree.map(lambda x: 2 * x, lm.params))
+    try:
+        hf_save.save_hf(lm, tmp_path / "out")
+    except InputError as error:
+        assert str(tmp_path / "out") in str(error)  # refusing is fine too, as long as the folder is what it was
+        assert jnp.array_equal(hf.load(tmp_path / "out").params["embed"], lm.params["embed"] / 2)
+    else:
+        assert jnp.array_equal(hf.load(tmp_path / "out").params["embed"], lm.params["embed"])
