@@ -23,11 +23,11 @@ os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in FLAGS if flag.spli
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from published import SHARED  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")  # an accelerator would round to less than float32
 
 MAPS = pathlib.Path("/proc/self/maps")  # of memory; the kernel allows a process 65,530 of them
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="module", autouse=True)

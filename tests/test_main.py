@@ -294,7 +294,7 @@ def test_killed_in_the_middle(finished, two_layer_dir, tmp_path):
 )
 def test_real_tokenizers(name, kind, vocab, dtype, shared_tokenizer, tmp_path):
     """Folders written by transformers, with real vocabularies and chat templates."""
-    from conftest import SHARED
+    from published import SHARED
 
     shared_tokenizer(name)  # skips where it is absent
     model = hf_model(kind, vocab_size=vocab, hidden_size=16, intermediate_size=24, num_hidden_layers=2)

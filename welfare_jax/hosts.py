@@ -4,13 +4,13 @@ Every process executes the same lines. What the first one prints and writes is t
 scratch folder, checkpoints excepted, which all of them write together.
 """
 
-import atexit
 import os
 import pathlib
 import re
 import shutil
 import sys
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from welfare_jax.errors import InputError
 
 AUTO = "auto"
+_kept: list[tempfile.TemporaryDirectory] = []  # this process's scratch, until it ends
 
 
 def join(config):
@@ -74,8 +75,8 @@ def folder(workdir: pathlib.Path) -> pathlib.Path:
         raise InputError(f"--workdir={workdir}: not the same folder for every process; name one on shared storage")
     if first():
         return workdir
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix="welfare_jax-"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    _kept.append(tempfile.TemporaryDirectory(prefix="welfare_jax-", ignore_cleanup_errors=True))
+    scratch = pathlib.Path(_kept[-1].name)
     for name in ("checkpoints", "best"):
         (scratch / name).symlink_to(workdir.resolve() / name)
     if (workdir / "metrics.jsonl").is_file():
@@ -130,3 +131,16 @@ def everywhere(flag: bool) -> bool:
 def barrier(name: str):
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def leave(status: int):
+    """End this process at once, whatever the others do.
+
+    JAX's own end would have process 0 close its service as soon as all have said goodbye, and a process that has not
+    yet heard the answer aborts. So the first one waits a little, and nobody says goodbye.
+    """
+    if first():
+        time.sleep(2)
+    for folder in _kept:
+        folder.cleanup()
+    os._exit(status)

@@ -4,7 +4,6 @@ import os
 import pathlib
 import re
 import sys
-import time
 import traceback
 
 from absl import flags, logging
@@ -95,6 +94,8 @@ def start(config, workdir):
         workdir = hosts.folder(workdir)
     experiment.run(config, workdir)
     say(f"report: {experiments.report(workdir)}")
+    if several:
+        hosts.barrier("end")
 
 
 def explain(error) -> tuple[str, int] | None:
@@ -152,10 +153,8 @@ def leave(status: int):
     """End this process. After a failure nothing is waited for: neither a computation nor another process."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if status and _joined():
-        if sys.modules["welfare_jax.hosts"].first():
-            time.sleep(2)  # it serves the others, who would abort before they have said why they end
-        os._exit(status)
+    if _joined():
+        sys.modules["welfare_jax.hosts"].leave(status)
     if status in (AGAIN, BY_HAND):
         os._exit(status)
     sys.exit(status)

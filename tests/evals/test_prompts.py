@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import SHARED
+from published import SHARED
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import prompts

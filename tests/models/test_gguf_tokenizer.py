@@ -3,8 +3,8 @@
 import gguf_files
 import numpy as np
 import pytest
-from conftest import SHARED
 from helpers import hf_model
+from published import SHARED
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
 from welfare_jax.models import gguf, gguf_tokenizer, stops

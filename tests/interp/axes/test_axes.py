@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import worlds
-from conftest import SHARED
 from helpers import tiny_spec
+from published import SHARED
 from sklearn.decomposition import PCA
 
 from welfare_jax import config
