@@ -19,7 +19,7 @@ ROOMS = (
     ("bench",),
     ("config",),
     ("experiments",),
-    ("report",),
+    ("planning", "report"),
     ("evals",),
     ("train",),
     ("interp",),
@@ -27,7 +27,7 @@ ROOMS = (
     ("models", "envs", "text"),
     ("mesh",),
     ("hosts",),
-    ("cost", "devices", "settings", "templates", "textfiles"),
+    ("settings", "templates", "textfiles"),
     ("errors", "runtime"),
 )
 RANK = {room: i for i, line in enumerate(ROOMS) for room in line}

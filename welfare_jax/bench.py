@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 
-from welfare_jax import devices, runtime
+from welfare_jax import runtime
 from welfare_jax.errors import InputError
+from welfare_jax.planning import devices
 
 QWEN3_VOCABULARY = 151_936
 

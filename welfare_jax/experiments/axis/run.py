@@ -12,8 +12,8 @@ from welfare_jax.experiments.axis.settings import of_run
 from welfare_jax.experiments.evals import run as evaluation
 from welfare_jax.interp import extract, outcome, reading, vectors
 from welfare_jax.models import hf
+from welfare_jax.planning import estimate
 from welfare_jax.train import loop, organisms, shams, supervised
-from welfare_jax.train import plan as planner
 
 
 def run(config, workdir):
@@ -107,4 +107,4 @@ def read(config, workdir):
 
 
 def plan(config) -> str:
-    return planner.report(config)
+    return estimate.report(config)

@@ -6,11 +6,11 @@ import pytest
 import worlds
 from helpers import tiny_spec
 
-from welfare_jax import cost
 from welfare_jax.envs import maze
 from welfare_jax.models import decoder
 from welfare_jax.models.layers import Lora
 from welfare_jax.models.spec import small
+from welfare_jax.planning import cost
 from welfare_jax.text import pieces as text
 from welfare_jax.train import state, step
 

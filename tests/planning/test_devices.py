@@ -2,8 +2,8 @@
 
 import pytest
 
-from welfare_jax import devices
 from welfare_jax.errors import InputError
+from welfare_jax.planning import devices
 
 
 @pytest.mark.parametrize(

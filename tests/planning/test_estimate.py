@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from helpers import hf_model, save
 
-from welfare_jax import config, devices, main
+from welfare_jax import config, main
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf
+from welfare_jax.planning import devices, estimate
 from welfare_jax.rl import rollout
-from welfare_jax.train import loop, plan, state
+from welfare_jax.train import loop, state
 
 FULL = {"train.lora.rank": 0, "train.trainable": ".*"}
 
@@ -74,7 +75,7 @@ def test_parameters_and_optimiser_are_what_a_run_allocates(axes, changes, monkey
     own = loop.runs(setup, c)
     now, _ = loop.fresh(own, state.optimizer(c.train), setup.mesh)
     mesh = mesh_lib.imagined(int(np.prod(axes)), *axes)
-    weights, trained, optimiser = plan.resident(setup.lm.spec, c, mesh)
+    weights, trained, optimiser = estimate.resident(setup.lm.spec, c, mesh)
     assert allocated(setup.lm.params, setup.frozen) == pytest.approx(weights, rel=0.01)
     assert allocated(now.opt_state) == pytest.approx(optimiser, rel=0.01)
     assert allocated(setup.lm.params, setup.frozen, own.initial, now) == pytest.approx(
@@ -89,9 +90,9 @@ def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
     only(monkeypatch, axes)
     mesh = mesh_lib.make(*axes)
     c = settings(**{"mesh.data": axes[0], "mesh.fsdp": axes[1]})
-    lm, known = hf.load("tiny"), plan.source(c)
-    spec, own = plan.local(known.spec, c, mesh)
-    _, planned_cache, _ = plan.rollout(spec, known.pieces, own)
+    lm, known = hf.load("tiny"), estimate.source(c)
+    spec, own = estimate.local(known.spec, c, mesh)
+    _, planned_cache, _ = estimate.rollout(spec, known.pieces, own)
     rows, (first, later) = c.train.groups * c.train.group_size, known.pieces.widths()
     turns = c.maze.turns
 
@@ -114,7 +115,7 @@ def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
 def main_run():
     """(settings, source) of the paper's main run, whose costs are found once."""
     c = paper()
-    return c, plan.source(c)
+    return c, estimate.source(c)
 
 
 def test_flops_are_those_of_the_closed_form(main_run):
@@ -123,7 +124,7 @@ def test_flops_are_those_of_the_closed_form(main_run):
     The first turn counts once for a maze in the rollout, once for the episodes of a pass in the update.
     """
     c, known = main_run
-    found = plan.make(c, "1xH200", known)
+    found = estimate.make(c, "1xH200", known)
     first, later = known.pieces.widths()
     tokens = 512 * (c.maze.turns - 1) * later
     forward, updated = ((tokens + rows * first) * known.spec.flops_per_token(0) for rows in (8, 512 / 32))
@@ -135,23 +136,23 @@ def test_flops_are_those_of_the_closed_form(main_run):
 def test_the_papers_run_does_not_fit_one_h100_as_it_is(main_run):
     """By the cache of its 512 episodes: 2 x 36 layers x 8 heads x 128 numbers of two bytes a slot."""
     c, known = main_run
-    whole = plan.make(c, "1xH100", known)
+    whole = estimate.make(c, "1xH100", known)
     assert (
         whole.cache == pytest.approx(2 * 36 * 8 * 128 * 2 * 512 * known.pieces.slots(15), rel=0.01) and not whole.fits
     )
-    changes, found = plan.fitted(c, "1xH100", known)
+    changes, found = estimate.fitted(c, "1xH100", known)
     assert found.fits and set(changes) == {"train.rollout_batch"}
-    assert plan.fitted(c, "1xH200", known)[0] == {}
+    assert estimate.fitted(c, "1xH200", known)[0] == {}
 
 
 @pytest.fixture(scope="module")
 def small_run():
     c = settings()
-    return c, plan.source(c)
+    return c, estimate.source(c)
 
 
 def test_one_device_of_eight_does_an_eighth(small_run):
-    one, eight = (plan.make(small_run[0], name, small_run[1]) for name in ("1xH200", "8xH200"))
+    one, eight = (estimate.make(small_run[0], name, small_run[1]) for name in ("1xH200", "8xH200"))
     assert eight.weights == one.weights and eight.axes == (8, 1, 1)
     assert eight.cache * 8 == pytest.approx(one.cache, rel=0.01)
     cfg, (first, later) = small_run[0].train, small_run[1].pieces.widths()
@@ -177,22 +178,22 @@ def test_one_device_of_eight_does_an_eighth(small_run):
 )
 def test_what_to_change(changes, short, wanted, small_run, monkeypatch):
     """On eight chips, or one, whose memory is just too small for one thing."""
-    c, name = plan.changed(small_run[0], changes), "8xtoy" if short == "resident" else "1xtoy"
+    c, name = estimate.changed(small_run[0], changes), "8xtoy" if short == "resident" else "1xtoy"
     monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"])
-    found = plan.make(c, name, small_run[1])
+    found = estimate.make(c, name, small_run[1])
     assert found.fits
     need = 1.95 * found.resident if short == "resident" else found.most * (0.999 if short == "merged" else 0.95)
-    monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=need / plan.USABLE))
-    changes, better = plan.fitted(c, name, small_run[1])
+    monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=need / estimate.USABLE))
+    changes, better = estimate.fitted(c, name, small_run[1])
     assert better.fits and set(changes) == wanted
-    loop.check_batch(plan.changed(c, changes), mesh_lib.imagined(devices.topology(name)[1], *better.axes))
+    loop.check_batch(estimate.changed(c, changes), mesh_lib.imagined(devices.topology(name)[1], *better.axes))
 
 
 def test_nothing_makes_it_fit(small_run, monkeypatch):
     monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=1e6))
-    c = plan.changed(small_run[0], {"topology": "1xtoy", "train.rollout_batch": 1, "train.micro_batch": 2})
-    monkeypatch.setattr(plan, "source", lambda c: small_run[1])
-    said = plan.report(c).splitlines()[-1]
+    c = estimate.changed(small_run[0], {"topology": "1xtoy", "train.rollout_batch": 1, "train.micro_batch": 2})
+    monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
+    said = estimate.report(c).splitlines()[-1]
     assert "No setting makes it fit" in said and "more devices" in said
 
 
@@ -204,12 +205,12 @@ def call(monkeypatch, capsys, c):
 
 
 def test_the_command(monkeypatch, capsys, main_run, small_run):
-    monkeypatch.setattr(plan, "source", lambda c: main_run[1])
+    monkeypatch.setattr(estimate, "source", lambda c: main_run[1])
     status, said = call(monkeypatch, capsys, paper(plan=True, topology="1xH100"))
     assert status == 0 and not said.err
     for words in ("4,088,528,384 parameters, 66,060,288 trained", "does not fit", "--config.train.rollout_batch=256"):
         assert words in said.out
-    monkeypatch.setattr(plan, "source", lambda c: small_run[1])
+    monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
     monkeypatch.setattr(devices, "COMMON", ("1xH100", "v5e-8", "v6e-256"))
     status, said = call(monkeypatch, capsys, settings(plan=True))
     lines = said.out.splitlines()[2:]
@@ -246,20 +247,20 @@ def test_a_folder_of_ones_own_needs_no_weights(tmp_path, tiny_tokenizer_dir, tin
     want = hf.load_params(model)[2], loop.tables(c, model).width
     for path in model.glob("*.safetensors"):
         path.unlink()
-    found = plan.source(c)
+    found = estimate.source(c)
     assert (found.spec, found.pieces.width) == want and not found.note
     for path in (*model.glob("tokenizer*"), *model.glob("*.jinja")):
         path.unlink()
-    assert "Qwen3" in plan.source(c).note
+    assert "Qwen3" in estimate.source(c).note
     (model / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     with pytest.raises(InputError, match="mamba"):
-        plan.source(c)
+        estimate.source(c)
 
 
 @pytest.mark.parametrize(
     "changes", [{"train.algorithm": "sft"}, {"train.algorithm": "ppo", "train.kl_coef": 0.1}, FULL]
 )
 def test_other_algorithms_can_be_planned(changes, small_run):
-    c = plan.changed(small_run[0], changes | {"sft.batch": 16})
-    found = plan.make(c, "8xH100", small_run[1])
+    c = estimate.changed(small_run[0], changes | {"sft.batch": 16})
+    found = estimate.make(c, "8xH100", small_run[1])
     assert found.fits and min(found.flops) > 1e6 and found.update > found.trained / 2

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from welfare_jax import cost, devices
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, layers
 from welfare_jax.models.spec import Spec
+from welfare_jax.planning import cost, devices
 from welfare_jax.rl.rollout import check_ids
 from welfare_jax.sft import planned
 from welfare_jax.text import pieces as text

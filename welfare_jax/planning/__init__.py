@@ -1,0 +1,1 @@
+"""What a run would need of a device, before anything is loaded: memory, arithmetic, time."""
