@@ -46,7 +46,8 @@ def run(monkeypatch, capsys):
 )
 def test_one_line_of_json(name, run, tiny_tokenizer_dir):
     tokenizer = [] if name == "load" else ["--tokenizer", str(tiny_tokenizer_dir)]
-    status, said = run(name, "--json", *tokenizer)
+    more = ["--permutations", "5"] if name == "extract" else []
+    status, said = run(name, "--json", *tokenizer, *more)
     assert status == 0 and said.count("\n") == 1
     found = json.loads(said)
     assert found["name"] == name and found.keys() >= ALWAYS | KEYS[name]

@@ -161,7 +161,7 @@ def walks_a_class(args) -> int:
 
 
 def extract(b: Bench) -> dict:
-    """Class means over extraction walks, all layers."""
+    """Class means over extraction walks, all layers; with permutations, also the sums that their null is made of."""
     import jax
 
     from welfare_jax import mesh as mesh_lib
@@ -172,7 +172,9 @@ def extract(b: Bench) -> dict:
     samples = x.of_walks(b.pieces, walks_lib.generate(b.maze, walks_a_class(b.args)))
     place = lambda a: jax.device_put(a, mesh_lib.rows_of_parts(b.mesh, a.shape[1]))
     n, data = len(samples.tokens), x.buckets(samples, 16, b.maze.turns, place)  # one bucket a length: no padding
-    program = jax.jit(lambda params, data: x.moments(decoder.bind(b.graphdef, params), data))
+    program = jax.jit(lambda params, data: x.moments(
+        decoder.bind(b.graphdef, params), data, permutations=b.args.permutations
+    ))  # fmt: skip
     seconds, compiling, _ = b.time(lambda i: program(b.params, data))
     return {
         "seconds": seconds, "compile_seconds": compiling, "trajectories_per_s": n / seconds, "trajectories": n,
@@ -324,6 +326,7 @@ def arguments():
     ):  # fmt: skip
         parser.add_argument(f"--{flag}", type=int, default=default)
     parser.add_argument("--micro-batch", type=int, default=0, help="update: episodes a gradient pass (2 a device)")
+    parser.add_argument("--permutations", type=int, default=0, help="extract: of the labels (a run takes 1,000)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tokenizer", metavar="DIR", help="a tokenizer folder; default: pieces as long as Qwen3's")
     parser.add_argument("--folder", metavar="DIR", help="load: read this folder instead of one made up")
