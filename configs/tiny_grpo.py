@@ -1,7 +1,8 @@
 """The main job on the small decoder inside the package: no download, under five minutes on two CPU cores, 2.2 GB.
 
 python -m welfare_jax.main --config=configs/tiny_grpo.py --workdir=runs/tiny          one run
-python -m welfare_jax.main --config=configs/tiny_grpo.py:seeds --workdir=runs/seeds   ten, held against twenty shams
+python -m welfare_jax.main --config=configs/tiny_grpo.py:seeds --workdir=runs/seeds
+    ten seeds, held against twenty adapters in random directions and five seeds whose rewards are shuffled
 
 The maze, the objective and every stage are those of `gemma_grpo.py`; only sizes and the learning rate differ.
 --config.model.path=DIR puts any other Hugging Face folder in its place.
@@ -35,7 +36,8 @@ def get_config(variant="one"):
     config.axes.max_new_tokens = 24
     config.axes.first_token = 8
     if variant == "seeds":
-        config.organisms.seed = tuple(range(10))
+        config.organisms.seed = (*range(10), *range(5))
+        config.organisms.shuffle_rewards = (False,) * 10 + (True,) * 5
         config.outcome.shams = 20
         config.curve.every = 0
         config.axes.kinds = ""

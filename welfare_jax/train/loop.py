@@ -106,6 +106,9 @@ def check(config):
     for name, known in NAMES.items():
         if cfg[name] not in known:
             raise InputError(f"train.{name}={cfg[name]!r}: choose one of {', '.join(known)}")
+    for own in organisms.configs(config):
+        if own.train.shuffle_rewards and ALGORITHMS[cfg.algorithm].planned:
+            raise InputError(f"train.shuffle_rewards: {cfg.algorithm} learns from planned moves, not from rewards")
     if cfg.lr <= 0:
         raise InputError(f"train.lr={cfg.lr}: must be positive")
     for name, pattern in (("train.trainable", cfg.trainable), ("train.lora.targets", cfg.lora.targets)):
@@ -177,15 +180,26 @@ class Runs(NamedTuple):
 def runs(setup: Setup, config) -> Runs:
     own, cfg = organisms.configs(config), config.train
     if not any(len(values) for values in config.organisms.values()):
-        return Runs(own, setup.initial, jax.random.key(config.seed), step.Knobs(cfg.lr, cfg.entropy_coef), None)
+        shuffle = shuffle_seed(config) if cfg.shuffle_rewards else None
+        return Runs(
+            own, setup.initial, jax.random.key(config.seed), step.Knobs(cfg.lr, cfg.entropy_coef, shuffle), None
+        )
     if config.parallel == "pmap" or jax.process_count() > 1:
         raise InputError("config.organisms: are trained side by side in one process, with parallel='jit'")
     if ALGORITHMS[cfg.algorithm].planned:
         raise InputError(f"train.algorithm={cfg.algorithm!r}: organisms learn from their own episodes only")
     initial = organisms.stack([start(setup.lm, c)[1] for c in own])
     knobs = step.Knobs(*(jnp.array([c.train[name] for c in own], jnp.float32) for name in ("lr", "entropy_coef")))
+    if any(c.train.shuffle_rewards for c in own):
+        seeds = [shuffle_seed(c) if c.train.shuffle_rewards else jnp.uint32(0) for c in own]
+        knobs = knobs._replace(shuffle=jnp.stack(seeds))
     keys = jax.vmap(jax.random.key)(jnp.array([c.seed for c in own], jnp.uint32))
     return Runs(own, initial, keys, knobs, organisms.tiles(config, own))
+
+
+def shuffle_seed(config):
+    """What `step.Knobs.shuffle` is for rewards that are shuffled with this run's seed."""
+    return jnp.uint32(max(1, (config.seed + 1) % 2**32))
 
 
 def collector(setup: Setup, config):

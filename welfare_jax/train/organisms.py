@@ -1,4 +1,4 @@
-"""Several adapters trained side by side over one frozen base: seeds, tiles, learning rates, entropy coefficients.
+"""Several adapters trained side by side over one frozen base: seeds, tiles, rates, coefficients, shuffled rewards.
 
 Every array of theirs has a leading axis of N organisms; what they share has none, and `each` does the rest. Each
 leaves a folder of its own, `organisms/<i>/`, that is a run's folder like any other and can be gone on with alone.
@@ -17,7 +17,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.text import pieces as text
 from welfare_jax.train import checkpoints
 
-FIELDS = ("seed", "tiles", "lr", "entropy_coef")
+FIELDS = ("seed", "tiles", "lr", "entropy_coef", "shuffle_rewards")
 
 
 def configs(config) -> list[ConfigDict]:
@@ -40,7 +40,7 @@ def configs(config) -> list[ConfigDict]:
             if sorted(order) != [0, 1, 2]:
                 raise InputError(f"config.organisms.tiles: {order} is no order of 0, 1, 2")
             own.text.tiles = [config.text.tiles[k] for k in order]
-        for name in ("lr", "entropy_coef"):
+        for name in ("lr", "entropy_coef", "shuffle_rewards"):
             own.train[name] = given[name][i] if name in given else config.train[name]
         out.append(own)
     return out

@@ -16,6 +16,7 @@ from welfare_jax.envs import maze
 from welfare_jax.models import decoder, interventions, lora
 from welfare_jax.rl import advantages, objectives, rollout
 from welfare_jax.text import pieces as text
+from welfare_jax.train import shuffled
 from welfare_jax.train import state as state_lib
 from welfare_jax.train.algorithms import ALGORITHMS
 from welfare_jax.train.state import State, join
@@ -26,6 +27,7 @@ class Knobs(NamedTuple):
 
     lr: jax.Array | float
     entropy_coef: jax.Array | float
+    shuffle: jax.Array | None = None  # uint32, see `shuffled.worth`; None where no rewards are shuffled
 
 
 class Examples(NamedTuple):
@@ -216,9 +218,9 @@ def make_update(
         parts = cut(devices.mine(examples[:3]), config.micro_batch // devices.count, devices.rows)
         return devices.whole(uncut(jax.lax.map(run, parts), devices.rows))
 
-    def prepare(state, frozen, initial, played, temperature, iv):
-        """Examples with everything that does not change while they are learnt from."""
-        worth = config.reward_scale * maze.worth(params)[played.neighbours] if algorithm.every_action else None
+    def prepare(state, frozen, initial, played, worth, temperature, iv):
+        """Examples with everything that does not change while they are learnt from; worth [3] or [B, 3]."""
+        worth = config.reward_scale * shuffled.taken(worth, played.neighbours) if algorithm.every_action else None
         batch = objectives.Batch(played.actions, None, None, played.neighbours, worth=worth)
         examples = Examples(played.tokens, played.mask, played.read, batch)
         if algorithm.advantage is None:
@@ -235,9 +237,13 @@ def make_update(
 
     def update(state: State, frozen, initial, played: rollout.Trajectory, temperature, knobs=None, iv=None):
         knobs, played = knobs or Knobs(config.lr, config.entropy_coef), devices.whole(played)
-        examples = prepare(state, frozen, initial, played, temperature, iv)
+        worth, learnt = maze.worth(params), played
+        if knobs.shuffle is not None:
+            worth = shuffled.worth(params, knobs.shuffle, state.step, len(played.rewards), config.group_size)
+            learnt = played._replace(rewards=shuffled.rewards(played, worth, params))
+        examples = prepare(state, frozen, initial, learnt, worth, temperature, iv)
         if config.keep_best:
-            examples = _best(examples, played, config)
+            examples = _best(examples, learnt, config)
         if algorithm.restart:
             state = State(state.step, initial, optimizer.init(initial))
         heat = 1.0 if algorithm.advantage is None else temperature

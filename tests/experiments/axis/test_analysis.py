@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax.envs import maze
 from welfare_jax.experiments.axis import analysis
+from welfare_jax.interp import extract, geometry, uncertainty
 from welfare_jax.interp.axes import emotions
 from welfare_jax.models import chat, generate, interventions, stops
 from welfare_jax.text import pieces as text
@@ -122,3 +123,31 @@ def test_steered_text_and_stories_end_where_an_answer_does(template, tiny_tokeni
         assert stop == stops.stop_ids(tokenizer, template) and word[0] in stop
         assert (table is not None) == bool(template)
         assert table is None or np.array_equal(table, stops.stop_strings(tokenizer, "\n"))
+
+
+def grams_of(cosine: float, key: int):
+    """What is read off a model of two layers whose v_mold and v_gold against Path have this cosine."""
+    label = np.repeat(np.arange(3), 100)
+    means = np.zeros((3, 8), np.float32)
+    means[geometry.MOLD, 0], means[geometry.GOLD, :2] = 9, (9 * cosine, 9 * np.sqrt(1 - cosine**2))
+    act = means[label] + np.random.default_rng(key).normal(size=(2, 300, 8)).astype(np.float32)
+    sign = extract.signs(jax.random.key(0), (label << 24) + np.tile(np.arange(100), 3), 100)
+    return jax.device_get(uncertainty.grams(extract.add(extract.nothing(2, 8, 100), act, label, sign)))
+
+
+@pytest.mark.parametrize(("without_reward", "says"), [(0.5, "opposed"), (-0.5, "unknown")])
+def test_runs_of_shuffled_rewards_are_held_against_the_others(without_reward, says):
+    """Four trained runs end opposed: the reward did it only where those without reward do not."""
+    ends = [-0.5, -0.45, -0.55, -0.5, *without_reward + np.array([0.03, -0.03, 0.0])]
+    before = grams_of(0.5, 99)
+    runs = [{"trained": grams_of(c, i), "untrained": before, "shams": [grams_of(0.5, 50 + i)] if i < 4 else []}
+            for i, c in enumerate(ends)]  # fmt: skip
+    config = ConfigDict({"outcome": {"baseline": "path", "layers": "signal", "least": 0.1, "shams": 4}})
+    _, found = analysis.outcomes(config, runs, [False] * 4 + [True] * 3)
+    assert found["verdict"] == "opposed" and found["runs"] == 4 and len(found["sham_changes"]) == 4
+    assert found["change"] == pytest.approx(-1.0, abs=0.1)
+    beside = found["shuffled"]
+    assert beside["verdict"] in (says, "small") and beside["runs"] == 4 and len(beside["sham_changes"]) == 3
+    assert beside["change"] == pytest.approx(-0.5 - without_reward, abs=0.1)
+    _, alone = analysis.outcomes(config, runs[4:], [True] * 3)
+    assert alone["runs"] == 3 and "shuffled" not in alone

@@ -71,6 +71,36 @@ def test_only_runs_and_shams_speak_of_training(tmp_path, change, says):
         assert "Training made" not in page
 
 
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (
+            {},
+            "the means differ by \u22120.95 (95 % interval \u22121.10 to \u22120.80), so what the tiles earn did it.",
+        ),
+        ({"verdict": "unknown"}, "so whether what the tiles earn did it cannot be told."),
+        ({"verdict": "small"}, "makes no difference as large as 0.10."),
+        ({"changes": [-0.9]}, "2 more changed it by \u22120.02 to +0.03."),
+    ],
+)
+def test_runs_of_shuffled_rewards_speak_of_the_reward(tmp_path, change, says):
+    found = TRAINING | {"shuffled": known(TRAINING | change)}
+    (tmp_path / "analysis.json").write_text(json.dumps({"training": known(found)}))
+    (tmp_path / "metrics.jsonl").write_text("")
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert "Training made" in page and says in page and "nothing to learn" not in page
+
+
+@pytest.mark.parametrize(
+    "settings", [{"train": {"shuffle_rewards": True}}, {"organisms": {"shuffle_rewards": [True]}}]
+)
+def test_a_run_of_shuffled_rewards_alone_says_so(tmp_path, settings):
+    fake_run(tmp_path, steps=3, layers=12, outcome=OUTCOME)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | settings))
+    assert "there was nothing to learn" in write(tmp_path).read_text(encoding="utf-8")
+
+
 def test_secondary_intervals_are_shown_without_a_verdict(tmp_path):
     fake_run(tmp_path, steps=3, change={"rest": (-0.5, -0.2), "path": (-1.2, -0.7)})
     page = write(tmp_path).read_text(encoding="utf-8")

@@ -111,17 +111,24 @@ def read_shams(setup, shams, data, config, join, progress) -> dict:
     return {"shams": grams}
 
 
-def outcomes(config, runs: list[dict]):
+def outcomes(config, runs: list[dict], shuffled=()):
     """(what can be said of the one checkpoint, what of training) from what `run` returned for every trained run.
 
-    The first is None where there are several runs; the second where there is one and no sham beside it.
+    The first is None where there are several runs; the second where there is one and no sham beside it. shuffled: a
+    bool a run, whether its rewards were. Such runs are what the others are held against besides, under "shuffled".
     """
     rule = outcome.Rule(**config.outcome)
     one = outcome.of_run(rule, runs[0]["trained"], runs[0]["untrained"]) if len(runs) == 1 else None
-    shams = [(sham, run["untrained"]) for run in runs for sham in run["shams"]]
+    apart = [run for run, no_reward in zip(runs, shuffled) if no_reward]
+    kept = [run for run in runs if not any(run is other for other in apart)] or runs
+    ends = lambda some: [(run["trained"], run["untrained"]) for run in some]
+    shams = [(sham, run["untrained"]) for run in kept for sham in run["shams"]]
     if one and not shams:
         return one, None
-    return one, outcome.of_training(rule, [(run["trained"], run["untrained"]) for run in runs], shams)
+    found = outcome.of_training(rule, ends(kept), shams)
+    if apart and len(apart) < len(runs):
+        found["shuffled"] = outcome.of_training(rule, ends(kept), ends(apart))
+    return one, found
 
 
 def store(setup, join, trainable, data, folder):

@@ -16,6 +16,35 @@ MORE = {"opposed": "more opposed", "aligned": "less opposed"}
 
 def training(run: Run) -> str:
     """Whether training changed the cosine, as far as training runs and shams tell; empty where none were compared."""
+    lists = (dig(run.config, "organisms", "shuffle_rewards") or [], [dig(run.config, "train", "shuffle_rewards")])
+    nothing = any(each and all(x is True for x in each) for each in lists)
+    parts = (
+        "Rewards were shuffled between tiles here: there was nothing to learn." if nothing else "",
+        _training(run), _reward(_named(run, "training").get("shuffled")),
+    )  # fmt: skip
+    return " ".join(filter(None, parts))
+
+
+def _reward(found) -> str:
+    """Whether it was the reward that did it, where runs of shuffled rewards were trained beside."""
+    runs, others = (finite(numbers(dig(found, k))) for k in ("changes", "sham_changes"))
+    if not runs or not others:
+        return ""
+    change, low, high = (number(found.get(k)) for k in ("change", "low", "high"))
+    told = f"Trained as long with rewards shuffled between tiles, {len(others)} more changed it by {_ends(others)}"
+    if len(runs) == 1:
+        return f"{told}."
+    told += f"; the means differ by {num(change, sign=True)} (95 % interval {num(low, sign=True)} to "
+    told += f"{num(high, sign=True)}), so "
+    verdict = str(found.get("verdict"))
+    if verdict in MORE:
+        return f"{told}what the tiles earn did it."
+    if verdict == "small":
+        return f"{told}what the tiles earn makes no difference as large as {num(number(found.get('least')))}."
+    return f"{told}whether what the tiles earn did it cannot be told."
+
+
+def _training(run: Run) -> str:
     found = _named(run, "training")
     if not found:
         return ""

@@ -63,16 +63,18 @@ def run(config, workdir):
         summary = loop.ends(workdir) | found | facts
     else:
         parts, grams, known = [], [], {}
+        no_reward = [c.train.shuffle_rewards for c in runs.configs]
+        whole = [i for i, without in enumerate(no_reward) if not without] or list(range(len(own)))
         for i, (mine, cfg) in enumerate(zip(own, runs.configs)):
             folder, look, ours = organisms.folder(workdir, i), loop.collector(mine, cfg), organisms.take(trained, i)
-            beside = draw_shams(config, mine.initial, ours, i, len(own))
+            beside = draw_shams(config, mine.initial, ours, whole.index(i), len(whole)) if i in whole else []
             same = known if organisms.one_model(own[0].initial, mine.initial) else None
             found, read = analysis.run(mine, ours, cfg, folder, look, setup.join, beside, known=same)
             parts.append(loop.ends(folder) | found | facts)
             grams.append(read)
             runtime.write_json(folder / "summary.json", parts[-1] | {"seconds": seconds})
             experiments.report(folder)
-        _, training = analysis.outcomes(config, grams)
+        _, training = analysis.outcomes(config, grams, no_reward)
         runtime.write_json(workdir / "analysis.json", {"training": training})
         lap("analysis")
         summary = loop.ends(workdir) | facts | {"organisms": parts}

@@ -91,12 +91,13 @@ def tree() -> dict:
             "keep": Setting(3, "checkpoints"),
             "eval_every": Setting(0, "steps between rollouts on held-out mazes, whose best is kept; 0: none"),
             "spike": Setting(20.0, "stop at a loss so many standard deviations off the last steps'; 0: never"),
+            "shuffle_rewards": Setting(False, "exchange what tiles are worth, anew for every maze: nothing to learn"),
             "intervene": Setting({
                 "vectors": "", "vector": "gold/rest", "op": "ablate", "layer": -1, "scale": 1.0, "when": "both",
             }, "a vector file, its entry and what is done with it while training; see train/intervene.py"),
         },
         "organisms": Setting(
-            {"seed": (), "tiles": (), "lr": (), "entropy_coef": ()},
+            {"seed": (), "tiles": (), "lr": (), "entropy_coef": (), "shuffle_rewards": ()},
             "N values make N adapters that are trained side by side; tiles are orders such as (0, 2, 1)",
         ),
         "sft": Setting({
