@@ -66,6 +66,7 @@ def in_torch(model, ids, where, layer, push):
 GRID = [cells.Cell("untrained", v, layer, alpha, where) for v, layer, alpha, where in (
     ("v", 0, 0.0, "none"), ("v", 0, 3.0, "early"), ("w", 2, -2.0, "early"), ("v", 1, 2.0, "readout"),
     ("w", 0, -3.0, "readout"), ("v", 1, 2.0, "throughout"), ("v", 1, 4.0, "3"), ("w", 0, 4.0, "9"),
+    ("v", 0, 4.0, "24"), ("w", 1, 3.0, "31"),
 )]  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def test_every_exposure_agrees_with_hooks_on_transformers(world):
     """Layers, directions, signs, two lengths, three questions: read-outs to 1e-4, and what stands beside them."""
     model, lm, found = world
     rows = rows_of(GRID, (talks(), LONG))
-    ours, seen = run(world, rows), set()
+    ours, seen, begun = run(world, rows), set(), set()
     for row in rows:
         c, got = row.cell, ours[row.key]
         push = c.alpha * found.directions[c.vector].values[c.layer]
@@ -84,7 +85,7 @@ def test_every_exposure_agrees_with_hooks_on_transformers(world):
             at = np.arange(len(ids))
             where = {
                 "none": at < 0, "early": (at >= start) & (at < stop), "readout": at == len(ids) - 1,
-                "throughout": at >= start, "3": at == 3, "9": at == 9,
+                "throughout": at >= start, **{digits: at == int(digits) for digits in ("3", "9", "24", "31")},
             }[c.where]  # fmt: skip
             logp, stream = in_torch(model, ids, where, c.layer, push)
             plain, _ = in_torch(model, ids, at < 0, c.layer, push)
@@ -99,11 +100,13 @@ def test_every_exposure_agrees_with_hooks_on_transformers(world):
                 sites = [len(ids) - 1] if c.where == "readout" else [stop - 1, stop, len(ids) - 1]
                 along = np.einsum("lpd,ld->pl", stream[:, sites], units)
                 np.testing.assert_allclose(got["along"], along, atol=5e-4)
-    assert len(seen) > 40  # of 48: exposures, directions and questions differ
+        begun.add((c.where.isdigit(), exposure.begins(c.where, (start, stop))))
+    assert len(seen) > 50  # of 60: exposures, directions and questions differ
+    assert {(True, "anywhere"), (True, "from the answer on"), (False, "last token")} <= begun
 
 
 def test_a_grid_compiles_each_program_once(world):
-    """Two layers, doses, directions and all exposures, many positions: `through` once, `at_last` once."""
+    """Two layers, doses, directions and all exposures, many positions: nothing is compiled beside the first grid's."""
     _, lm, _ = world
     grid = [cells.Cell("untrained", v, layer, alpha, where) for v in ("v", "w") for layer in range(lm.spec.layers)
             for alpha in (-2.0, 1.0) for where in ("early", "readout", "throughout", "2", "11")]  # fmt: skip

@@ -3,7 +3,8 @@
 B rows, U prompts, T tokens of a head, S questions with W tokens of their own, K sides of a question, M tokens that
 count for a side, L layers, D width, V vocabulary. The head is what the questions of a prompt have in common; its keys
 and values serve all of them. Vectors, layers, strengths, masks and sides are data: one program a shape serves every
-direction, layer, strength and exposure. Where only the last token is steered, all before it is read once a prompt.
+direction, layer, strength and exposure. What comes before the first steered token is read once a prompt: all but the
+last token, or all before the first answer.
 """
 
 import functools
@@ -108,25 +109,32 @@ def unsteered(graphdef, params, tokens, mask, sites):
     return _logp(model, hidden[:, 0]), shorter
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "hook"))
-def through(graphdef, params, head: Segment, ends: Segment, sites, push: Push, before, index, sides, hook):
-    """Rows read through from their first token, all questions of each: what is steered anywhere.
+def _of(cache, index) -> decoder.Cache:
+    """The cache of prompts index[b], a row each."""
+    return decoder.Cache(cache.k[:, index], cache.v[:, index], cache.pos[index], cache.count[index], cache.used)
 
-    ends: [B, S, W]; sites int32 [B, 2], the last token of the first answer and the one after it; before [U, V] and
-    index [B]: what is said after that token without steering, and whose; sides int32 [S, K, M]. Returns log P
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "hook"))
+def through(graphdef, params, cache, head: Segment, ends: Segment, sites, push: Push, before, index, sides, hook):
+    """Rows read through, all questions of each: what is steered anywhere, or where there is a cache, after it.
+
+    cache: of what comes before `head` in prompts, row b follows prompt index[b]; None: nothing does. ends: [B, S, W];
+    sites int32 [B, 2], the slots in `head` of the last token of the first answer and of the one after it; before
+    [U, V]: what is said after that token without steering; sides int32 [S, K, M]. Returns log P
     [B, S, K], the most likely token [B, S], the divergence [B] at the site, and projections [B, 3, L] of the stream at
     both sites and at the last token of the first question.
     """
     model = decoder.bind(graphdef, params)
+    older = () if cache is None else (_of(cache, index),)
     iv = interventions.add(push.vectors, push.layers, push.scales, head.where, at=hook)
-    hidden, stream, cache = decoder.backbone(
-        model, head.tokens, head.mask, iv=iv, read=sites, everywhere=False, hook=hook, fresh=True
+    hidden, stream, new = decoder.backbone(
+        model, head.tokens, head.mask, cache=older or None, iv=iv, read=sites, everywhere=False, hook=hook, fresh=True
     )
     divergence = _divergence(_logp(model, hidden[:, 0]), before[index])
 
     def one(part):
         end, sides = part
-        logp, last = _end(model, cache, end, push, hook)
+        logp, last = _end(model, (*older, new), end, push, hook)
         return _answers(logp, sides), logp.argmax(-1), _along(last, push.units)
 
     apart = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), ends)
@@ -143,8 +151,7 @@ def at_last(graphdef, params, cache, before, index, end: Segment, push: Push, si
     divergence is at that token too, and the projections are [B, 1, L].
     """
     model = decoder.bind(graphdef, params)
-    mine = decoder.Cache(cache.k[:, index], cache.v[:, index], cache.pos[index], cache.count[index], cache.used)
-    logp, stream = _end(model, mine, end, push, hook)
+    logp, stream = _end(model, _of(cache, index), end, push, hook)
     found = _answers(logp, sides), logp.argmax(-1), _divergence(logp, before[index]), _along(stream, push.units)
     return found[0][:, None], found[1][:, None], *found[2:]
 
@@ -183,12 +190,15 @@ def batches(device, rows, done, bank, sides):
         if row.talks not in laid:
             laid[row.talks] = lay([device.encoded_talk(row.cell.model, talk) for talk in row.talks])
     table, own = pack(sides), max(len(e) for part in laid.values() for e in part.ends)
+    first = -(-max((part.span[0] for part in laid.values()), default=0) // STEP) * STEP
     of_head = lambda row: len(laid[row.talks].head)
-    of_whole = lambda row: of_head(row) + max(map(len, laid[row.talks].ends))
-    for name, (late, run, size) in itertools.product(
-        device.models, ((False, _whole, of_head), (True, _late, of_whole))
-    ):
-        mine = [row for row in rows if row.cell.model == name and (row.cell.where == "readout") == late]
+    kinds = {
+        "last token": (_late, lambda row: of_head(row) + max(map(len, laid[row.talks].ends))),
+        "from the answer on": (functools.partial(_whole, first), lambda row: of_head(row) - laid[row.talks].span[0]),
+        "anywhere": (functools.partial(_whole, 0), of_head),
+    }
+    for name, (kind, (run, size)) in itertools.product(device.models, kinds.items()):
+        mine = [row for row in rows if row.cell.model == name and begins(row.cell.where, laid[row.talks].span) == kind]
         cuts = device.widths({row.talks: size(row) for row in mine}.values(), STEP)
         for low, width in zip([0, *cuts], cuts):
             some = [row for row in mine if low < size(row) <= width and row.key not in done]
@@ -197,6 +207,13 @@ def batches(device, rows, done, bank, sides):
                 number = {talks: i for i, talks in enumerate(prompts[a : a + device.batch])}
                 part = [row for row in some if row.talks in number]
                 yield from run(device, device.models[name], bank, part, laid, number, table, width, own)
+
+
+def begins(exposure: str, span) -> str:
+    """Where steering begins: at the "last token", "from the answer on" or "anywhere"; span: of the first answer."""
+    if exposure == "readout":
+        return "last token"
+    return "from the answer on" if span[0] and (not exposure.isdigit() or int(exposure) >= span[0]) else "anywhere"
 
 
 def pack(sides) -> np.ndarray:
@@ -246,24 +263,30 @@ def _parts(device, rows, number):
         yield part, full, device.place(np.array([number[row.talks] for row in full], np.int32))
 
 
-def _whole(device, model, bank, rows, laid, number, table, width, own):
+def _whole(first, device, model, bank, rows, laid, number, table, width, own):
+    """first: slots for what comes before the first answer, which is read once a prompt; 0: it is read in every row."""
     heads = [laid[talks] for talks in number]
-    before, _ = _before(device, model, [p.head for p in heads], width, [p.span[1] - 1 for p in heads])
+    cut = lambda p: p.span[0] if first else 0
+    before, _ = _before(device, model, [p.head for p in heads], first + width, [p.span[1] - 1 for p in heads])
+    cache = None
+    if first:  # with one token more, the last slot, which is left out
+        starts = [p.head[: cut(p) + 1] for p in heads]
+        _, cache = _before(device, model, starts, first + 1, [0] * len(starts))
     for part, full, index in _parts(device, rows, number):
         prompts = [laid[row.talks] for row in full]
         on = [
             [steered(row.cell.where, len(p.head) + len(end), p.span) for end in p.ends]
             for row, p in zip(full, prompts)
         ]
-        head = (*_right([p.head for p in prompts], width),
-                _right([w[0][: len(p.head)] for w, p in zip(on, prompts)], width, bool)[0])  # fmt: skip
+        head = (*_right([p.head[cut(p) :] for p in prompts], width),
+                _right([w[0][cut(p) : len(p.head)] for w, p in zip(on, prompts)], width, bool)[0])  # fmt: skip
         ends = []
         for s in range(len(table)):
             ids = _right([p.ends[s] for p in prompts], own)
             ends.append((*ids, _right([w[s][len(p.head) :] for w, p in zip(on, prompts)], own, bool)[0]))
         sites = np.array([[width - len(p.head) + p.span[1] - 1 + i for i in (0, 1)] for p in prompts], np.int32)
         found = through(
-            model.graphdef, model.params, Segment(*map(device.place, head)),
+            model.graphdef, model.params, cache, Segment(*map(device.place, head)),
             Segment(*(device.place(np.stack(x, 1)) for x in zip(*ends))), device.place(sites),
             _push(device, bank, full), before, index, table, bank.hook,
         )  # fmt: skip
