@@ -69,6 +69,9 @@ def exposures(effects: dict, verdicts: dict, controls: dict | None) -> Figure:
             if controls and metric == "words":
                 _bands(ax, controls.rows(model=model))
             _points(ax, rows, at)
+            if not any(math.isfinite(number(r["mean"])) for r in rows):
+                ax.text(0.5, 0.6, "no prompt's question\nis mastered", transform=ax.transAxes, ha="center", fontsize=8)
+                ax.set_yticks([])
             ax.axhline(0, color=style.TRAINED, linewidth=0.7)
             ax.set_title(f"{title}\n{model} model, layer {at['layer']}", fontsize=8.5)
             ax.set_xticks(range(len(EXPOSURES)), EXPOSURES.values(), fontsize=7.5)
