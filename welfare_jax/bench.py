@@ -84,12 +84,6 @@ class Bench:
         return graphdef, *(state.placed(part, self.mesh) for part in state.split(params, lora.PATTERN))
 
 
-def flat(params):
-    from flax import traverse_util
-
-    return traverse_util.flatten_dict(params, sep="/")
-
-
 def shares(b: Bench, seconds: float) -> dict:
     """Where a rollout's time goes, from the same episode without the model, and without model and text."""
     import jax
@@ -117,7 +111,9 @@ def shares(b: Bench, seconds: float) -> dict:
 
 def rollout(b: Bench) -> dict:
     """Whole episodes: `groups` mazes x `group_size` episodes."""
-    program, frozen = b.collect(b.graphdef), flat(b.params)
+    from welfare_jax.models import hf
+
+    program, frozen = b.collect(b.graphdef), hf.flat(b.params)
     seconds, compiling, (played, _) = b.time(lambda i: program({}, frozen, b.key, i, 0.7))
     tokens = int(played.mask.sum())
     context = tokens / b.episodes / 2

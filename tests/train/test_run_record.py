@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import pytest
@@ -98,3 +99,54 @@ def test_a_step_that_is_no_number_is_not_written(tmp_path):
     with pytest.raises(InputError, match="step 0: loss 0.0, gradient norm nan"):
         play(tmp_path, None, grad_norm=float("nan"))
     assert steps(tmp_path) == []
+
+
+class Now(NamedTuple):
+    trainable: dict
+
+
+class Pipeline:
+    def __init__(self):
+        self.at = 0
+
+    def get_state(self):
+        return {"at": self.at}
+
+    def set_state(self, state):
+        self.at = state["at"]
+
+
+def loop(folder, until=None):
+    """Adds the number of the pipeline's batch in every step; interrupted in step `until`. Returns (start, end)."""
+    begin, pipeline = Now({"x": jnp.zeros(2)}), Pipeline()
+
+    def advance(i, now, wait):
+        if i == until:
+            raise KeyboardInterrupt
+        wait(now)
+        pipeline.at += 1
+        return Now({"x": now.trainable["x"] + pipeline.at}), {"loss": float(i), "grad_norm": 1.0}
+
+    end = record.train(
+        folder, begin, {"a": 1}, CFG, advance, data=pipeline, best=True, shown={"half": ("half", 1)},
+        measure=lambda i, now, row: {"eval_reward": -abs(i - 2.0), "half": row["loss"] / 2},
+        finish=lambda now: {"x": now.trainable["x"].tolist()},
+    )  # fmt: skip
+    return begin, end
+
+
+def test_the_loop_stopped_and_whole(tmp_path):
+    """What is measured joins its row, one more comes last, the best parameters are kept; and it goes on alike."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    _, end = loop(whole)
+    assert end.trainable["x"].tolist() == [1 + 2 + 3 + 4 + 5.0] * 2
+    with pytest.raises(KeyboardInterrupt):
+        loop(cut, 3)
+    begin, again = loop(cut)
+    assert begin.trainable["x"].is_deleted() and again.trainable["x"].tolist() == end.trainable["x"].tolist()
+    for folder in (whole, cut):
+        rows = checkpoints.read_metrics(folder / "metrics.jsonl")
+        assert [row.pop("seconds", 0.0) >= 0.0 for row in rows] == [True] * 6
+        want = [{"step": i, "loss": i, "grad_norm": 1, "eval_reward": -abs(i - 2), "half": i / 2} for i in range(5)]
+        assert rows == [*want, {"step": 5, "x": [15.0, 15.0]}]
+        assert [p.name for p in (folder / "best").iterdir()] == ["3"]

@@ -4,6 +4,7 @@ L layers, D width. A control is scaled, layer by layer, to the norm of the vecto
 perturb the residual stream equally (arXiv:2605.30232 §4).
 """
 
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -16,9 +17,10 @@ from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
 from welfare_jax.evals.evaluation import COHORTS
-from welfare_jax.interp import extract, geometry, null, vectors
+from welfare_jax.interp import extract, geometry, names, null, vectors
 from welfare_jax.interp.axes import sentiment as sentiment_axis
 from welfare_jax.interp.axes import success
+from welfare_jax.interp.names import Vector
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces, wording
@@ -31,6 +33,13 @@ class Direction(NamedTuple):
     layer: int  # where it steers unless the config says otherwise
     kind: str  # one of KINDS
     beside: str  # the name of the vector that it is, or that it is the control of
+
+
+def direction(what: Vector, values, layer: int) -> Direction:
+    """Untrained vectors stand beside the trained ones of their class, all others for themselves."""
+    kind = "untrained" if what.model == "untrained" else "vector"
+    beside = dataclasses.replace(what, model="trained" if what.model else "")
+    return Direction(values, layer, kind, beside.label)
 
 
 class Bank(NamedTuple):
@@ -88,7 +97,7 @@ def sentiment(sources, model, hook: str, config, template) -> tuple[str, np.ndar
         return f"none at {hook}", None
     spec = decoder.static(model.graphdef)[0]
     for source in sources:
-        for file in sorted((pathlib.Path(source).expanduser() / "vectors").glob("axes_*.safetensors")):
+        for file in names.files(pathlib.Path(source).expanduser(), "axes").values():
             arrays, _ = vectors.fitting(file, spec)
             if mine := {name: values for name, values in arrays.items() if name.startswith("sentiment")}:
                 return f"{', '.join(mine)} of {file.name}", np.stack([*mine.values()])
@@ -127,31 +136,24 @@ def with_controls(found: dict[str, Direction], random: int, orthogonal: int, see
         }
         for kind, cohort in made.items():
             for k, values in enumerate(np.asarray(cohort, np.float32)):
-                out[f"{kind}_{k}/{name}"] = Direction(values, d.layer, kind, name)
+                label = dataclasses.replace(Vector.of_label(name), control=f"{kind}_{k}").label
+                out[label] = Direction(values, d.layer, kind, name)
     return out
 
 
 def _from_files(path, baseline):
     """Vectors of a run folder (its trained and untrained file) or of one file."""
-    files = {k: path / "vectors" / f"{k}.safetensors" for k in ("trained", "untrained")}
-    files = {k: f for k, f in files.items() if f.is_file()} if path.is_dir() else {"": path}
+    files = names.files(path) if path.is_dir() else {"": path}
     if not files or not all(f.is_file() for f in files.values()):
         raise InputError(f"evals.vectors: {path} is neither a vector file nor a folder with vectors/*.safetensors")
     out, hooks = {}, set()
-    for origin, file in files.items():
-        arrays, metadata = vectors.load(file)
-        hooks.add(metadata["hook"])
-        chosen = vectors.chosen(file, metadata)
-        for key, values in arrays.items():
-            name, _, base = key.partition("/")
-            if base not in ("", baseline) or values.ndim != 2:
-                continue
-            layer = chosen.get(name, len(values) // 2)
-            if origin:
-                kind = "vector" if origin == "trained" else "untrained"
-                out[f"{origin[0].replace('t', 'v')}_{name}"] = Direction(values, layer, kind, f"v_{name}")
-            else:
-                out[name] = Direction(values, layer, "vector", name)
+    for model, file in files.items():
+        arrays, chosen = vectors.named(file, model)
+        for what, values in arrays.items():
+            hooks.add(what.hook)
+            if what.baseline in ("", baseline) and values.ndim == 2:
+                layer = chosen.get(what.of, len(values) // 2)
+                out[what.label] = direction(what, values, layer)
     if not out:
         raise InputError(f"evals.vectors: {path} holds no vector [layers, width] against the baseline {baseline!r}")
     if len(hooks) > 1:
@@ -161,12 +163,9 @@ def _from_files(path, baseline):
 
 def _permuted(path, baseline) -> dict:
     """{"v_mold": [n, L, D], ...} of a run's folder: its last model's class vectors under permuted labels."""
-    file = path / "vectors" / "permuted.safetensors"
-    if not file.is_file():
-        return {}
-    letter = "v" if (path / "vectors" / "trained.safetensors").is_file() else "u"
-    parts = ((key.partition("/"), values) for key, values in vectors.load(file)[0].items())
-    return {f"{letter}_{name}": values for (name, _, base), values in parts if base == baseline and values.ndim == 3}
+    file, models = names.file(path, "permuted"), [*names.files(path)]
+    arrays, _ = vectors.named(file, models[0]) if file.is_file() else ({}, {})
+    return {what.label: v for what, v in arrays.items() if what.baseline == baseline and v.ndim == 3}
 
 
 def _from_maze(models, config):
@@ -185,11 +184,9 @@ def _from_maze(models, config):
     out, chance, targets, evals = {}, {}, (geometry.MOLD, geometry.GOLD), config.evals
     make = lambda sums, counts: [geometry.difference_in_means(sums, counts, c, evals.baseline) for c in targets]
     for name, model in models.items():
-        letter, kind = ("u", "untrained") if name == "untrained" else ("v", "vector")
         for c, values, layer, permuted in zip(targets, *read(model, data, make, targets, evals.permuted)):
-            vector = f"{letter}_{geometry.NAMES[c]}"
-            out[vector] = Direction(values, int(layer), kind, f"v_{geometry.NAMES[c]}")
-            chance[vector] = permuted
+            what = Vector(geometry.NAMES[c], evals.baseline, name)
+            out[what.label], chance[what.label] = direction(what, values, int(layer)), permuted
     return out, chance
 
 

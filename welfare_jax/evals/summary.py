@@ -7,6 +7,7 @@ import numpy as np
 
 from welfare_jax.evals import stats
 from welfare_jax.evals.evaluation import COHORTS
+from welfare_jax.interp.names import Vector
 
 
 def score(evaluation, row, metrics, incoherent, unparseable, groups=()) -> dict:
@@ -86,7 +87,7 @@ def against_controls(slopes, metrics):
     place = lambda s: (s["evaluation"], s["metric"], s["group"], s["model"], s["beside"], s["layer"], s["where"])
     for s in slopes:
         if s["kind"] in COHORTS and s["slope"] is not None:
-            cohorts[place(s), s["kind"]][s["vector"].partition("/")[0]] = s["slope"]
+            cohorts[place(s), s["kind"]][Vector.of_label(s["vector"]).control] = s["slope"]
     for s in slopes:
         s |= {"null": None, "p": None, "p_family": None}
         found = next(((kind, c) for kind in COHORTS if (c := cohorts.get((place(s), kind)))), None)

@@ -13,9 +13,10 @@ import numpy as np
 from welfare_jax.errors import InputError
 from welfare_jax.evals import temporal_stats
 from welfare_jax.evals.cells import Cell
-from welfare_jax.evals.directions import Bank, Direction
+from welfare_jax.evals.directions import COHORTS, Bank, Direction
 from welfare_jax.interp import geometry, null
 from welfare_jax.interp.axes import texts
+from welfare_jax.interp.names import Vector
 
 MATCHINGS = ("norm", "divergence")
 KINDS = ("random", "orthogonal")
@@ -33,7 +34,7 @@ def directions(lab, config) -> tuple[Bank, str]:
     the first of the run stands for it.
     """
     main = {name: lab.bank.directions[name] for name in lab.bank.main()}
-    pick = lambda c: next((d for name, d in main.items() if name.split("_")[-1] == c), None)
+    pick = lambda c: next((d for name, d in main.items() if Vector.of_label(name).of == c), None)
     gold, mold = pick("gold"), pick("mold")
     if gold and mold:
         g, m = gold.values, mold.values
@@ -67,7 +68,7 @@ def _like(values, like):
 
 def grid(lab, welfare: str) -> tuple[list[int], list[float]]:
     """(layers, doses) of the run's grid: the welfare direction's own layer where each vector steers at its own."""
-    mine = [c for c in lab.cells if c.vector and "/" not in c.vector]
+    mine = [c for c in lab.cells if c.vector and lab.bank.directions[c.vector].kind not in COHORTS]
     of = {name: {c.layer for c in mine if c.vector == name} for name in {c.vector for c in mine}}
     if all(len(layers) == 1 for layers in of.values()):
         layers = [lab.bank.directions[welfare].layer]

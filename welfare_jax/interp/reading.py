@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax import hosts
-from welfare_jax.interp import extract, geometry, lens, null, uncertainty
+from welfare_jax.interp import extract, geometry, lens, null, uncertainty, vectors
+from welfare_jax.interp.names import Vector
 from welfare_jax.models import decoder
 
 
@@ -37,12 +38,8 @@ def make(graphdef, join, replicates: int = 200, hook: str = "resid_post", permut
     def program(trainable, frozen, data, axes, key):
         model = decoder.bind(graphdef, join(trainable, frozen))
         found = extract.moments(model, data.fit, hook, replicates, key, permutations=permutations)
-        v = {
-            f"{geometry.NAMES[c]}/{b}": geometry.difference_in_means(found.sums, found.counts, c, b)
-            for c in TARGETS
-            for b in geometry.BASELINES
-        }
-        both = jnp.stack([v["mold/rest"], v["gold/rest"]])
+        v = vectors.of_classes(found.sums, found.counts)
+        both = jnp.stack([v[Vector(name, "rest").entry] for name in ("mold", "gold")])
         proj, cos, labels = extract.scores(model, data.held, both, hook)
         relabelled = extract.relabelled(jax.random.fold_in(key, 3), data.held, permutations)
         use = labels >= 0
@@ -58,7 +55,7 @@ def make(graphdef, join, replicates: int = 200, hook: str = "resid_post", permut
             "permuted": {
                 name: null.permuted_vectors(first(found), c, b)
                 for c in TARGETS
-                for b, name in ((b, f"{geometry.NAMES[c]}/{b}") for b in geometry.BASELINES)
+                for b, name in ((b, Vector(geometry.NAMES[c], b).entry) for b in geometry.BASELINES)
             },
             "projections": proj,
             "labels": labels,
@@ -111,7 +108,7 @@ def numbers(out: dict, tokenizer, axis_names=()) -> dict:
         "cos": {b: found[b].value for b in geometry.BASELINES},
         "centred": {name: found[name].value for name in PAIRS},
         "intervals": {name: uncertainty.summary(e) for name, e in found.items()},
-        "norms": _named(np.linalg.norm(out["vectors"][f"{v}/rest"], axis=-1) for v in ("mold", "gold")),
+        "norms": _named(np.linalg.norm(out["vectors"][Vector(v, "rest").entry], axis=-1) for v in ("mold", "gold")),
         "noise_share": _named(uncertainty.noise_share(grams, a) for a in own),
         "selection": _named(out["selection"]),
         "lens": {"layer": 5 * layers // 6, **folded, "plain": plain},

@@ -9,7 +9,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from welfare_jax.errors import InputError
+from welfare_jax.interp import geometry
+from welfare_jax.interp.names import Vector
 from welfare_jax.models.interventions import HOOKS
+
+
+def of_classes(sums, counts) -> dict:
+    """{"mold/rest": [L, D], ...}: both class vectors against every baseline; sums, counts as from `class_sums`."""
+    return {
+        Vector(geometry.NAMES[c], b).entry: geometry.difference_in_means(sums, counts, c, b)
+        for c in (geometry.MOLD, geometry.GOLD)
+        for b in geometry.BASELINES
+    }
 
 
 def data_hash(*arrays) -> str:
@@ -34,7 +45,7 @@ def save(
     arrays = {k: np.ascontiguousarray(np.asarray(v, np.float32)) for k, v in vectors.items()}
     metadata = {
         "model": model, "hook": hook, "operation": operation, "data": data, "position": position,
-        "classes": json.dumps(sorted({k.split("/")[0] for k in arrays})),
+        "classes": json.dumps(sorted({Vector.of_entry(k).of for k in arrays})),
         "layers": json.dumps(layers),
         "norms": json.dumps({k: np.linalg.norm(v, axis=-1).round(6).tolist() for k, v in arrays.items()}),
         "convention": "row l acts at block l, zero-based",
@@ -60,6 +71,13 @@ def load(path) -> tuple[dict, dict]:
     if metadata.get("hook") not in HOOKS:
         raise InputError(f"{path}: hook point {metadata.get('hook')!r} is unknown, so it is not clear where to steer")
     return arrays, metadata
+
+
+def named(path, model: str = "") -> tuple[dict[Vector, np.ndarray], dict[str, int]]:
+    """(vectors by what each is, chosen layers); model: whose the file is, where that is known."""
+    arrays, metadata = load(path)
+    about = {"model": model, "hook": metadata["hook"], "position": metadata.get("position", "")}
+    return {Vector.of_entry(name, **about): v for name, v in arrays.items()}, chosen(path, metadata)
 
 
 def chosen(path, metadata: dict) -> dict[str, int]:

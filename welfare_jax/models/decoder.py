@@ -47,8 +47,7 @@ class Decoder(nnx.Module):
 
 
 # What rematerialisation keeps beside the stream between the layers: nothing, or what the weights' products gave.
-KEPT = {"nothing": None, "dots": PRODUCTS}
-KEPT[True] = KEPT["nothing"]
+KEPT: dict = {"nothing": None, "dots": PRODUCTS, True: None}
 
 
 class Cache(NamedTuple):
@@ -274,7 +273,7 @@ def backbone(
         x, k, v, seen = _block(block, spec, x, layer, rows, iv, older, select, wanted, fresh)
 
         def pick(at):
-            return seen[at] if select is not None and at != "resid_pre" else take(seen[at])
+            return seen[at] if select is not None and at != "resid_pre" else _take(seen[at], read)
 
         resid = jax.tree.map(pick, hook) if wanted else None
         return x, ((k, v) if fresh or caches else None, resid)
@@ -308,8 +307,9 @@ def backbone(
         (x, few), (new, stream) = jax.lax.scan(body, (x, few), xs)
         x = few if cut else x
     if new is not None:
-        new = Cache(*new, pos, mask.sum(-1, dtype=jnp.int32), jnp.int32(tokens.shape[1]))
-        cache = new if fresh else append(cache, new)
+        k, v = new
+        new = Cache(k, v, pos, mask.sum(-1, dtype=jnp.int32), jnp.int32(tokens.shape[1]))
+        cache = new if fresh or cache is None else append(cache, new)
     return model.final_norm(x), stream, cache
 
 

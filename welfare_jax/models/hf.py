@@ -8,6 +8,7 @@ import mmap
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,11 +41,11 @@ class LM:
     graphdef: object
     params: dict
     spec: Spec
-    tokenizer_or_error: object
+    tokenizer_or_error: Any
     path: str
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         if isinstance(self.tokenizer_or_error, InputError):
             raise self.tokenizer_or_error
         return self.tokenizer_or_error
@@ -142,7 +143,7 @@ def read_config(folder: pathlib.Path) -> tuple[Spec, object]:
     from transformers import CONFIG_MAPPING
 
     try:
-        full = CONFIG_MAPPING[kind].from_dict(raw).to_dict()
+        full = CONFIG_MAPPING[str(kind)].from_dict(raw).to_dict()
     except Exception as error:  # whatever transformers finds wrong, over several lines
         raise InputError(f"{where}: transformers refuses it ({' '.join(str(error).split())[:300]})") from None
     # Class defaults come from transformers; whatever the file itself says must be understood here.
@@ -267,10 +268,10 @@ def stored(t: Tensor, at: tuple[int, ...]) -> tuple[str, ...]:
 
 def raw_shape(t: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape in the checkpoint of the tensor that holds a parameter of this shape (of one piece)."""
-    shape = [*shape[:-2], shape[-1], shape[-2]] if t.transpose else list(shape)
+    sizes = [*shape[:-2], shape[-1], shape[-2]] if t.transpose else list(shape)
     if t.part is not None:
-        shape[t.part.axis] = t.part.total
-    return tuple(shape)
+        sizes[t.part.axis] = t.part.total
+    return tuple(sizes)
 
 
 def _check(shape: tuple[int, ...], t: Tensor, where, at: tuple[int, ...]) -> None:
@@ -287,7 +288,7 @@ def _check(shape: tuple[int, ...], t: Tensor, where, at: tuple[int, ...]) -> Non
 def _fill(out, t: Tensor, where, at: tuple[int, ...]) -> None:
     found = [where[n] for n in stored(t, at)]
     if t.packed:
-        stream.fill_packed(out, *found, t.part)
+        stream.fill_packed(out, found[0], found[1], t.part)
     else:
         stream.fill(out, found[0], t.transpose, t.part)
 
@@ -304,19 +305,24 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
     else:
         spec, where = tie(spec, renamed(files(folder)), dtype)
     graphdef, shapes = decoder.structure(spec, None, dtype)
-    flat = traverse_util.flatten_dict(shapes, sep="/")
+    leaves = flat(shapes)
     place = place or (lambda path, array: jax.device_put(array))
     places_of = {t: places(spec, t) for t in plan(spec, family, where, folder).values()}
     for t, every in places_of.items():  # before memory is taken for what the files do not hold
         for at in every:
-            _check(flat[t.path].shape[len(at) :], t, where, at)
+            _check(leaves[t.path].shape[len(at) :], t, where, at)
     params = {}
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for t, every in places_of.items():
-            array = _pages(flat[t.path].shape, flat[t.path].dtype)
+            array = _pages(leaves[t.path].shape, leaves[t.path].dtype)
             list(pool.map(lambda at, t=t, array=array: _fill(array[at], t, where, at), every))
             params[t.path] = jax.block_until_ready(place(t.path, array))
     return graphdef, traverse_util.unflatten_dict(params, sep="/"), spec
+
+
+def flat(tree: dict) -> dict[str, Any]:
+    """The leaves of nested dictionaries by their paths, as blocks/attn/q/kernel."""
+    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def _pages(shape, dtype):
@@ -331,7 +337,7 @@ def has_tokenizer(folder: pathlib.Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
-def load_tokenizer(folder: pathlib.Path):
+def load_tokenizer(folder: pathlib.Path) -> Any:
     """The tokenizer of a folder, never running code from it, or of a GGUF file.
 
     Its `listed_ends` are what the model's files say an answer ends with, for `stops.stop_ids`.
@@ -347,7 +353,7 @@ def load_tokenizer(folder: pathlib.Path):
     for name in VOCABULARIES:
         stream.no_pointer(folder / name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{folder}: no usable tokenizer ({first[:120]})") from None

@@ -4,10 +4,10 @@ import collections
 import json
 import math
 import pathlib
+from typing import Any
 
 import ml_dtypes
 import numpy as np
-from flax import traverse_util
 from safetensors.numpy import save_file
 
 from welfare_jax import textfiles
@@ -48,20 +48,20 @@ def qwen3_config(spec: Spec, tokenizer, dtype: str) -> dict:
 
 def tensors(params: dict, spec: Spec, family):
     """Checkpoint tensors as (name, array): layers unstacked, linear weights turned back to [out, in], pieces fused."""
-    flat, names = traverse_util.flatten_dict(params, sep="/"), {}
+    flat, names = hf.flat(params), {}
     for t in family.tensors(spec, ()):
         names.setdefault(t.name, []).append(t)
     for pieces in names.values():
         host = [(t, np.asarray(flat[t.path])) for t in pieces]
         for at in hf.places(spec, pieces[0]):
-            out = None
+            out: Any = None
             for t, array in host:
                 array = array[at]
                 if t.part is None:
                     out = array.T if t.transpose else array
                     continue
                 out = np.empty(hf.raw_shape(t, array.shape), array.dtype) if out is None else out
-                out[t.part.index(out.ndim)] = array.T if t.transpose else array
+                out[t.part.slices(out.ndim)] = array.T if t.transpose else array
             yield hf.stored(pieces[0], at)[0], out
 
 
@@ -183,7 +183,7 @@ def write_random(folder: pathlib.Path, spec: Spec, tokenizer, dtype: str, shard_
     """A checkpoint of random numbers in the shape of `spec`, never held whole, to measure reading with: its bytes."""
     kind = np.dtype(dtype)
     numbers = np.random.default_rng(0).standard_normal(1 << 20, np.float32).astype(kind)
-    flat, shapes = traverse_util.flatten_dict(decoder.structure(spec, None, dtype)[1], sep="/"), {}
+    flat, shapes = hf.flat(decoder.structure(spec, None, dtype)[1]), {}
     for t in hf.family_of(spec).tensors(spec, ()):
         places = hf.places(spec, t)
         shape = hf.raw_shape(t, flat[t.path].shape[len(places[0]) :])

@@ -9,6 +9,7 @@ heads of width d), mlp_neurons (the activation function's output).
 
 import dataclasses
 import functools
+from typing import dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ def hook_width(spec, at: str) -> int:
     return {"z": spec.heads * spec.head_dim, "mlp_neurons": spec.neurons}.get(at, spec.width)
 
 
+@dataclass_transform(frozen_default=True)
 def _data(cls):
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = [f.name for f in dataclasses.fields(cls) if f.name != "at"]

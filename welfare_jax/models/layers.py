@@ -112,7 +112,7 @@ class Linear(nnx.Module):
         # One row a token: on CPU, XLA is three times slower at the kernel's gradient with two leading axes.
         rows = x.reshape(-1, x.shape[-1])
         kernel = self.kernel[...]
-        if self.lora_a is None:
+        if self.lora_a is None or self.lora_b is None:
             y = rows @ kernel
         else:
             a, b = self.lora_a[...], self.lora_scale * self.lora_b[...]
@@ -160,7 +160,7 @@ class Attention(nnx.Module):
         if norm is not None:  # over the width of its weight: a head, or all of them
             y = norm(y.reshape(*x.shape[:2], -1, norm.scale.shape[-1]))
         y = y.reshape(*x.shape[:2], -1, self.head_dim).swapaxes(1, 2)
-        return rotate(y, *rope, self.interleaved) if rope is not None else y
+        return rotate(y, *rope, interleaved=self.interleaved) if rope is not None else y
 
     def queries(self, x, rope):
         return self.heads(self.q, self.q_norm, x, rope)

@@ -4,6 +4,8 @@ Tokens are sorted by expert and cut into M blocks of S rows that each meet one e
 done for experts that were not chosen, no token is dropped, and all shapes are static.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -52,7 +54,7 @@ class ExpertLinear(nnx.Module):
         y = grouped(x, self.kernel[...], expert)
         if self.bias is not None:
             y = y + self.bias[...][expert][:, None]
-        if self.lora_a is not None:
+        if self.lora_a is not None and self.lora_b is not None:
             low = grouped(x, self.lora_a[...].astype(x.dtype), expert)
             y = y + grouped(low, (self.lora_scale * self.lora_b[...]).astype(x.dtype), expert)
         return y
@@ -108,7 +110,7 @@ class MoeMlp(nnx.Module):
         self.experts = Experts(spec, lora, dtype)
         self.active, self.weights_of_all = spec.active, spec.weights_of_all
 
-    def __call__(self, x, on_neurons=None):
+    def __call__(self, x, on_neurons: Any = None):
         """x [B, T, D]; `on_neurons` sees the gate's activation [B, T, E * F], zero where an expert was not chosen."""
         rows, E = x.reshape(-1, x.shape[-1]), self.router.kernel.shape[-1]
         logits = self.router(rows).astype(jnp.float32)

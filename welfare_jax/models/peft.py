@@ -66,7 +66,7 @@ def save_peft(lm: hf.LM, folder) -> pathlib.Path:
     _, adapters = decoder.static(lm.graphdef)
     if adapters is None:
         raise InputError("save_peft: the model has no LoRA adapters")
-    flat = traverse_util.flatten_dict(lm.params, sep="/")
+    flat = hf.flat(lm.params)
     tensors, ranks, alphas, blocks = {}, {}, {}, {}
     prefix = _prefix(lm)
     for module, kernels in _modules(lm).items():
@@ -121,7 +121,7 @@ def load_peft(lm: hf.LM, folder) -> hf.LM:
     places = {f"{prefix}{i}.{module}": (module, i) for module in modules for i in range(lm.spec.layers)}
     settings = _settings(folder / CONFIG, places)
     pairs, blocks = _pairs(folder / WEIGHTS, prefix, places, settings)
-    kernels, factors = traverse_util.flatten_dict(lm.params, sep="/"), {}
+    kernels, factors = hf.flat(lm.params), {}
     for name, pair in pairs.items():  # factors: parameter path -> layer -> (A [D, r], B [r, O], alpha / r)
         (module, layer), (rank, scale) = places[name], settings[name]
         first = modules[module][0]
@@ -147,7 +147,7 @@ def load_peft(lm: hf.LM, folder) -> hf.LM:
     rank, scale = max(a.shape[1] for a, _, _ in every), next((s for _, _, s in every if s), 1.0)
     targets = "|".join(re.escape(p.removeprefix("blocks/")) for p in factors)
     graphdef, params = lora.attach(lm.graphdef, lm.params, Lora(rank, scale * rank, targets), jax.random.key(0))
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = hf.flat(params)
     for path, layers in factors.items():
         down, up = (np.zeros(flat[f"{path}/{name}"].shape, np.float32) for name in ("lora_a", "lora_b"))
         for i, (a, b, s) in layers.items():
@@ -222,8 +222,8 @@ def _pairs(file, prefix, places, settings):
             r"(?:base_model\.)?(?:model\.|language_model\.)*layers\.(\d+\..+)\.lora_([AB])(?:\.default)?\.weight",
             tensor,
         )
-        name = match and prefix + match[1]
-        if name not in places:
+        name = prefix + match[1] if match else ""
+        if match is None or name not in places:
             raise InputError(f"{file}: {tensor} fits no linear layer of this model")
         if name not in settings:
             raise InputError(f"{file}: {tensor} is on a layer that the target_modules of {CONFIG} leave out")

@@ -103,7 +103,7 @@ def _stored_rows(source: Source, begin: int, end: int) -> np.ndarray:
 def _read_into(out: np.ndarray, source: Source, begin: int) -> None:
     """Fill `out` with the file's bytes from row `begin` on."""
     row = math.prod(out.shape[1:]) * out.itemsize
-    view, at = memoryview(out.reshape(-1).view(np.uint8)), source.start + begin * row
+    view, at = out.reshape(-1).view(np.uint8).data, source.start + begin * row
     with open(source.file, "rb", buffering=0) as f:
         while view:
             done = os.preadv(f.fileno(), [view], at)
@@ -118,7 +118,8 @@ def equal(a: Source, b: Source, dtype: str) -> bool:
         return False
     kind, rows = np.dtype(dtype), (a.shape or (1,))[0]
     parts = ((at, min(at + 8 * TILE, rows)) for at in range(0, rows, 8 * TILE))
-    return all(np.array_equal(*(read(x, *part).astype(kind) for x in (a, b))) for part in parts)
+    rows_of = lambda x, part: read(x, *part).astype(kind)
+    return all(np.array_equal(rows_of(a, part), rows_of(b, part)) for part in parts)
 
 
 def fill(out: np.ndarray, source: Source, transpose: bool, part=None) -> None:
@@ -127,7 +128,7 @@ def fill(out: np.ndarray, source: Source, transpose: bool, part=None) -> None:
     if part is not None and part.axis == 0 and part.step == 1:
         first, last = part.start, part.stop
     elif part is not None:
-        index = part.index(len(source.shape))
+        index = part.slices(len(source.shape))
     step = TILE if len(source.shape) < 3 else 1
     if index is not None and len(source.shape) < 2:
         step = last

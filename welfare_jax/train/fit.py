@@ -4,7 +4,6 @@ What a run at `folder` leaves: `config.json` (its settings), `metrics.jsonl`, `c
 """
 
 import pathlib
-import time
 from typing import NamedTuple
 
 import jax
@@ -98,19 +97,15 @@ class Trainer:
 
         Raises `InputError`, before anything is written, where the folder holds a run under other settings.
         """
-        cfg, mesh, folder = self.cfg, self.base.mesh, pathlib.Path(folder)
         settings = checkpoints.bound(settings, weights=self.weights, data=vectors.data_hash(*jax.tree.leaves(data)))
         trainable = jax.tree.map(jnp.copy, self.base.initial)  # the update gives its input's memory away
         now = jax.device_put(state.State(jnp.int32(0), trainable, self.tx.init(trainable)), self.places)
-        with record.Record(folder, now, settings, cfg, label) as run:
-            now = run.now
-            for i in run:
-                begin = time.perf_counter()
-                now, metrics = self.update(now, self.base.frozen, jax.device_put(batch(i), mesh_lib.rows(mesh)))
-                row = {"step": i} | step.values(metrics) | {"seconds": time.perf_counter() - begin}
-                run.check(row)
-                run.write(row, now, loss=f"{row['loss']:.3f}")
-        return now.trainable
+
+        def advance(i, now, _):
+            now, metrics = self.update(now, self.base.frozen, jax.device_put(batch(i), mesh_lib.rows(self.base.mesh)))
+            return now, step.values(metrics)
+
+        return record.train(folder, now, settings, self.cfg, advance, label=label).trainable
 
 
 def shuffled(count: int, seed: int, batch: int):

@@ -2,6 +2,7 @@
 
 from welfare_jax.errors import InputError
 from welfare_jax.interp import vectors
+from welfare_jax.interp.names import Vector
 from welfare_jax.models import interventions
 
 WHEN = ("rollout", "update", "both")
@@ -24,7 +25,7 @@ def build(config, spec):
     arrays, facts = vectors.fitting(config.vectors, spec, (config.vector,))
     rows = arrays[config.vector]
     chosen = vectors.chosen(config.vectors, facts)
-    layer = config.layer if config.layer >= 0 else chosen.get(config.vector.split("/")[0])
+    layer = config.layer if config.layer >= 0 else chosen.get(Vector.of_entry(config.vector).of)
     if layer is None or not 0 <= layer < spec.layers:
         raise InputError(f"train.intervene.layer={config.layer}: name one of the {spec.layers} layers")
     if config.op == "add":

@@ -1,6 +1,5 @@
 """The training stage: build the programs, resume, step, log, save."""
 
-import contextlib
 import dataclasses
 import pathlib
 import re
@@ -18,7 +17,7 @@ from welfare_jax.models import decoder, hf
 from welfare_jax.rl import objectives, rollout
 from welfare_jax.text import pieces as text
 from welfare_jax.text import wording
-from welfare_jax.train import checkpoints, intervene, organisms, parallel, record, state, step, supervised, watch
+from welfare_jax.train import checkpoints, intervene, organisms, parallel, record, state, step, supervised
 from welfare_jax.train.algorithms import ALGORITHMS
 
 
@@ -280,38 +279,31 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
     fold = jax.vmap(jax.random.fold_in, (0, None)) if own.several else jax.random.fold_in
     plays = supply is None or config.sft.policy_samples
 
-    def play(key_number, i):
+    def play(key_number, i, trainable):
         """Episodes of the present parameters: training draws from key 1, held-out mazes from key 2."""
         extra = (own.tiles,) if own.several else ()
-        return collect(now.trainable, setup.frozen, fold(own.keys, key_number), i, cfg.temperature, *extra)[0]
+        return collect(trainable, setup.frozen, fold(own.keys, key_number), i, cfg.temperature, *extra)[0]
 
-    at = supply.batches.get_state if supply else None
-    with contextlib.ExitStack() as stack:
-        run = stack.enter_context(record.Record(workdir, now, settings, cfg))
-        best = stack.enter_context(watch.Best(workdir, run.log.before)) if cfg.eval_every else None
-        now = run.now
-        if supply and run.data:
-            supply.batches.set_state(run.data)
-        for i in run:
-            begin = time.perf_counter()
-            points = (
-                curve_points(curve, now.trainable, setup.frozen) if curve and i % config.curve.every == 0 else None
-            )
-            curve_seconds = time.perf_counter() - begin
-            played = play(1, i) if plays else None
-            run.wait(played)
-            rollout_seconds = time.perf_counter() - begin - curve_seconds
-            rows = state.spread(next(supply.batches), setup.mesh) if supply else None
-            now, metrics = update(now, setup.frozen, initial, rows, played, own.knobs)
-            found = row_of(i, metrics, points, len(own.configs) if own.several else 0)
-            seconds = time.perf_counter() - begin
-            found |= timing(found, cfg, seconds, rollout_seconds, curve_seconds, len(own.configs))
-            run.check(found)
-            if best and ((i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps):
-                found = evaluate(found, play(2, 0), own.several)
-                best.offer(i + 1, found["eval_reward"], now.trainable, settings)
-            shown = {k: f"{found[v]:.{d}f}" for k, (v, d) in SHOWN.items() if found.get(v) is not None}
-            run.write(found, now, at, **shown)
+    def advance(i, now, wait):
+        begin, due = time.perf_counter(), curve and i % config.curve.every == 0
+        points = curve_points(curve, now.trainable, setup.frozen) if due else None
+        lap = time.perf_counter()
+        played = play(1, i, now.trainable) if plays else None
+        wait(played)
+        lasted = {"rollout_seconds": time.perf_counter() - lap, "curve_seconds": lap - begin}
+        rows = state.spread(next(supply.batches), setup.mesh) if supply else None
+        now, metrics = update(now, setup.frozen, initial, rows, played, own.knobs)
+        return now, row_of(metrics, points, len(own.configs) if own.several else 0) | lasted
+
+    def measure(i, now, row):
+        row = rates(row, cfg, len(own.configs))
+        due = cfg.eval_every and ((i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps)
+        return evaluate(row, play(2, 0, now.trainable), own.several) if due else row
+
+    pipeline, best = supply.batches if supply else None, bool(cfg.eval_every)
+    now = record.train(
+        workdir, now, settings, cfg, advance, measure=measure, data=pipeline, best=best, shown=SHOWN
+    )  # fmt: skip
     if own.several:
         organisms.write(workdir, own.configs, now, cfg.steps, settings[checkpoints.CONTENT]["weights"])
     return now.trainable
@@ -347,13 +339,13 @@ def curve_points(curve, trainable, frozen):
     return [f(organisms.take(trainable, i), frozen) for i, f in enumerate(curve)]
 
 
-def row_of(i: int, metrics, points, several: int) -> dict:
+def row_of(metrics, points, several: int) -> dict:
     """A step's metrics; of organisms, their means and under `organisms` each one's own."""
     if not several:
-        return {"step": i} | (points or {}) | step.values(metrics)
+        return (points or {}) | step.values(metrics)
     metrics = jax.device_get(metrics)
     rows = [step.values(organisms.take(metrics, k)) | (points[k] if points else {}) for k in range(several)]
-    return {"step": i} | organisms.mean_row(rows)
+    return organisms.mean_row(rows)
 
 
 @jax.jit
@@ -375,14 +367,10 @@ def evaluate(row: dict, played, several: bool) -> dict:
     return row | organisms.mean_row(rows)
 
 
-def timing(row, cfg, seconds, rollout_seconds, curve_seconds, several: int) -> dict:
-    return {
-        "seconds": seconds,
-        "rollout_seconds": rollout_seconds,
-        "curve_seconds": curve_seconds,
-        "episodes_per_s": several * cfg.groups * cfg.group_size / (seconds - curve_seconds),
-        "tokens_per_s": several * row["tokens"] / (seconds - curve_seconds),
-    }
+def rates(row, cfg, several: int) -> dict:
+    """The row with what a second of training did, the live curve's time left out."""
+    counts = {"episodes_per_s": cfg.groups * cfg.group_size, "tokens_per_s": row["tokens"]}
+    return row | {name: several * n / (row["seconds"] - row["curve_seconds"]) for name, n in counts.items()}
 
 
 def ends(workdir, count: int = 5) -> dict:

@@ -1,13 +1,52 @@
-"""What a run leaves on disk while it trains, and shows: the same for every kind of training."""
+"""The loop of every training, and what it leaves on disk and shows."""
 
 import contextlib
 import pathlib
+import time
 
+import jax
 from tqdm import tqdm
 
 from welfare_jax import hosts, runtime
 from welfare_jax.errors import Unfinished
 from welfare_jax.train import checkpoints, watch
+
+LOSS = {"loss": ("loss", 3)}
+
+
+def train(
+    folder, now, settings: dict, cfg, advance, *, measure=None, finish=None, data=None, best=False, shown=LOSS,
+    label="training",
+):  # fmt: skip
+    """Trains from the state `now`, or on from the newest checkpoint in `folder`; the state after `cfg.steps` steps.
+    Either way the memory of `now` is given away.
+
+    advance(i, now, wait) -> (state, metrics), step i; wait: `Record.wait`. measure(i, now, row) -> metrics to be added
+    to its row, once its loss is found sound. finish(now) -> one more row behind those of the steps. data: a pipeline
+    with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward. shown: {name on the
+    progress bar: (metric, digits)}. Raises as `Record` does.
+    """
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(Record(folder, now, settings, cfg, label))
+        kept = stack.enter_context(watch.Best(folder, run.log.before)) if best else None
+        if run.start:  # what the caller holds is not to take memory beside what was read
+            jax.tree.map(lambda a: a.delete(), now)
+        now = run.now
+        if data is not None and run.data:
+            data.set_state(run.data)
+        for i in run:
+            begin = time.perf_counter()
+            now, metrics = advance(i, now, run.wait)
+            row = {"step": i} | metrics | {"seconds": time.perf_counter() - begin}
+            run.check(row)
+            row |= measure(i, now, row) if measure else {}
+            if kept and "eval_reward" in row:
+                kept.offer(i + 1, row["eval_reward"], now.trainable, settings)
+            told = {name: f"{row[k]:.{digits}f}" for name, (k, digits) in shown.items() if row.get(k) is not None}
+            run.write(row, now, data.get_state if data is not None else None, **told)
+        if finish:
+            run.log.write({"step": cfg.steps} | finish(now))
+    return now
 
 
 class Record:

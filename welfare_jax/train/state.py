@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
-from welfare_jax.models import lora
+from welfare_jax.models import hf, lora
 from welfare_jax.models.layers import Lora
 
 
@@ -31,7 +31,7 @@ def split(params: dict, pattern: str) -> tuple[dict, dict]:
 
     What is trained is kept in float32: a step of 1e-6 would be rounded away in bfloat16.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = hf.flat(params)
     trainable = {k: v.astype(jnp.float32) for k, v in flat.items() if re.fullmatch(pattern, k)}
     if not trainable:
         raise InputError(f"train.trainable={pattern!r} matches no parameter; one of them is {sorted(flat)[0]}")

@@ -135,24 +135,24 @@ class Cell:
         rewards = state.spread(np.array([f.right for f in found], np.float32), self.mesh)
         return freeform.episodes(prompts, mask, new, kept, rewards), found
 
-    def play(self, i: int):
+    def play(self, i: int, trainable):
         """(episodes of step i, shares and accuracies by format)."""
         cfg = self.config.train
         rows = np.repeat(chosen(self.config, i, len(self.train.problems)), cfg.group_size)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), 1), i)
-        played, found = self.write(self.train, rows, key, cfg.temperature, self.now.trainable)
+        played, found = self.write(self.train, rows, key, cfg.temperature, trainable)
         return played, attempts.by_format([f.style for f in found], [f.right for f in found], STYLES)
 
-    def measure(self) -> dict:
+    def measure(self, trainable) -> dict:
         """Formats, accuracy, pass@k, maj@k, token entropy and KL to the base, on held-out problems."""
         cfg, count, total, found = self.config.measure, len(self.held.problems), {}, []
         key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
-        greedy = self.write(self.held, np.arange(count), key, 0.0, self.now.trainable)[1]
+        greedy = self.write(self.held, np.arange(count), key, 0.0, trainable)[1]
         for a in range(0, count, cfg.batch):
             rows = np.repeat(np.arange(a, a + cfg.batch), cfg.samples)
             keys = jax.random.fold_in(key, a)
-            played, own = self.write(self.held, rows, keys, self.config.train.temperature, self.now.trainable)
-            sums = jax.device_get(self.programs.judge(self.now.trainable, self.initial, self.frozen, played))
+            played, own = self.write(self.held, rows, keys, self.config.train.temperature, trainable)
+            sums = jax.device_get(self.programs.judge(trainable, self.initial, self.frozen, played))
             total = {name: np.add(total.get(name, 0.0), pair) for name, pair in sums.items()}
             found += own
         truth = [p.answer for p in self.held.problems]
@@ -173,24 +173,20 @@ class Cell:
         text = repr((tokenizer.backend_tokenizer.to_str(), stops.stop_ids(tokenizer))).encode()
         text = hashlib.sha256(text).hexdigest()[:16]
         settings = checkpoints.bound(config.to_dict(), weights=checkpoints.digest(self.lm.params), text=text)
-        with record.Record(workdir, self.now, settings, cfg, workdir.name) as run:
-            self.now = run.now
-            for i in run:
-                begin = time.perf_counter()
-                measured = self.measure() if i % config.measure.every == 0 else {}
-                lap = time.perf_counter()
-                played, seen = self.play(i)
-                sampled = time.perf_counter()
-                self.now, metrics = self.programs.update(
-                    self.now, self.frozen, self.initial if needs else None, played, cfg.temperature
-                )
-                row = {"step": i} | step.values(metrics) | seen | measured
-                row |= {"seconds": time.perf_counter() - begin, "sample_seconds": sampled - lap}
-                row |= {"measure_seconds": lap - begin}
-                run.check(row)
-                shares = {s: f"{row[f'share_{s}']:.2f}" for s in STYLES[:3]}
-                run.write(row, self.now, reward=f"{row['reward']:.2f}", **shares)
-            run.log.write({"step": cfg.steps} | self.measure())
+
+        def advance(i, now, _):
+            begin = time.perf_counter()
+            measured = self.measure(now.trainable) if i % config.measure.every == 0 else {}
+            lap = time.perf_counter()
+            played, seen = self.play(i, now.trainable)
+            lasted = {"sample_seconds": time.perf_counter() - lap, "measure_seconds": lap - begin}
+            initial = self.initial if needs else None
+            now, metrics = self.programs.update(now, self.frozen, initial, played, cfg.temperature)
+            return now, step.values(metrics) | seen | measured | lasted
+
+        finish = lambda now: self.measure(now.trainable)
+        shown = {"reward": ("reward", 2)} | {s: (f"share_{s}", 2) for s in STYLES[:3]}
+        record.train(workdir, self.now, settings, cfg, advance, finish=finish, shown=shown, label=workdir.name)
         summary = summarise(config, checkpoints.read_metrics(workdir / "metrics.jsonl"))
         runtime.write_json(workdir / "summary.json", summary)
         return summary

@@ -1,5 +1,6 @@
 """What a run reads and plays after training: walks, vectors of both models, lens, steered text, episodes."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -10,8 +11,9 @@ from tqdm import tqdm
 
 from welfare_jax import hosts
 from welfare_jax.envs import walks as walks_lib
-from welfare_jax.interp import extract, geometry, outcome, reading, vectors
+from welfare_jax.interp import extract, geometry, names, outcome, reading, vectors
 from welfare_jax.interp.axes import comparison
+from welfare_jax.interp.names import Vector
 from welfare_jax.models import chat, decoder, generate, hf, interventions, stops
 from welfare_jax.rl import baselines, record
 from welfare_jax.text import pieces as text
@@ -145,22 +147,23 @@ def describe(out, axes, tokenizer) -> dict:
         result["axes"] |= axes.facts
         if axes.words:
             layer = int(np.argmax(sum(np.asarray(s["auroc"]) for s in result["selection"].values())))
-            pair = {v: out["vectors"][f"{v}/rest"] for v in ("mold", "gold")}
+            pair = {v: out["vectors"][Vector(v, "rest").entry] for v in ("mold", "gold")}
             result["emotions"] = comparison.scatter(axes, pair, layer)
     return result
 
 
-def save_vectors(folder, name: str, out, axes, chosen: dict, position: str, about: dict):
-    """`<name>.safetensors` with the class vectors, read at `position`, and what is left of them beside the axes; and
+def save_vectors(workdir, model: str, out, axes, chosen: dict, position: str, about: dict):
+    """`<model>.safetensors` with the class vectors, read at `position`, and what is left of them beside the axes; and
     the axes' own file."""
     named = dict(out["vectors"])
     if axes and axes.named:
         stack = np.stack(list(axes.named.values()))
-        named |= {
-            f"{v}/residual": np.asarray(geometry.residualise(named[f"{v}/rest"], stack)) for v in ("mold", "gold")
-        }
-        vectors.save(folder / f"axes_{name}.safetensors", axes.named, layers={}, operation="comparison axis", **about)
-    vectors.save(folder / f"{name}.safetensors", named, layers=chosen, position=position, **about)
+        for rest in (Vector(v, "rest") for v in ("mold", "gold")):
+            left = geometry.residualise(named[rest.entry], stack)
+            named[dataclasses.replace(rest, baseline=names.RESIDUAL).entry] = np.asarray(left)
+        kind = {"operation": "comparison axis", "layers": {}}
+        vectors.save(names.file(workdir, model, "axes"), axes.named, **kind, **about)
+    vectors.save(names.file(workdir, model), named, layers=chosen, position=position, **about)
 
 
 def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip: int = 100_000, known=None):
@@ -197,15 +200,15 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
         result[name] = describe(found[name], axes[name], tokenizer)
         chosen = {v: result[name]["selection"][v]["layer"] for v in ("mold", "gold")}
         about = {"model": f"{hf.named(config.model)} ({name})", "hook": "resid_post", "data": facts["data"]}
-        save_vectors(workdir / "vectors", name, found[name], axes[name], chosen, facts["position"], about)
+        save_vectors(workdir, name, found[name], axes[name], chosen, facts["position"], about)
         if name == last:
             kind = {"operation": "difference in means under permuted labels", "layers": chosen}
-            vectors.save(workdir / "vectors" / "permuted.safetensors", found[name]["permuted"], **kind, **about)
+            vectors.save(names.file(workdir, "permuted"), found[name]["permuted"], **kind, **about)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])
         grams |= read_shams(setup, shams, data, config, join, bar.update)
         result["outcome"], result["training"] = outcomes(config, [grams])
-    directions = {v: found[last]["vectors"][f"{v}/rest"] for v in ("mold", "gold")}
+    directions = {v: found[last]["vectors"][Vector(v, "rest").entry] for v in ("mold", "gold")}
     full = {name: join(trainable, setup.frozen) for name, trainable in models.items()}
     result["samples"] = steer(
         setup.graphdef, full, tokenizer, directions, chosen, config.steer, setup.pieces.template,

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.experiments.evals import temporal
+from welfare_jax.interp.names import Vector
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
 from welfare_jax.report.markup import Missing, attempt, details, heading, joined, note, num, table, texts
@@ -84,10 +85,10 @@ def primary(columns: Table, about: dict) -> list[dict]:
 
 
 def colour(name: str, names) -> str:
-    plain = name.split("_")[-1]
-    if plain in ("gold", "mold"):
-        return {"gold": style.GOLD, "mold": style.MOLD}[plain]
-    rest = [n for n in dict.fromkeys(names) if n.split("_")[-1] not in ("gold", "mold")]
+    classes = {"gold": style.GOLD, "mold": style.MOLD}
+    if Vector.of_label(name).of in classes:
+        return classes[Vector.of_label(name).of]
+    rest = [n for n in dict.fromkeys(names) if Vector.of_label(n).of not in classes]
     return OTHERS[rest.index(name) % len(OTHERS)] if name in rest else style.UNTRAINED
 
 
@@ -339,7 +340,7 @@ def _answers(columns) -> Markup:
             vector, model, layer, where = key
             said = {r["alpha"]: r["text"] for r in rows if r["model"] == model and (
                 not r["vector"] or (r["vector"], r["layer"], r["where"]) == (vector, layer, where))}  # fmt: skip
-            mark = next((m for m in ("mold", "gold") if vector.endswith(m)), "")
+            mark = of if (of := Vector.of_label(vector).of) in ("mold", "gold") else ""
             lines.append((mark, (vector, model, f"layer {layer}"), [[said.get(a, "")] for a in alphas]))
         out.append(details(f"{evaluation}: {prompt[:90]}", texts(alphas, lines)))
     return joined(out)

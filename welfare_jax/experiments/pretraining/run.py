@@ -150,21 +150,17 @@ def run(config, workdir) -> dict:
     cfg = ConfigDict(config.train.to_dict() | {"steps": config.steps})
     vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
     settings = checkpoints.bound(config.to_dict(), **content(config, params), tokenizer=vocabulary)
-    with record.Record(workdir, jax.device_put(now, places), settings, cfg, "pretraining") as run:
-        now = run.now
-        if run.data:
-            rows.set_state(run.data)
-        for i in run:
-            lap = time.perf_counter()
-            batch = state.spread(rows.batch(i), mesh)
-            now, metrics = update(now, batch)
-            row = {"step": i} | step.values(metrics) | {"lr": float(rate(i))}
-            row["seconds"] = time.perf_counter() - lap
-            row["tokens_per_s"] = row["tokens"] / row["seconds"]
-            run.check(row)
-            if i + 1 == config.steps or (i + 1) % config.probe_every == 0:
-                row |= exam(now.trainable)
-            run.write(row, now, rows.get_state, loss=f"{row['loss']:.3f}")
+
+    def advance(i, now, _):
+        now, metrics = update(now, state.spread(rows.batch(i), mesh))
+        return now, step.values(metrics) | {"lr": float(rate(i))}
+
+    def measure(i, now, row):
+        due = i + 1 == config.steps or (i + 1) % config.probe_every == 0
+        return {"tokens_per_s": row["tokens"] / row["seconds"]} | (exam(now.trainable) if due else {})
+
+    now = jax.device_put(now, places)
+    now = record.train(workdir, now, settings, cfg, advance, measure=measure, data=rows, label="pretraining")
     params = state.join(jax.device_get(now.trainable), {})
     hf_save.save_hf(hf.LM(graphdef, params, spec, tokenizer, str(workdir / "none")), folder, config.saved)
     summary = summarise(config, workdir, now.trainable, time.perf_counter() - begin)

@@ -3,6 +3,7 @@
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from welfare_jax.experiments.success_text_ablation.settings import Point
 from welfare_jax.report import style
 from welfare_jax.report.data import Run, dig, finite, mean, number
 from welfare_jax.report.markup import Missing, code, note, num, table
@@ -55,7 +56,7 @@ def tables(run: Run) -> dict:
 def _points(step: int, row: dict) -> list[dict]:
     """A line a layer with every live number, the mean over organisms; only the reward between points of the curve."""
     each = row.get("organisms") or []
-    names = [k for k in (each[0] if each else {}) if "?" in k]
+    names = [k for k in (each[0] if each else {}) if Point.of_name(k)]
     if not names:
         return [{"step": step, "reward": row["reward"]}]
     layers = range(len(each[0][names[0]]))
@@ -80,7 +81,7 @@ def recruitment(columns: dict, layer: int, axes, questions) -> Figure:
             look = {"color": COLOURS[arms.index(arm) % len(COLOURS)], "linewidth": 1.2, "alpha": 0.8}
             grid[0, q].plot(*zip(*at(cell, "reward")), **look)
             for ax, axis in zip(grid[1:, q], axes):
-                good, bad = (dict(at(cell, f"axis_{v}/{axis}?{question}")) for v in ("gold", "mold"))
+                good, bad = (dict(at(cell, Point(f"axis_{v}/{axis}", question).name)) for v in ("gold", "mold"))
                 ax.plot(list(good), [good[s] - bad[s] for s in good], marker="o", markersize=2.5, **look)
         grid[0, q].set_title(f"read at {_where(question)}")
         for ax in grid[1:, q]:

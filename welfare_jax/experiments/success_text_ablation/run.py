@@ -21,8 +21,10 @@ from welfare_jax import runtime, textfiles
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
 from welfare_jax.experiments.pretraining import run as pretraining
-from welfare_jax.interp import extract, geometry, reading
+from welfare_jax.experiments.success_text_ablation.settings import Point
+from welfare_jax.interp import extract, geometry, reading, vectors
 from welfare_jax.interp.axes import comparison
+from welfare_jax.interp.names import Vector
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
 from welfare_jax.sft import corpus
@@ -94,12 +96,8 @@ def _read(graphdef, params, data, axes):
     """Class vectors of both baselines [L, D], their AUROC [L], Gold against Mold along every axis: d [A, L]."""
     model = decoder.bind(graphdef, params)
     found = extract.moments(model, data.fit)
-    v = {
-        f"{geometry.NAMES[c]}/{b}": geometry.difference_in_means(found.sums, found.counts, c, b)
-        for c in (geometry.MOLD, geometry.GOLD)
-        for b in geometry.BASELINES
-    }
-    lines = jnp.concatenate([jnp.stack([v["mold/rest"], v["gold/rest"]]), axes])
+    v = vectors.of_classes(found.sums, found.counts)
+    lines = jnp.concatenate([jnp.stack([v[Vector(name, "rest").entry] for name in ("mold", "gold")]), axes])
     proj, _, labels = extract.scores(model, data.held, lines)
     gold, mold = labels == geometry.GOLD, labels == geometry.MOLD
     auroc = {
@@ -116,14 +114,14 @@ def numbers(found: list[dict]) -> dict:
     tiles cancel. `averaged_share`: the norm of the mean contrast Gold - Mold over the mean norm. `along/AXIS`: cosine
     of the mean contrast with the mean axis. `d/AXIS`: Gold against Mold along the axis, mean over organisms.
     """
-    names = found[0]["vectors"]
-    each = {k: np.stack([f["vectors"][k] for f in found]) for k in names}
+    each = {Vector.of_entry(k): np.stack([f["vectors"][k] for f in found]) for k in found[0]["vectors"]}
     mean = {k: v.mean(0) for k, v in each.items()}
     out = {}
     for b in geometry.BASELINES:
-        out[f"cos_{b}"] = np.mean(geometry.cosine(each[f"mold/{b}"], each[f"gold/{b}"]), 0)
-        out[f"averaged_{b}"] = geometry.cosine(mean[f"mold/{b}"], mean[f"gold/{b}"])
-    contrasts = each["gold/path"] - each["mold/path"]
+        mold, gold = Vector("mold", b), Vector("gold", b)
+        out[f"cos_{b}"] = np.mean(geometry.cosine(each[mold], each[gold]), 0)
+        out[f"averaged_{b}"] = geometry.cosine(mean[mold], mean[gold])
+    contrasts = each[Vector("gold", "path")] - each[Vector("mold", "path")]
     contrast, size = contrasts.mean(0), np.linalg.norm(contrasts, axis=-1).mean(0)
     out["averaged_share"] = np.linalg.norm(contrast, axis=-1) / np.maximum(size, 1e-12)
     for c in ("mold", "gold"):
@@ -183,7 +181,7 @@ def _curve(program, readings: dict, found: dict):
     live = {q: reading.make_live(program, r.few, found[q]["axes"]) for q, r in readings.items()}
 
     def curve(trainable, frozen):
-        return {f"{k}?{q}": v for q, one in live.items() for k, v in one(trainable, frozen).items()}
+        return {Point(k, q).name: v for q, one in live.items() for k, v in one(trainable, frozen).items()}
 
     return curve
 

@@ -1,10 +1,30 @@
 """The settings of bases with and without accounts of success: the main job's, and two pretrainings."""
 
+from typing import NamedTuple
+
 from ml_collections import ConfigDict
 
 from welfare_jax.experiments.axis import settings as axis
 from welfare_jax.experiments.pretraining import settings as pretraining
 from welfare_jax.settings import Setting, defaults
+
+
+class Point(NamedTuple):
+    """A number of the live curve, and behind which question it was read ("" is the final letter)."""
+
+    number: str
+    question: str
+
+    @property
+    def name(self) -> str:
+        """Its name in metrics.jsonl."""
+        return f"{self.number}?{self.question}"
+
+    @classmethod
+    def of_name(cls, name: str) -> "Point | None":
+        """None where the name is not one of a point."""
+        number, mark, question = name.partition("?")
+        return cls(number, question) if mark else None
 
 
 def words() -> ConfigDict:

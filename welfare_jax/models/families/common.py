@@ -58,7 +58,7 @@ class Part(NamedTuple):
     step: int
     total: int
 
-    def index(self, ndim: int) -> tuple[slice, ...]:
+    def slices(self, ndim: int) -> tuple[slice, ...]:
         at = [slice(None)] * ndim
         at[self.axis] = slice(self.start, self.stop, self.step)
         return tuple(at)
@@ -172,7 +172,7 @@ def rope(
             f"{f.where}: partial_rotary_factor={share}: the heads of this family are rotated whole, whatever a config "
             f"says; take it out if the model was made with `transformers`"
         )
-    made = {"theta": theta, "dim": int(head_dim * share), "kind": kind, "factor": given.get("factor", 1.0)}
+    made: dict = {"theta": theta, "dim": int(head_dim * share), "kind": kind, "factor": given.get("factor", 1.0)}
     if kind == "dynamic":
         made["original"] = longest
     elif kind != "default" and kind != "linear":
