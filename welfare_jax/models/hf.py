@@ -66,6 +66,19 @@ class LM:
         )
 
 
+def snapshot(repo: str, **wanted) -> tuple[pathlib.Path | None, str]:
+    """(the folder of a hub's repository, from the network or else from the cache; why there is none)."""
+    from huggingface_hub import snapshot_download
+
+    causes = []
+    for offline in (False, True):
+        try:
+            return pathlib.Path(snapshot_download(repo, **wanted, local_files_only=offline)), ""
+        except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
+            causes.append(type(error).__name__)
+    return None, causes[0]
+
+
 def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> pathlib.Path:
     """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name by `huggingface_hub` or its cache.
 
@@ -89,24 +102,19 @@ def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> path
         if folder.exists():
             reason = "has no config.json" if folder.is_dir() else "is not a *.gguf file"
         raise InputError(f"model {path_or_repo}: {reason}; {advice}")
-    from huggingface_hub import snapshot_download
-
     wanted = {
         "allow_patterns": ["*.json", "*.jinja", "tokenizer.model", "*.txt"] + ["*.safetensors"] * weights,
         "ignore_patterns": ["*/*", "consolidated*"],  # the same weights again, in other programs' formats
         "revision": revision or None,
     }
-    causes = []
-    for offline in (False, True):
-        try:
-            return pathlib.Path(snapshot_download(path_or_repo, **wanted, local_files_only=offline))
-        except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
-            causes.append(type(error).__name__)
+    found, cause = snapshot(path_or_repo, **wanted)
+    if found:
+        return found
     if not weights and not revision and (PUBLISHED / path_or_repo / "config.json").is_file():
         return PUBLISHED / path_or_repo
     raise InputError(
         f"model {path_or_repo}{revision and f' at revision {revision!r}'}: not in the local hub cache and not "
-        f"downloadable ({causes[0]}); "
+        f"downloadable ({cause}); "
         f"log in with `hf auth login` where the model is gated, or {advice}"
     )
 

@@ -1,5 +1,6 @@
 """What training changes, apart from what it leaves alone: parameters as flat dicts from path to array."""
 
+import dataclasses
 import re
 from typing import NamedTuple
 
@@ -21,6 +22,25 @@ class State(NamedTuple):
     step: jax.Array  # int32 [], updates done
     trainable: dict[str, jax.Array]
     opt_state: optax.OptState
+
+
+@dataclasses.dataclass
+class Adapted:
+    """A model with what of it is trained and what is frozen."""
+
+    lm: hf.LM  # as loaded: the untrained model
+    graphdef: object  # with adapters
+    initial: dict  # trainable parameters before training, flat
+    frozen: dict
+    mesh: object
+
+    def join(self, trainable, frozen) -> dict:
+        """The decoder's parameters, in the type in which the model was loaded."""
+        return join(trainable, frozen, self.dtype)
+
+    @property
+    def dtype(self):
+        return self.lm.params["embed"].dtype
 
 
 VALUE_HEAD = "value_head/"  # PPO's, beside the decoder's own parameters
