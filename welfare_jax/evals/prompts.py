@@ -12,6 +12,7 @@ import numpy as np
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
+from welfare_jax.models import hub
 
 HERE = pathlib.Path(__file__).parent
 SETS, WORDING = HERE / "sets", HERE / "wording"
@@ -125,10 +126,8 @@ def locate(source: str) -> pathlib.Path:
 
 
 def _from_hub(repo: str, name: str) -> pathlib.Path:
-    from welfare_jax.models import hf  # not above: settings are read without JAX
-
     patterns = [name] if name else [f"*{kind}{packed}" for kind in KINDS for packed in ("", ".gz")]
-    folder, cause = hf.snapshot(repo, repo_type="dataset", allow_patterns=patterns)
+    folder, cause = hub.snapshot(repo, repo_type="dataset", allow_patterns=patterns)
     if folder is None:
         raise InputError(
             f"prompts {repo}: not in the local hub cache and not downloadable ({cause}); give a file instead"

@@ -56,9 +56,7 @@ def auroc(scores, positive, use=None):
     Here and below `use`, bool [N], says which samples count: all, unless it is given. NumPy arrays are worked on in
     NumPy, in their own precision.
     """
-    xp = _library(scores)
-    use = xp.ones(positive.shape, bool) if use is None else use
-    positive, negative = positive & use, ~positive & use
+    xp, use, positive, negative = _sides(scores, positive, use)
 
     def one(s):
         s = xp.where(use, s, np.inf)  # behind all others, where it changes no rank
@@ -72,15 +70,16 @@ def auroc(scores, positive, use=None):
     return flat.reshape(scores.shape[:-1])
 
 
-def _library(scores):
-    return np if isinstance(scores, np.ndarray) else jnp
+def _sides(scores, positive, use):
+    """(NumPy or JAX's, what counts, and of that the positive and the negative samples)."""
+    xp = np if isinstance(scores, np.ndarray) else jnp
+    use = xp.ones(positive.shape, bool) if use is None else use
+    return xp, use, positive & use, ~positive & use
 
 
 def cohens_d(scores, positive, use=None):
     """Difference of means over the pooled standard deviation, scores [..., N]."""
-    xp = _library(scores)
-    use = xp.ones(positive.shape, bool) if use is None else use
-    positive, negative = positive & use, ~positive & use
+    xp, use, positive, negative = _sides(scores, positive, use)
     n, m = positive.sum(), negative.sum()
     a = xp.where(positive, scores, 0.0).sum(-1) / n
     b = xp.where(negative, scores, 0.0).sum(-1) / m

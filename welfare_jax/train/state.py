@@ -51,7 +51,7 @@ def split(params: dict, pattern: str) -> tuple[dict, dict]:
 
     What is trained is kept in float32: a step of 1e-6 would be rounded away in bfloat16.
     """
-    flat = hf.flat(params)
+    flat = lora.flat(params)
     trainable = {k: v.astype(jnp.float32) for k, v in flat.items() if re.fullmatch(pattern, k)}
     if not trainable:
         raise InputError(f"train.trainable={pattern!r} matches no parameter; one of them is {sorted(flat)[0]}")
