@@ -111,9 +111,9 @@ def shares(b: Bench, seconds: float) -> dict:
 
 def rollout(b: Bench) -> dict:
     """Whole episodes: `groups` mazes x `group_size` episodes."""
-    from welfare_jax.models import hf
+    from welfare_jax.models import lora
 
-    program, frozen = b.collect(b.graphdef), hf.flat(b.params)
+    program, frozen = b.collect(b.graphdef), lora.flat(b.params)
     seconds, compiling, (played, _) = b.time(lambda i: program({}, frozen, b.key, i, 0.7))
     tokens = int(played.mask.sum())
     context = tokens / b.episodes / 2

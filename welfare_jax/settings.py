@@ -1,5 +1,6 @@
 """Defaults and what they mean, written side by side once."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 
@@ -14,6 +15,11 @@ def defaults(tree: dict) -> dict[str, Any]:
     """A tree of settings as plain values."""
     plain = {name: part.default if isinstance(part, Setting) else part for name, part in tree.items()}
     return {name: defaults(part) if isinstance(part, dict) else part for name, part in plain.items()}
+
+
+def typed(cls, section, **changes):
+    """The frozen dataclass `cls` of a section of the settings, which has all its fields; its checks are made."""
+    return cls(**{f.name: section[f.name] for f in dataclasses.fields(cls)} | changes)
 
 
 def meanings(tree: dict, prefix="") -> dict[str, str]:

@@ -317,27 +317,3 @@ def test_stored_activations(model, data, activations, samples, tmp_path):
     for unit, label, act in rows:
         assert label == samples.label[where[unit], 0]
         np.testing.assert_allclose(act, activations[:, where[unit]], atol=1e-5)
-
-
-def test_on_policy_episodes(tiny_tokenizer):
-    """Every answer but the last is read where it stands, and labelled by the tile that it chose."""
-    world = worlds.make(tiny_tokenizer, turns=4)
-    windy = world._replace(maze=maze.Params(size=15, turns=4, wind=0.5))
-    cfg = worlds.train_config(group_size=2)
-    played, _ = worlds.collector(windy, cfg)(world.trainable, world.frozen, jax.random.key(1), 0, 0.7)
-    found = extract.of_trajectories(played, 2)
-    assert found.read.shape == found.label.shape == (4, 3) and found.unit.tolist() == [0, 0, 1, 1]
-    for row in range(4):
-        said = tiny_tokenizer.convert_ids_to_tokens(found.tokens[row][found.read[row]])
-        assert said == [LETTERS[a] for a in np.asarray(played.actions[row, :-1])]
-        for t in range(3):
-            assert found.label[row, t] == played.neighbours[row, t, played.actions[row, t]]
-    one = extract.of_trajectories(played, 2, turns=[1])
-    np.testing.assert_array_equal(one.read[:, 0], found.read[:, 1])
-    np.testing.assert_array_equal(one.label[:, 0], found.label[:, 1])
-    params = state.join(world.trainable, world.frozen)
-    out = extract.moments(decoder.bind(world.graphdef, params), extract.buckets(found, 3, 1))
-    stream = run(world.graphdef, params, found.tokens, mask=found.mask, read=found.read).residual
-    for c in range(3):
-        mine = np.asarray(stream)[:, found.label == c]
-        np.testing.assert_allclose(out.origin + out.sums[:, c] / out.counts[c], mine.mean(1), atol=1e-5)

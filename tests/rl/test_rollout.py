@@ -15,7 +15,7 @@ from welfare_jax.envs.maze import GOLD, MOLD
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save
 from welfare_jax.models.interventions import ablate, add, combine
-from welfare_jax.rl import rollout
+from welfare_jax.rl import baselines, rollout
 from welfare_jax.text import pieces as text
 
 GROUPS, MEMBERS, TURNS, D = 2, 3, 6, 24
@@ -227,7 +227,10 @@ def test_trajectories_again_in_plain_python(plain):
 @functools.lru_cache
 def scripted(name, params, n):
     """n episodes of a policy without a model, in groups of two; there is nothing to read, so the table is bare."""
-    policy = {"uniform": rollout.uniform, "greedy": rollout.greedy_neighbours}[name]()
+    greedy = rollout.Policy(
+        lambda carry, tokens, mask, obs: (carry, 40 * jnp.asarray(baselines.WORTH)[obs.neighbours])
+    )
+    policy = {"uniform": rollout.uniform(), "greedy": greedy}[name]
     table = text.Table(
         jnp.zeros((24 + 2 * params.size, 1), jnp.int32), jnp.zeros(24 + 2 * params.size, jnp.int32), None
     )

@@ -1,5 +1,6 @@
 """Supervised runs: one step by hand, the same numbers after a stop, other settings refused, metrics joined."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax import config, mesh
 from welfare_jax.errors import InputError
-from welfare_jax.train import checkpoints, fit
+from welfare_jax.train import checkpoints, fit, state
 
 X = np.random.default_rng(0).normal(size=(48, 3)).astype("f4")
 Y = X @ np.array([1.0, -2.0, 0.5], "f4") + 0.3
@@ -24,7 +25,7 @@ def settings(**changes):
 
 def base():
     start = {"value_head/kernel": jnp.zeros(3), "value_head/bias": jnp.zeros(())}
-    return fit.Base(SimpleNamespace(params=start), None, start, {}, mesh.make())
+    return state.Adapted(SimpleNamespace(params=start), None, start, {}, mesh.make())
 
 
 def loss(trainable, frozen, part):
@@ -85,7 +86,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
         trainer(tmp_path / "cut", {"a": 2}, (X, Y), batches(order))
     with pytest.raises(InputError, match=r"content\.data="):
         trainer(tmp_path / "cut", {"a": 1}, (X, Y + 1), batches(order))
-    other = base()._replace(lm=SimpleNamespace(params={"w": jnp.ones(3)}))
+    other = dataclasses.replace(base(), lm=SimpleNamespace(params={"w": jnp.ones(3)}))
     with pytest.raises(InputError, match=r"content\.weights="):
         fit.Trainer(other, loss, cfg)(tmp_path / "cut", {"a": 1}, (X, Y), batches(order))
     assert before == {p: p.read_bytes() for p in (tmp_path / "cut").rglob("*") if p.is_file()}

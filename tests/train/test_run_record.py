@@ -8,10 +8,26 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
+from welfare_jax import runtime
 from welfare_jax.errors import InputError, Unfinished
 from welfare_jax.train import checkpoints, record
 
 CFG = ConfigDict({"steps": 5, "checkpoint_every": 2, "keep": 0, "spike": 0.0})
+
+
+class Pipeline:
+    """Counts the steps that were fed; what it says of itself is kept in `data`. ask: see `play`."""
+
+    def __init__(self, data: dict, ask=None):
+        self.data, self.ask = data, ask
+
+    def get_state(self):
+        if self.ask and self.ask[0] == CFG.steps == self.data["seen"]:
+            os.kill(os.getpid(), self.ask[1])
+        return dict(self.data)
+
+    def set_state(self, state):
+        self.data.update(state)
 
 
 def play(folder, until, settings=None, grad_norm=1.0, data=None, ask=None):
@@ -19,24 +35,24 @@ def play(folder, until, settings=None, grad_norm=1.0, data=None, ask=None):
 
     ask: (step, signal), a signal that comes in that step; after all steps, where it is their number.
     """
-    with record.Record(folder, {"x": jnp.zeros(())}, settings or {"a": 1}, CFG) as run:
-        now = run.now
-        if data is not None and run.data:
-            data.update(run.data)
-        for i in run:
-            if i == until:
-                raise KeyboardInterrupt
-            now = {"x": now["x"] + i}
-            row = {"step": i, "loss": float(i), "grad_norm": grad_norm}
-            run.check(row)
-            if ask and ask[0] == i:
-                os.kill(os.getpid(), ask[1])
-            if data is not None:
-                data["seen"] = i + 1
-            run.write(row, now, (lambda: dict(data)) if data is not None else None, loss="x")
-        if ask and ask[0] == CFG.steps:
+    begun = []
+
+    def advance(i, now, wait):
+        begun.append(i)
+        if i == until:
+            raise KeyboardInterrupt
+        return {"x": now["x"] + i}, {"loss": float(i), "grad_norm": grad_norm}
+
+    def measure(i, now, row):
+        if ask and ask[0] == i:
             os.kill(os.getpid(), ask[1])
-        return run.start, float(now["x"])
+        if data is not None:
+            data["seen"] = i + 1
+        return {}
+
+    pipeline, begin = None if data is None else Pipeline(data, ask), {"x": jnp.zeros(())}
+    now = record.train(folder, begin, settings or {"a": 1}, CFG, advance, measure=measure, data=pipeline)
+    return (begun or [CFG.steps])[0], float(now["x"])
 
 
 def steps(folder):
@@ -71,10 +87,12 @@ def test_asked_to_end_in_a_step(step, number, kind, tmp_path):
     assert again["seen"] == 5
 
 
-def test_asked_to_end_before_anything_is_done(tmp_path):
-    with pytest.raises(Unfinished, match="nothing was trained yet"), record.Record(tmp_path, {}, {}, CFG) as run:
-        os.kill(os.getpid(), signal.SIGTERM)
-        next(iter(run))
+def test_asked_to_end_before_anything_is_done(tmp_path, monkeypatch):
+    """The signal comes while the run is set up."""
+    write = runtime.write_json
+    monkeypatch.setattr(runtime, "write_json", lambda *a: (write(*a), os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Unfinished, match="nothing was trained yet"):
+        play(tmp_path, 0)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
@@ -82,8 +100,8 @@ def test_the_pipeline_stands_where_it_stood(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, 3, data={})
     again = {}
-    with record.Record(tmp_path, {"x": jnp.zeros(())}, {"a": 1}, CFG) as run:
-        again.update(run.data)
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path, 2, data=again)  # before the step that comes next is done
     assert again == {"seen": 2}
 
 
@@ -105,27 +123,16 @@ class Now(NamedTuple):
     trainable: dict
 
 
-class Pipeline:
-    def __init__(self):
-        self.at = 0
-
-    def get_state(self):
-        return {"at": self.at}
-
-    def set_state(self, state):
-        self.at = state["at"]
-
-
 def loop(folder, until=None):
     """Adds the number of the pipeline's batch in every step; interrupted in step `until`. Returns (start, end)."""
-    begin, pipeline = Now({"x": jnp.zeros(2)}), Pipeline()
+    begin, pipeline = Now({"x": jnp.zeros(2)}), Pipeline({"at": 0})
 
     def advance(i, now, wait):
         if i == until:
             raise KeyboardInterrupt
         wait(now)
-        pipeline.at += 1
-        return Now({"x": now.trainable["x"] + pipeline.at}), {"loss": float(i), "grad_norm": 1.0}
+        pipeline.data["at"] += 1
+        return Now({"x": now.trainable["x"] + pipeline.data["at"]}), {"loss": float(i), "grad_norm": 1.0}
 
     end = record.train(
         folder, begin, {"a": 1}, CFG, advance, data=pipeline, best=True, shown={"half": ("half", 1)},

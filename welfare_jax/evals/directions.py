@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax import mesh as mesh_lib
+from welfare_jax import settings
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
@@ -177,10 +178,8 @@ def _from_maze(models, config):
         rollout.check_ids(decoder.static(model.graphdef)[0], table, config.extract.question)
     params = maze.Params(**config.maze.to_dict()).check()
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    cfg = config.extract
-    data, _ = extract.walk_data(
-        table, params, mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + 100_000, cfg.question
-    )
+    which = settings.typed(extract.WalkSettings, config.extract)
+    data, _ = extract.walk_data(table, params, mesh, which, walks_lib.SEED + 100_000)
     out, chance, targets, evals = {}, {}, (geometry.MOLD, geometry.GOLD), config.evals
     make = lambda sums, counts: [geometry.difference_in_means(sums, counts, c, evals.baseline) for c in targets]
     for name, model in models.items():

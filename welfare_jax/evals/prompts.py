@@ -12,6 +12,7 @@ import numpy as np
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
+from welfare_jax.models import hub
 
 HERE = pathlib.Path(__file__).parent
 SETS, WORDING = HERE / "sets", HERE / "wording"
@@ -125,20 +126,12 @@ def locate(source: str) -> pathlib.Path:
 
 
 def _from_hub(repo: str, name: str) -> pathlib.Path:
-    from huggingface_hub import snapshot_download
-
     patterns = [name] if name else [f"*{kind}{packed}" for kind in KINDS for packed in ("", ".gz")]
-    for offline in (False, True):
-        try:
-            folder = snapshot_download(repo, repo_type="dataset", allow_patterns=patterns, local_files_only=offline)
-            break
-        except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
-            cause = type(error).__name__
-    else:
+    folder, cause = hub.snapshot(repo, repo_type="dataset", allow_patterns=patterns)
+    if folder is None:
         raise InputError(
             f"prompts {repo}: not in the local hub cache and not downloadable ({cause}); give a file instead"
         )
-    folder = pathlib.Path(folder)
     found = [folder / name] if name else [p for p in sorted(folder.rglob("*")) if textfiles.kind(p) in KINDS]
     found = [p for p in found if p.is_file() and p.name != "dataset_infos.json"]
     if len(found) != 1:

@@ -2,34 +2,10 @@
 
 import numpy as np
 
+from welfare_jax.train import stats
+
+interval, t_quantile = stats.clustered, stats.t_quantile
 MASK = 0.9  # cells with a higher rate of incoherent answers say nothing about the metric
-
-
-def interval(values, groups, level: float = 0.95):
-    """(mean, low, high): the mean and its interval by Student's t with one degree of freedom less than groups.
-
-    Samples of one prompt resemble one another, so a group (a prompt) is what is independent: with u_g the sum of the
-    deviations in a group and N values, the variance is G / (G - 1) * sum u_g^2 / N^2. The ends are nan with one
-    group, all three without values.
-    """
-    values = np.asarray(values, float)
-    if not len(values):
-        return (float("nan"),) * 3
-    mean = values.mean()
-    u = _sums(values - mean, groups)
-    half = t_quantile(len(u), level) * np.sqrt(len(u) / max(len(u) - 1, 1) * (u**2).sum()) / len(values)
-    return float(mean), float(mean - half), float(mean + half)
-
-
-def t_quantile(groups: int, level: float = 0.95) -> float:
-    """How many standard errors from groups the interval reaches to either side; nan with one group."""
-    import scipy.stats  # not above: it takes longer than reading settings, which come from evaluations
-
-    return float(scipy.stats.t.ppf((1 + level) / 2, groups - 1)) if groups > 1 else float("nan")
-
-
-def _sums(values, groups):
-    return np.bincount(np.unique(groups, return_inverse=True)[1], values)
 
 
 def slope(x, y, groups):
@@ -45,29 +21,27 @@ def slope(x, y, groups):
         return float("nan"), float("nan")
     b = (centred * y).sum() / sxx
     residual = y - y.mean() - b * centred
-    u = _sums(centred * residual, groups)
+    u = stats.sums(centred * residual, groups)
     g = len(u)
     error = np.sqrt(g / (g - 1) * (u**2).sum()) / sxx if g > 1 else float("nan")
     return float(b), float(error)
 
 
 def cohens_d(a, b) -> float:
-    """Difference of the means of two samples over their pooled standard deviation."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    if len(a) < 2 or len(b) < 2:
-        return float("nan")
-    within = ((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()
-    pooled = np.sqrt(within / (len(a) + len(b) - 2))
-    return float((a.mean() - b.mean()) / pooled) if pooled > 0 else float("nan")
+    """Difference of the means of two samples over their pooled standard deviation; nan where nothing varies."""
+    varies = len(a) > 1 and len(b) > 1 and (np.ptp(a) > 0 or np.ptp(b) > 0)
+    return _of_two("cohens_d", a, b) if varies else float("nan")
 
 
 def auroc(a, b) -> float:
     """Probability that a member of `a` exceeds one of `b`; ties count half."""
-    a, b = np.asarray(a, float), np.sort(np.asarray(b, float))
-    if not len(a) or not len(b):
-        return float("nan")
-    below = np.searchsorted(b, a, "left") + np.searchsorted(b, a, "right")
-    return float(below.mean() / 2 / len(b))
+    return _of_two("auroc", a, b) if len(a) and len(b) else float("nan")
+
+
+def _of_two(name, a, b) -> float:
+    from welfare_jax.interp import geometry  # not above: settings are read from evaluations without JAX
+
+    return float(getattr(geometry, name)(np.array([*a, *b], float), np.arange(len(a) + len(b)) < len(a)))
 
 
 def tertiles(values) -> np.ndarray:

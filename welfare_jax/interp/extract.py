@@ -4,7 +4,7 @@ N sequences in buckets of similar length, each cut into M batches of b rows of T
 activation outlives its batch, so memory does not grow with N. L layers, D width, C classes, R replicates.
 """
 
-import itertools
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.envs.walks import Walks
+from welfare_jax.errors import InputError
 from welfare_jax.interp import geometry, vectors
 from welfare_jax.models import decoder
 from welfare_jax.text import pieces as text
@@ -123,25 +124,6 @@ def after(samples: Samples, ids: list[int]) -> Samples:
     at = length + np.arange(len(ids))
     tokens[rows, at], mask[rows, at] = ids, True
     return samples._replace(tokens=tokens, mask=mask, read=(length + len(ids) - 1).astype(np.int32))
-
-
-def of_trajectories(played, group_size: int, turns=None) -> Samples:
-    """On-policy episodes (`rollout.Trajectory`) read at each answer's letter, labelled by the tile it chose.
-
-    The answer of turn t stands at the head of turn t + 1, so N - 1 of N turns can be read; `turns` names the ones to
-    read (zero-based). Episodes of one maze are one unit: they are no independent samples.
-    """
-    tokens, mask, actions, near = (
-        np.asarray(a) for a in (played.tokens, played.mask, played.actions, played.neighbours)
-    )
-    rows, count = actions.shape
-    ends = np.asarray(played.read)[0]
-    first = [a + 1 + np.argmax(mask[:, a + 1 : b + 1], 1) for a, b in itertools.pairwise(ends)]
-    first = np.stack(first, 1)  # [B, N - 1], of the turns after the first
-    label = np.take_along_axis(near, actions[..., None], -1)[..., 0]
-    turns = np.arange(count - 1) if turns is None else np.asarray(turns)
-    unit = np.arange(rows, dtype=np.int32) // group_size
-    return Samples(tokens, mask, first[:, turns].astype(np.int32), label[:, turns].astype(np.int32), unit, unit)
 
 
 def buckets(samples: Samples, batch: int, count: int | None = None, place=jnp.asarray) -> tuple[Bucket, ...]:
@@ -331,28 +313,40 @@ def live(model: decoder.Decoder, data: Split, axes=None) -> dict:
     return out
 
 
-def walk_data(
-    pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int, question: str = ""
-):
-    """(Split, facts) of fresh walks; `held_out` of every class and length stays out of the means.
+@dataclasses.dataclass(frozen=True)
+class WalkSettings:
+    """Which walks are read, and where: the settings `extract`."""
 
-    Walks are read at the final letter (§2.3) or, with a question, where its answer would begin.
-    """
-    walks = walks_lib.generate(params, per_length, seed)
+    per_length: int  # of each class and length
+    held_out: float  # the share of them that stays out of the means
+    batch: int
+    question: str = ""  # asked after a walk and read where its answer would begin; "": read at the final letter (§2.3)
+
+    def __post_init__(self):
+        for name in ("per_length", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"extract.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"extract.held_out={self.held_out}: must be a share, from 0 to less than 1")
+
+
+def walk_data(pieces, params: maze.Params, mesh, which: WalkSettings, seed: int):
+    """(Split, facts) of fresh walks."""
+    walks = walks_lib.generate(params, which.per_length, seed)
     samples = of_walks(pieces, walks)
-    if question:
-        samples = after(samples, text.follow_up(pieces, question))
-    kept = round(per_length * (1 - held_out))
-    if held_out and per_length > 1:  # of two walks, a fifth would be none
-        kept = min(kept, per_length - 1)
-    held = np.arange(len(walks.length)) % per_length >= kept
+    if which.question:
+        samples = after(samples, text.follow_up(pieces, which.question))
+    kept = round(which.per_length * (1 - which.held_out))
+    if which.held_out and which.per_length > 1:  # of two walks, a fifth would be none
+        kept = min(kept, which.per_length - 1)
+    held = np.arange(len(walks.length)) % which.per_length >= kept
     place = lambda a: hosts.put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
-    data = split(samples, held, batch, place)
+    data = split(samples, held, which.batch, place)
     counts = np.bincount(walks.final[~held], minlength=3)
     facts = {
         "counts": {name: int(counts[c]) for c, name in geometry.NAMES.items()},
         "directions": walks_lib.last_moves(walks),
         "data": vectors.data_hash(samples.tokens, samples.mask),
-        "position": f"where the answer to {question!r} begins" if question else "the final letter",
+        "position": f"where the answer to {which.question!r} begins" if which.question else "the final letter",
     }
     return data, facts

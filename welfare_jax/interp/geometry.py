@@ -6,6 +6,7 @@ Arrays only, so they work on any model's activations. L layers, D width, C class
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PATH, GOLD, MOLD = 0, 1, 2
 NAMES = {GOLD: "gold", MOLD: "mold", PATH: "path"}
@@ -52,32 +53,39 @@ def project(activations, direction):
 def auroc(scores, positive, use=None):
     """Area under the ROC curve of scores [..., N] for bool `positive` [N]; ties count half.
 
-    Here and below `use`, bool [N], says which samples count: all, unless it is given.
+    Here and below `use`, bool [N], says which samples count: all, unless it is given. NumPy arrays are worked on in
+    NumPy, in their own precision.
     """
-    use = jnp.ones(positive.shape, bool) if use is None else use
-    positive, negative = positive & use, ~positive & use
+    xp, use, positive, negative = _sides(scores, positive, use)
 
     def one(s):
-        s = jnp.where(use, s, jnp.inf)  # behind all others, where it changes no rank
-        order = jnp.sort(s)
-        rank = (jnp.searchsorted(order, s, side="left") + jnp.searchsorted(order, s, side="right") + 1) / 2
+        s = xp.where(use, s, np.inf)  # behind all others, where it changes no rank
+        order = xp.sort(s)
+        rank = sum(xp.searchsorted(order, s, side=side) for side in ("left", "right"))
         n, m = positive.sum(), negative.sum()
-        return (jnp.sum(jnp.where(positive, rank, 0.0)) - n * (n + 1) / 2) / (n * m)
+        return (xp.sum(xp.where(positive, (rank + 1) / 2, 0.0)) - n * (n + 1) / 2) / (n * m)
 
-    flat = jax.lax.map(one, scores.reshape(-1, scores.shape[-1]))
+    rows = scores.reshape(-1, scores.shape[-1])
+    flat = np.array([one(s) for s in rows]) if xp is np else jax.lax.map(one, rows)
     return flat.reshape(scores.shape[:-1])
+
+
+def _sides(scores, positive, use):
+    """(NumPy or JAX's, what counts, and of that the positive and the negative samples)."""
+    xp = np if isinstance(scores, np.ndarray) else jnp
+    use = xp.ones(positive.shape, bool) if use is None else use
+    return xp, use, positive & use, ~positive & use
 
 
 def cohens_d(scores, positive, use=None):
     """Difference of means over the pooled standard deviation, scores [..., N]."""
-    use = jnp.ones(positive.shape, bool) if use is None else use
-    positive, negative = positive & use, ~positive & use
+    xp, use, positive, negative = _sides(scores, positive, use)
     n, m = positive.sum(), negative.sum()
-    a = jnp.where(positive, scores, 0.0).sum(-1) / n
-    b = jnp.where(negative, scores, 0.0).sum(-1) / m
-    off = scores - jnp.where(positive, a[..., None], b[..., None])
-    within = jnp.where(use, off**2, 0.0).sum(-1)
-    return (a - b) / jnp.sqrt(jnp.maximum(within / (n + m - 2), 1e-20))
+    a = xp.where(positive, scores, 0.0).sum(-1) / n
+    b = xp.where(negative, scores, 0.0).sum(-1) / m
+    off = scores - xp.where(positive, a[..., None], b[..., None])
+    within = xp.where(use, off**2, 0.0).sum(-1)
+    return (a - b) / xp.sqrt(xp.maximum(within / (n + m - 2), 1e-20))
 
 
 def histogram_overlap(scores, positive, use=None, bins: int = 50):

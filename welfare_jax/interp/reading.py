@@ -24,7 +24,8 @@ class Compared(NamedTuple):
 
 
 TARGETS = (geometry.MOLD, geometry.GOLD)
-PAIRS = {"mold-gold": (2, 1), "mold-path": (2, 0), "gold-path": (1, 0)}  # of class numbers
+_CLASSES = ((geometry.MOLD, geometry.GOLD), (geometry.MOLD, geometry.PATH), (geometry.GOLD, geometry.PATH))
+PAIRS = {f"{geometry.NAMES[a]}-{geometry.NAMES[b]}": (a, b) for a, b in _CLASSES}
 BINS = 40
 
 

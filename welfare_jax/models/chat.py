@@ -45,14 +45,16 @@ def several(tokenizer, prompts) -> list:
     return prompts
 
 
-def pad(rows, multiple: int = 1):
-    """Lists of token ids as left-padded (tokens int32, mask bool) [B, T]."""
+def pad(rows, multiple: int = 1, *, width: int = 0, left: bool = True):
+    """Lists of token ids as (tokens int32, mask bool) [B, T], padded at the left or the right; T is `width` or else
+    the longest, rounded up to a `multiple`."""
     if multiple < 1:
         raise InputError(f"multiple={multiple}: must be at least 1")
-    width = -(-max(map(len, rows)) // multiple) * multiple
+    width = width or -(-max(map(len, rows)) // multiple) * multiple
     tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):
-        tokens[i, width - len(row) :], mask[i, width - len(row) :] = row, True
+        at = slice(width - len(row), None) if left else slice(len(row))
+        tokens[i, at], mask[i, at] = row, True
     return tokens, mask
 
 

@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import checks, decoder, gguf, gguf_tokenizer, stops, stream
+from welfare_jax.models import checks, decoder, gguf, gguf_tokenizer, hub, stops, stream
 from welfare_jax.models.families import FAMILIES
 from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
@@ -70,9 +70,8 @@ def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> path
     """A local folder or GGUF file as it is; "tiny" is the package's own; a hub name by `huggingface_hub` or its cache.
 
     revision: a branch, tag or commit of a hub model; empty: its main branch. A folder without config.json that holds
-    one GGUF file stands for that file. Without `weights`, only the small files
-    of a hub folder are fetched; where that fails, the architectures in `published/` stand in, which have nothing but a
-    config.json.
+    one GGUF file stands for that file. Without `weights`, only the small files of a hub folder are fetched; where that
+    fails, the architectures in `published/` stand in, which have nothing but a config.json.
     """
     folder = TINY if path_or_repo == "tiny" else pathlib.Path(path_or_repo).expanduser()
     local = folder if (folder / "config.json").is_file() else gguf.find(folder)
@@ -89,25 +88,19 @@ def resolve(path_or_repo: str, weights: bool = True, revision: str = "") -> path
         if folder.exists():
             reason = "has no config.json" if folder.is_dir() else "is not a *.gguf file"
         raise InputError(f"model {path_or_repo}: {reason}; {advice}")
-    from huggingface_hub import snapshot_download
-
     wanted = {
         "allow_patterns": ["*.json", "*.jinja", "tokenizer.model", "*.txt"] + ["*.safetensors"] * weights,
         "ignore_patterns": ["*/*", "consolidated*"],  # the same weights again, in other programs' formats
         "revision": revision or None,
     }
-    causes = []
-    for offline in (False, True):
-        try:
-            return pathlib.Path(snapshot_download(path_or_repo, **wanted, local_files_only=offline))
-        except Exception as error:  # the hub raises a dozen kinds: no network, gated, unknown name
-            causes.append(type(error).__name__)
+    found, cause = hub.snapshot(path_or_repo, **wanted)
+    if found:
+        return found
     if not weights and not revision and (PUBLISHED / path_or_repo / "config.json").is_file():
         return PUBLISHED / path_or_repo
     raise InputError(
         f"model {path_or_repo}{revision and f' at revision {revision!r}'}: not in the local hub cache and not "
-        f"downloadable ({causes[0]}); "
-        f"log in with `hf auth login` where the model is gated, or {advice}"
+        f"downloadable ({cause}); log in with `hf auth login` where the model is gated, or {advice}"
     )
 
 
@@ -305,7 +298,7 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
     else:
         spec, where = tie(spec, renamed(files(folder)), dtype)
     graphdef, shapes = decoder.structure(spec, None, dtype)
-    leaves = flat(shapes)
+    leaves: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
     place = place or (lambda path, array: jax.device_put(array))
     places_of = {t: places(spec, t) for t in plan(spec, family, where, folder).values()}
     for t, every in places_of.items():  # before memory is taken for what the files do not hold
@@ -318,11 +311,6 @@ def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="pl
             list(pool.map(lambda at, t=t, array=array: _fill(array[at], t, where, at), every))
             params[t.path] = jax.block_until_ready(place(t.path, array))
     return graphdef, traverse_util.unflatten_dict(params, sep="/"), spec
-
-
-def flat(tree: dict) -> dict[str, Any]:
-    """The leaves of nested dictionaries by their paths, as blocks/attn/q/kernel."""
-    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def _pages(shape, dtype):

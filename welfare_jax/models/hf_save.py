@@ -48,7 +48,7 @@ def qwen3_config(spec: Spec, tokenizer, dtype: str) -> dict:
 
 def tensors(params: dict, spec: Spec, family):
     """Checkpoint tensors as (name, array): layers unstacked, linear weights turned back to [out, in], pieces fused."""
-    flat, names = hf.flat(params), {}
+    flat, names = lora.flat(params), {}
     for t in family.tensors(spec, ()):
         names.setdefault(t.name, []).append(t)
     for pieces in names.values():
@@ -183,7 +183,7 @@ def write_random(folder: pathlib.Path, spec: Spec, tokenizer, dtype: str, shard_
     """A checkpoint of random numbers in the shape of `spec`, never held whole, to measure reading with: its bytes."""
     kind = np.dtype(dtype)
     numbers = np.random.default_rng(0).standard_normal(1 << 20, np.float32).astype(kind)
-    flat, shapes = hf.flat(decoder.structure(spec, None, dtype)[1]), {}
+    flat, shapes = lora.flat(decoder.structure(spec, None, dtype)[1]), {}
     for t in hf.family_of(spec).tensors(spec, ()):
         places = hf.places(spec, t)
         shape = hf.raw_shape(t, flat[t.path].shape[len(places[0]) :])

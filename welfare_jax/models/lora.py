@@ -1,13 +1,21 @@
 """Low-rank adapters as leaves named lora_a and lora_b beside the kernels they adapt."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
 from welfare_jax.models.layers import Lora
 
 PATTERN = r".*/lora_[ab]"  # the parameter paths that LoRA trains
+
+
+def flat(params: dict) -> dict[str, Any]:
+    """The leaves of nested parameters by their paths, as blocks/attn/q/kernel."""
+    return traverse_util.flatten_dict(params, sep="/")
 
 
 def linear(params) -> list[str]:

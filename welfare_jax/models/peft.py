@@ -66,7 +66,7 @@ def save_peft(lm: hf.LM, folder) -> pathlib.Path:
     _, adapters = decoder.static(lm.graphdef)
     if adapters is None:
         raise InputError("save_peft: the model has no LoRA adapters")
-    flat = hf.flat(lm.params)
+    flat = lora.flat(lm.params)
     tensors, ranks, alphas, blocks = {}, {}, {}, {}
     prefix = _prefix(lm)
     for module, kernels in _modules(lm).items():
@@ -121,7 +121,7 @@ def load_peft(lm: hf.LM, folder) -> hf.LM:
     places = {f"{prefix}{i}.{module}": (module, i) for module in modules for i in range(lm.spec.layers)}
     settings = _settings(folder / CONFIG, places)
     pairs, blocks = _pairs(folder / WEIGHTS, prefix, places, settings)
-    kernels, factors = hf.flat(lm.params), {}
+    kernels, factors = lora.flat(lm.params), {}
     for name, pair in pairs.items():  # factors: parameter path -> layer -> (A [D, r], B [r, O], alpha / r)
         (module, layer), (rank, scale) = places[name], settings[name]
         first = modules[module][0]
@@ -147,7 +147,7 @@ def load_peft(lm: hf.LM, folder) -> hf.LM:
     rank, scale = max(a.shape[1] for a, _, _ in every), next((s for _, _, s in every if s), 1.0)
     targets = "|".join(re.escape(p.removeprefix("blocks/")) for p in factors)
     graphdef, params = lora.attach(lm.graphdef, lm.params, Lora(rank, scale * rank, targets), jax.random.key(0))
-    flat = hf.flat(params)
+    flat = lora.flat(params)
     for path, layers in factors.items():
         down, up = (np.zeros(flat[f"{path}/{name}"].shape, np.float32) for name in ("lora_a", "lora_b"))
         for i, (a, b, s) in layers.items():

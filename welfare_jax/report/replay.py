@@ -14,9 +14,8 @@ from markupsafe import Markup
 from welfare_jax.errors import InputError
 from welfare_jax.report import markup
 from welfare_jax.report.data import dicts, load, number, numbers
-from welfare_jax.text.wording import LETTERS
+from welfare_jax.text.wording import LETTERS, STEPS
 
-STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # actions 0..3 = N, E, S, W
 ROLES = {".": "path", "g": "gold", "#": "mold", "x": "mold"}
 NAMES = ROLES | {"x": "mold (melted)", "?": "unknown"}
 LEGEND = (

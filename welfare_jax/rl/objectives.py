@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from welfare_jax.envs import maze
+
 TILES = 3
 
 
@@ -174,11 +176,11 @@ def choices(neighbours, actions):
     other neighbours on which it is not mold.
     """
     tile = chosen(neighbours, actions)
-    has_gold, molds = (neighbours == 1).any(-1), (neighbours == 2).sum(-1)
+    has_gold, molds = (neighbours == maze.GOLD).any(-1), (neighbours == maze.MOLD).sum(-1)
     mixed = (molds > 0) & (molds < 4)
     return {
-        "gold_taken": (jnp.sum(has_gold & (tile == 1)), has_gold.sum()),
-        "mold_avoided": (jnp.sum(mixed & (tile != 2)), mixed.sum()),
+        "gold_taken": (jnp.sum(has_gold & (tile == maze.GOLD)), has_gold.sum()),
+        "mold_avoided": (jnp.sum(mixed & (tile != maze.MOLD)), mixed.sum()),
     }
 
 

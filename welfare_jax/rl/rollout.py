@@ -62,16 +62,6 @@ def uniform() -> Policy:
     return Policy(lambda carry, tokens, mask, obs: (carry, jnp.zeros(obs.neighbours.shape)))
 
 
-def scripted(score) -> Policy:
-    """A policy from `score(observation) -> logits [B, 4]`, e.g. greedy on neighbours."""
-    return Policy(lambda carry, tokens, mask, obs: (carry, score(obs)))
-
-
-def greedy_neighbours() -> Policy:
-    """Takes gold where there is one, else path, mold last: the best that sees one turn and forgets it."""
-    return scripted(lambda obs: jnp.array([0.0, 40.0, -40.0])[obs.neighbours])
-
-
 class _Memory(NamedTuple):
     """What a model has read: whole stretches of turns, the one being filled, and the last turn, which is written there
     when the next one is played. So no stretch has room that none of its turns reads, and none is ever copied."""

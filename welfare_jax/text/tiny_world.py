@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from welfare_jax.text.wording import LETTERS, Wording
+from welfare_jax.text.wording import LETTERS, STEPS, Wording
 
 KINDS = ("questions", "choices", "stories", "goals", "free", "steps", "verdicts")
-STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # (dx, dy) of N, E, S, W
 SIDE = 100  # coordinates are 0..99
 TURNS = 15
 SHORT = 5  # turns at most of a conversation that is asked about

@@ -12,6 +12,7 @@ from typing import Any
 from welfare_jax.errors import InputError
 
 LETTERS = ("N", "E", "S", "W")  # the usual names of actions 0..3
+STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))  # (dx, dy) of each
 ROLES = ("path", "gold", "mold")  # tile roles 0..2, see envs.maze
 
 

@@ -315,7 +315,7 @@ class MetricsLog:
     def __init__(self, path, step: int):
         self.path = pathlib.Path(path)
         self.before = [row for row in read_metrics(path) if row["step"] < step]
-        runtime.write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.before))
+        write_metrics(self.path, self.before)
         self.file = self.path.open("a")
 
     def __enter__(self):
@@ -330,6 +330,17 @@ class MetricsLog:
 
     def close(self):
         self.file.close()
+
+
+def write_metrics(path, rows) -> None:
+    runtime.write_whole(pathlib.Path(path), "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def join_metrics(workdir, names) -> None:
+    """The metrics of the runs in `workdir/cells/NAME` side by side, a row for each step that all have."""
+    rows = [read_metrics(pathlib.Path(workdir) / "cells" / name / "metrics.jsonl") for name in names]
+    joined = ({"step": i, "cells": dict(zip(names, own))} for i, own in enumerate(zip(*rows)))
+    write_metrics(pathlib.Path(workdir) / "metrics.jsonl", joined)
 
 
 def read_metrics(path) -> list[dict]:

@@ -4,7 +4,6 @@ What a run at `folder` leaves: `config.json` (its settings), `metrics.jsonl`, `c
 """
 
 import pathlib
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +18,7 @@ from welfare_jax.rl import objectives
 from welfare_jax.train import checkpoints, record, state, step
 
 
-class Base(NamedTuple):
-    """The model that every run starts from, in two parts."""
-
-    lm: hf.LM  # as loaded
-    graphdef: object  # with adapters
-    initial: dict  # trainable parameters before training, flat
-    frozen: dict
-    mesh: object
-
-    def join(self, trainable, frozen) -> dict:
-        """The decoder's parameters, in the type in which the model was loaded."""
-        return state.join(trainable, frozen, self.lm.params["embed"].dtype)
-
-
-def load(config) -> Base:
+def load(config) -> state.Adapted:
     """The model of `config.model`, on the mesh, with the adapters of `config.train`."""
     check(config.train)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -42,7 +27,7 @@ def load(config) -> Base:
         raise InputError(f"train.micro_batch={part}: must be a multiple of the {rows} devices that share it")
     lm = hf.load(config.model.path, config.model.dtype, mesh, config.model.attention, config.model.revision)
     graphdef, trainable, frozen = state.adapted(lm, config.train, config.seed)
-    return Base(lm, graphdef, state.placed(trainable, mesh), state.placed(frozen, mesh), mesh)
+    return state.Adapted(lm, graphdef, state.placed(trainable, mesh), state.placed(frozen, mesh), mesh)
 
 
 def check(cfg):
@@ -83,7 +68,7 @@ class Trainer:
     Runs of one trainer share one compiled update.
     """
 
-    def __init__(self, base: Base, loss, cfg):
+    def __init__(self, base: state.Adapted, loss, cfg):
         self.base, self.cfg, self.weights = base, cfg, checkpoints.digest(base.lm.params)
         self.tx = optax.with_extra_args_support(state.optimizer(cfg))
         like = state.State(jnp.int32(0), base.initial, jax.eval_shape(self.tx.init, base.initial))
@@ -128,7 +113,5 @@ def parts(count: int, size: int, mesh):
 def join_metrics(workdir, names) -> None:
     """The metrics of several runs under `workdir` as one file: `run` names a row's, `step` counts through them all."""
     rows = [(n, row) for n in names for row in checkpoints.read_metrics(pathlib.Path(workdir) / n / "metrics.jsonl")]
-    log = checkpoints.MetricsLog(pathlib.Path(workdir) / "metrics.jsonl", 0)
-    for i, (name, row) in enumerate(rows):
-        log.write(row | {"step": i, "run": name, "run_step": row["step"]})
-    log.close()
+    joined = (row | {"step": i, "run": name, "run_step": row["step"]} for i, (name, row) in enumerate(rows))
+    checkpoints.write_metrics(pathlib.Path(workdir) / "metrics.jsonl", joined)

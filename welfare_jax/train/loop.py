@@ -22,20 +22,11 @@ from welfare_jax.train.algorithms import ALGORITHMS
 
 
 @dataclasses.dataclass
-class Setup:
-    """Everything that the stages of a run share: the model in two parts, the text tables, the maze."""
+class Setup(state.Adapted):
+    """Everything that the stages of a run share: the model, the text tables, the maze."""
 
-    lm: hf.LM  # as loaded: the untrained model
-    graphdef: object  # with adapters
-    initial: dict  # trainable parameters before training, flat
-    frozen: dict
     pieces: text.Pieces
     maze: maze.Params
-    mesh: object
-
-    def join(self, trainable, frozen) -> dict:
-        """The decoder's parameters, in the type in which the model was loaded."""
-        return state.join(trainable, frozen, self.dtype)
 
     def settings(self, config) -> dict:
         """What a checkpoint is bound to: the settings, and by content the model, the texts and what intervenes."""
@@ -43,10 +34,6 @@ class Setup:
         if config.train.intervene.vectors:
             digests["vectors"] = checkpoints.file_digest(config.train.intervene.vectors)
         return checkpoints.bound(config.to_dict(), **digests)
-
-    @property
-    def dtype(self):
-        return self.lm.params["embed"].dtype
 
 
 def start(lm, config):
@@ -78,7 +65,7 @@ def build(config) -> Setup:
     graphdef, trainable, frozen = start(lm, config)
     trainable, frozen = (state.placed(part, mesh) for part in (trainable, frozen))
     check_batch(config, mesh)
-    return Setup(lm, graphdef, trainable, frozen, pieces, params, mesh)
+    return Setup(lm, graphdef, trainable, frozen, mesh, pieces, params)
 
 
 NAMES = {

@@ -5,7 +5,6 @@ leaves a folder of its own, `organisms/<i>/`, that is a run's folder like any ot
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
@@ -113,7 +112,7 @@ def write(workdir, own: list[ConfigDict], state, step: int, weights: str):
         place = folder(workdir, i)
         place.mkdir(parents=True, exist_ok=True)
         lines = [{k: v for k, v in row.items() if k != "organisms"} | row["organisms"][i] for row in rows]
-        (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        checkpoints.write_metrics(place / "metrics.jsonl", lines)
         runtime.write_json(place / "config.json", config.to_dict())
         saved = checkpoints.Checkpoints(place, 1)
         if step not in saved.manager.all_steps():

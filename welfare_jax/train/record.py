@@ -19,110 +19,69 @@ def train(
     label="training",
 ):  # fmt: skip
     """Trains from the state `now`, or on from the newest checkpoint in `folder`; the state after `cfg.steps` steps.
-    Either way the memory of `now` is given away.
 
-    advance(i, now, wait) -> (state, metrics), step i; wait: `Record.wait`. measure(i, now, row) -> metrics to be added
-    to its row, once its loss is found sound. finish(now) -> one more row behind those of the steps. data: a pipeline
-    with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward. shown: {name on the
-    progress bar: (metric, digits)}. Raises as `Record` does.
+    It leaves settings, checkpoints, metrics and TensorBoard, and gives the memory of `now` away. cfg: `steps`,
+    `checkpoint_every`, `keep` and `spike`. advance(i, now, wait) -> (state, metrics), step i; wait(tree) waits for a
+    part of it and gives the step up where the run is asked to end meanwhile. measure(i, now, row) -> metrics to be
+    added to its row, once its loss is found sound. finish(now) -> one more row behind those of the steps. data: a
+    pipeline with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward. shown: {name on
+    the progress bar: (metric, digits)}.
+
+    Where the run is asked to end (`watch.Notice`), what is done is saved after the step under way, and `Unfinished`
+    raised, or `KeyboardInterrupt` after a Ctrl-C. Raises `InputError` where a loss is no number or leaps and, before
+    anything is written, where the folder holds a run under other settings.
     """
+    folder, first = pathlib.Path(folder), now
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(Record(folder, now, settings, cfg, label))
-        kept = stack.enter_context(watch.Best(folder, run.log.before)) if best else None
-        if run.start:  # what the caller holds is not to take memory beside what was read
-            jax.tree.map(lambda a: a.delete(), now)
-        now = run.now
-        if data is not None and run.data:
-            data.set_state(run.data)
-        for i in run:
+        notice = stack.enter_context(watch.Notice())
+        saved = stack.enter_context(checkpoints.Checkpoints(folder, cfg.keep))
+        done, now, position = saved.restore(now, settings)
+        if done:  # what the caller holds is not to take memory beside what was read
+            jax.tree.map(lambda a: a.delete(), first)
+        if data is not None and position:
+            data.set_state(position)
+        runtime.write_json(folder / "config.json", settings)
+        log = stack.enter_context(checkpoints.MetricsLog(folder / "metrics.jsonl", done))
+        board = stack.enter_context(contextlib.closing(watch.Board(folder / "tensorboard", done)))
+        guard = watch.Guard(cfg.spike, log.before)
+        kept = stack.enter_context(watch.Best(folder, log.before)) if best else None
+
+        def save():
+            saved.save(done, now, settings, data.get_state() if data is not None else None)
+
+        def end():
+            """Save what is done, unless it is saved, and end the run."""
+            if done and done not in saved.manager.all_steps():
+                save()
+            saved.wait()
+            kind = KeyboardInterrupt if notice.by_hand else Unfinished
+            what = f"checkpoint {done} is saved" if done else "nothing was trained yet"
+            raise kind(f"asked to end: {what}; the same command continues from there")
+
+        def wait(tree):
+            if not notice.ready(tree):
+                end()
+
+        steps = {"initial": done, "total": cfg.steps, "unit": "step", "disable": not hosts.first()}
+        bar = stack.enter_context(tqdm(range(done, cfg.steps), label, **steps))
+        for i in bar:
+            if notice.reached(i):
+                end()
             begin = time.perf_counter()
-            now, metrics = advance(i, now, run.wait)
+            now, metrics = advance(i, now, wait)
             row = {"step": i} | metrics | {"seconds": time.perf_counter() - begin}
-            run.check(row)
+            guard.check(row, saved.manager.latest_step())
             row |= measure(i, now, row) if measure else {}
             if kept and "eval_reward" in row:
                 kept.offer(i + 1, row["eval_reward"], now.trainable, settings)
-            told = {name: f"{row[k]:.{digits}f}" for name, (k, digits) in shown.items() if row.get(k) is not None}
-            run.write(row, now, data.get_state if data is not None else None, **told)
+            log.write(row)
+            board.write(row)
+            bar.set_postfix({n: f"{row[k]:.{d}f}" for n, (k, d) in shown.items() if row.get(k) is not None})
+            done = i + 1
+            if done % cfg.checkpoint_every == 0 or done == cfg.steps:
+                save()
         if finish:
-            run.log.write({"step": cfg.steps} | finish(now))
+            log.write({"step": cfg.steps} | finish(now))
+        if notice.reached(cfg.steps):  # a run that is asked to end in its last step does not go on with what follows
+            end()
     return now
-
-
-class Record:
-    """Settings, checkpoints, metrics, TensorBoard and a progress bar of a run in `folder`. Used as a context.
-
-    It goes on from the newest checkpoint: `start` steps are done, `now` is the state after them and `data` where a
-    data pipeline stood. cfg: `steps`, `checkpoint_every`, `keep` and `spike`.
-
-    Where the run is asked to end (`watch.Notice`), what is done is saved after the step under way, and `Unfinished`
-    raised, or `KeyboardInterrupt` after a Ctrl-C.
-
-    Raises `InputError`, before anything is written, where the folder holds a run under other settings.
-    """
-
-    def __init__(self, folder, now, settings: dict, cfg, label: str = "training"):
-        self.folder, self.now, self.settings, self.cfg, self.label = pathlib.Path(folder), now, settings, cfg, label
-        self.position = None  # a function of no arguments: where a data pipeline stands
-
-    def __enter__(self):
-        with contextlib.ExitStack() as stack:
-            self.notice = stack.enter_context(watch.Notice())
-            self.saved = stack.enter_context(checkpoints.Checkpoints(self.folder, self.cfg.keep))
-            self.start, self.now, self.data = self.saved.restore(self.now, self.settings)
-            self.done = self.start
-            runtime.write_json(self.folder / "config.json", self.settings)
-            self.log = stack.enter_context(checkpoints.MetricsLog(self.folder / "metrics.jsonl", self.start))
-            self.board = stack.enter_context(contextlib.closing(watch.Board(self.folder / "tensorboard", self.start)))
-            self.guard = watch.Guard(self.cfg.spike, self.log.before)
-            stack.push(self._after_all_steps)
-            self.stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error):
-        return self.stack.__exit__(*error)
-
-    def __iter__(self):
-        """The numbers of the steps to be done, with the progress bar."""
-        shown = {"initial": self.start, "total": self.cfg.steps, "unit": "step", "disable": not hosts.first()}
-        self.bar = self.stack.enter_context(tqdm(range(self.start, self.cfg.steps), self.label, **shown))
-        for i in self.bar:
-            if self.notice.reached(i):
-                self._end()
-            yield i
-
-    def wait(self, tree):
-        """Wait for a part of the step under way; where the run is asked to end meanwhile, this step is given up."""
-        if not self.notice.ready(tree):
-            self._end()
-
-    def check(self, row: dict):
-        """Stop here, with `InputError`, if the step's loss is no number, or leapt."""
-        self.guard.check(row, self.saved.manager.latest_step())
-
-    def write(self, row: dict, now, position=None, **shown):
-        """The end of a step, and a checkpoint where one is due; position: a function of no arguments, where a data
-        pipeline stands; shown: on the progress bar."""
-        self.log.write(row)
-        self.board.write(row)
-        self.bar.set_postfix(shown)
-        self.done, self.now, self.position = row["step"] + 1, now, position
-        if self.done % self.cfg.checkpoint_every == 0 or self.done == self.cfg.steps:
-            self._save()
-
-    def _save(self):
-        self.saved.save(self.done, self.now, self.settings, self.position() if self.position else None)
-
-    def _end(self):
-        """Save what is done, unless it is saved, and end the run."""
-        if self.done and self.done not in self.saved.manager.all_steps():
-            self._save()
-        self.saved.wait()
-        kept = f"checkpoint {self.done} is saved" if self.done else "nothing was trained yet"
-        kind = KeyboardInterrupt if self.notice.by_hand else Unfinished
-        raise kind(f"asked to end: {kept}; the same command continues from there")
-
-    def _after_all_steps(self, error, *_):
-        """A run that is asked to end in or after its last step does not go on with what follows."""
-        if error is None and self.notice.reached(self.cfg.steps):
-            self._end()

@@ -1,5 +1,6 @@
 """What training changes, apart from what it leaves alone: parameters as flat dicts from path to array."""
 
+import dataclasses
 import re
 from typing import NamedTuple
 
@@ -23,6 +24,25 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
+@dataclasses.dataclass
+class Adapted:
+    """A model with what of it is trained and what is frozen."""
+
+    lm: hf.LM  # as loaded: the untrained model
+    graphdef: object  # with adapters
+    initial: dict  # trainable parameters before training, flat
+    frozen: dict
+    mesh: object
+
+    def join(self, trainable, frozen) -> dict:
+        """The decoder's parameters, in the type in which the model was loaded."""
+        return join(trainable, frozen, self.dtype)
+
+    @property
+    def dtype(self):
+        return self.lm.params["embed"].dtype
+
+
 VALUE_HEAD = "value_head/"  # PPO's, beside the decoder's own parameters
 
 
@@ -31,7 +51,7 @@ def split(params: dict, pattern: str) -> tuple[dict, dict]:
 
     What is trained is kept in float32: a step of 1e-6 would be rounded away in bfloat16.
     """
-    flat = hf.flat(params)
+    flat = lora.flat(params)
     trainable = {k: v.astype(jnp.float32) for k, v in flat.items() if re.fullmatch(pattern, k)}
     if not trainable:
         raise InputError(f"train.trainable={pattern!r} matches no parameter; one of them is {sorted(flat)[0]}")

@@ -3,17 +3,40 @@
 import math
 
 import numpy as np
-import scipy.stats
+
+
+def clustered(values, groups, level: float = 0.95):
+    """(mean, low, high): the mean and its interval by Student's t with one degree of freedom less than groups.
+
+    Samples of one prompt resemble one another, so a group (a prompt) is what is independent: with u_g the sum of the
+    deviations in a group and N values, the variance is G / (G - 1) * sum u_g^2 / N^2. The ends are nan with one
+    group, all three without values.
+    """
+    values = np.asarray(values, float)
+    if not len(values):
+        return (float("nan"),) * 3
+    mean = values.mean()
+    u = sums(values - mean, groups)
+    half = t_quantile(len(u), level) * np.sqrt(len(u) / max(len(u) - 1, 1) * (u**2).sum()) / len(values)
+    return float(mean), float(mean - half), float(mean + half)
+
+
+def sums(values, groups):
+    """The sum of each group."""
+    return np.bincount(np.unique(groups, return_inverse=True)[1], values)
+
+
+def t_quantile(groups: int, level: float = 0.95) -> float:
+    """How many standard errors from groups the interval reaches to either side; nan with one group."""
+    import scipy.stats  # not above: it takes longer than reading settings, which come from evaluations
+
+    return float(scipy.stats.t.ppf((1 + level) / 2, groups - 1)) if groups > 1 else float("nan")
 
 
 def interval(values) -> dict:
     """{"mean", "low", "high", "n"}: mean of independent numbers and its 95 % interval by Student's t."""
-    values = np.asarray(values, float)
-    mean, count = float(values.mean()) if len(values) else None, len(values)
-    if count < 2:
-        return {"mean": mean, "low": None, "high": None, "n": count}
-    half = float(scipy.stats.t.ppf(0.975, count - 1) * values.std(ddof=1)) / math.sqrt(count)
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
+    ends = zip(("mean", "low", "high"), clustered(values, range(len(values))))
+    return {name: None if math.isnan(x) else x for name, x in ends} | {"n": len(values)}
 
 
 def share(values) -> dict:
@@ -29,6 +52,8 @@ def rank_correlation(a, b) -> float | None:
     a, b = np.asarray(a, float), np.asarray(b, float)
     if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
         return None
+    import scipy.stats
+
     return float(scipy.stats.spearmanr(a, b).statistic)
 
 

@@ -1,6 +1,7 @@
 """Reward models: the head against transformers, the loss by hand, planted neurons found and silenced, a whole run."""
 
 import csv
+import dataclasses
 import json
 
 import jax
@@ -95,7 +96,7 @@ def planted(lab):
         mine = {f"blocks/mlp/{k}/kernel": jnp.asarray(v) for k, v in (("gate", gate), ("up", up), ("down", down))}
         out[name] = lean | mine | {"value_head/kernel": jnp.zeros(WIDTH).at[5].set(1.0)}
     out["mixed"] = out["letters"]
-    lab.base = lab.base._replace(initial=base)
+    lab.base = dataclasses.replace(lab.base, initial=base)
     return out
 
 

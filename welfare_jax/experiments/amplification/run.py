@@ -6,7 +6,6 @@ base where none is named, then learns from a verified reward on a pool of proble
 
 import hashlib
 import itertools
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
 from welfare_jax.experiments.pretraining import run as pretraining
-from welfare_jax.models import decoder, hf, stops
+from welfare_jax.models import chat, decoder, hf, stops
 from welfare_jax.rl import attempts
 from welfare_jax.sft import corpus
 from welfare_jax.text import arithmetic, tiny_world
@@ -50,15 +49,9 @@ def pool(tokenizer, problems, width: int = 0) -> Pool:
         return [ids[0] for ids in same]
 
     found = [prompt(p) for p in problems]
-    width = width or -(-max(map(len, found)) // 8) * 8
-    tokens, mask = np.zeros((len(found), width), np.int32), np.zeros((len(found), width), bool)
-    for i, ids in enumerate(found):
-        if len(ids) > width:
-            raise InputError(
-                f"problems: a held-out question has {len(ids)} tokens, those to learn from {width} at most"
-            )
-        tokens[i, width - len(ids) :], mask[i, width - len(ids) :] = ids, True
-    return Pool(list(problems), tokens, mask)
+    if width and (longest := max(map(len, found))) > width:
+        raise InputError(f"problems: a held-out question has {longest} tokens, those to learn from {width} at most")
+    return Pool(list(problems), *chat.pad(found, 8, width=width))
 
 
 class Written(NamedTuple):
@@ -99,8 +92,7 @@ class Cell:
         self.mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         self.lm = hf.load(base, config.model.dtype, self.mesh, config.model.attention, config.model.revision)
         self.graphdef, initial, frozen = loop.start(self.lm, config)
-        place = lambda flat: {k: jax.device_put(v, mesh_lib.sharding(self.mesh, k, v.shape)) for k, v in flat.items()}
-        self.initial, self.frozen = place(initial), place(frozen)
+        self.initial, self.frozen = (state.placed(part, self.mesh) for part in (initial, frozen))
         level = arithmetic.Level(**config.pretrain.level)
         self.train = pool(self.lm.tokenizer, arithmetic.problems(config.seed + 1, config.problems, level))
         measured = arithmetic.problems(config.seed, config.measure.problems, level, held_out=True)
@@ -279,10 +271,7 @@ def run(config, workdir) -> dict:
     if "" in found:
         return found[""]
     runtime.write_json(workdir / "config.json", config.to_dict())
-    rows = {name: checkpoints.read_metrics(workdir / "cells" / name / "metrics.jsonl") for name in found}
-    with open(workdir / "metrics.jsonl", "w") as file:
-        for i in range(config.train.steps + 1):
-            file.write(json.dumps({"step": i, "cells": {k: own[i] for k, own in rows.items()}}) + "\n")
+    checkpoints.join_metrics(workdir, list(found))
     summary = {
         "algorithm": config.train.algorithm, "cells": found, "over_seeds": over_seeds(list(found.values())),
         "device": jax.devices()[0].device_kind, "seconds": {"last_call": round(time.perf_counter() - begin, 1)},

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from welfare_jax import hosts
+from welfare_jax import hosts, settings
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.interp import extract, geometry, names, outcome, reading, vectors
 from welfare_jax.interp.axes import comparison
@@ -182,10 +182,8 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
         unit="part",
         disable=not hosts.first(),
     )
-    data, facts = extract.walk_data(
-        setup.pieces, setup.maze, setup.mesh, cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + live_seed_skip,
-        cfg.question,
-    )  # fmt: skip
+    which, seed = settings.typed(extract.WalkSettings, cfg), walks_lib.SEED + live_seed_skip
+    data, facts = extract.walk_data(setup.pieces, setup.maze, setup.mesh, which, seed)
     bar.update()
     known = {} if known is None else known
     found, axes = read_models(setup, models, data, config, join, bar.update, known.get(facts["data"]))

@@ -4,7 +4,7 @@ import time
 
 import jax
 
-from welfare_jax import experiments, runtime
+from welfare_jax import experiments, runtime, settings
 from welfare_jax.envs import walks
 from welfare_jax.errors import InputError
 from welfare_jax.experiments.axis import analysis
@@ -24,10 +24,8 @@ def run(config, workdir):
         seconds[name] = round(time.perf_counter() - begin - sum(seconds.values()), 2)
 
     def curve(setup):
-        data, _ = extract.walk_data(
-            setup.pieces, setup.maze, setup.mesh, config.curve.per_length, 0.25, config.extract.batch,
-            walks.SEED, config.extract.question,
-        )  # fmt: skip
+        few = settings.typed(extract.WalkSettings, config.extract, per_length=config.curve.per_length, held_out=0.25)
+        data, _ = extract.walk_data(setup.pieces, setup.maze, setup.mesh, few, walks.SEED)
         return reading.make_live(live, data, axes)
 
     if config.evals.names:

@@ -22,7 +22,7 @@ from welfare_jax.rl import objectives
 from welfare_jax.sft import imitation, planned
 from welfare_jax.text import arithmetic, diversity, pieces, wording
 from welfare_jax.text.wording import LETTERS
-from welfare_jax.train import fit, loop, stats, supervised
+from welfare_jax.train import fit, loop, state, stats, supervised
 
 
 class Samples(NamedTuple):
@@ -49,21 +49,17 @@ class Rows(NamedTuple):
 
 def lay(prompts, completions, terminal, lam: float, width: int, longest: int) -> Rows:
     """Rows of token lists, `width` slots and `longest` completion tokens each; what is longer is cut, not terminal."""
-    B = len(prompts)
-    tokens, mask = np.zeros((B, width + longest), np.int32), np.zeros((B, width + longest), bool)
-    targets, shown = np.zeros((B, longest), np.int32), np.zeros((B, longest), bool)
     ends = np.array([bool(t) and len(c) <= longest for t, c in zip(terminal, completions)])
-    for i, (before, after) in enumerate(zip(prompts, completions)):
-        after = after[:longest]
-        whole = [*before, *after]
-        tokens[i, : len(whole)], mask[i, : len(whole)] = whole, True
-        targets[i, : len(after)], shown[i, : len(after)] = after, True
+    after = [c[:longest] for c in completions]
+    whole = [[*p, *c] for p, c in zip(prompts, after)]
+    tokens, mask = chat.pad(whole, width=width + longest, left=False)
+    targets, shown = chat.pad(after, width=longest, left=False)
     starts = np.array([len(p) for p in prompts])
     read = np.minimum(starts[:, None] - 1 + np.arange(longest), width + longest - 1).astype(np.int32)
-    return Rows(tokens, mask, read, targets, shown, ends, np.full(B, lam, np.float32))
+    return Rows(tokens, mask, read, targets, shown, ends, np.full(len(whole), lam, np.float32))
 
 
-def make_look(base: fit.Base, remat: bool):
+def make_look(base: state.Adapted, remat: bool):
     """`look(trainable, frozen, rows, temperature) -> (log pi, V, entropy at the temperature)`, [B, C] each."""
 
     def look(trainable, frozen, rows: Rows, temperature=1.0):

@@ -4,6 +4,7 @@ A scalar head on the final hidden state of the last token; loss -log sigmoid(r_c
 objective A alone, one B alone, one both. B pairs, T tokens, L layers, F neurons.
 """
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -67,7 +68,7 @@ def rewards(model, head, tokens, mask, iv=None, remat: bool = False):
     return hidden[:, 0].astype(jnp.float32) @ head[0] + head[1]
 
 
-def make_loss(base: fit.Base, remat: bool):
+def make_loss(base: state.Adapted, remat: bool):
     """-log sigmoid(r_chosen - r_rejected), summed over the pairs, in the form of `fit.make_update`."""
 
     def loss(trainable, frozen, part: Pairs):
@@ -93,7 +94,7 @@ class Lab:
         cfg, self.config = config.pairs, config
         base = fit.load(config)
         head = state.placed(state.value_head(base.lm.spec.width), base.mesh)
-        self.base = base._replace(initial=base.initial | head)
+        self.base = dataclasses.replace(base, initial=base.initial | head)
         self.sources = {_name(s): s for s in (cfg.a, cfg.b)}
         if len(self.sources) < 2 or MIXED in self.sources:
             raise InputError(

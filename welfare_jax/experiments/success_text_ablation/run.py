@@ -7,6 +7,7 @@ What is left differs between Gold and Mold in the mazes themselves (Gold is rare
 change with training tells. L layers, D width.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from welfare_jax import runtime, textfiles
+from welfare_jax import runtime, settings, textfiles
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
 from welfare_jax.experiments.pretraining import run as pretraining
@@ -71,9 +72,9 @@ class Reading:
     def __init__(self, setup, config, question: str):
         rollout.check_ids(setup.lm.spec, setup.pieces, question)
         make = functools.partial(extract.walk_data, setup.pieces, setup.maze, setup.mesh)
-        cfg = config.extract
-        self.data, _ = make(cfg.per_length, cfg.held_out, cfg.batch, walks_lib.SEED + READ, question)
-        self.few, _ = make(config.curve.per_length, 0.25, cfg.batch, walks_lib.SEED, question)
+        which = settings.typed(extract.WalkSettings, config.extract, question=question)
+        few = dataclasses.replace(which, per_length=config.curve.per_length, held_out=0.25)
+        (self.data, _), (self.few, _) = make(which, walks_lib.SEED + READ), make(few, walks_lib.SEED)
         p = setup.pieces
         self.texts = comparison.load(config.axes, p.tokenizer, p.template, p.wording, question, setup.lm.spec)
         self.graphdef, self.pieces, self.config = setup.graphdef, p, config
@@ -224,10 +225,7 @@ def run(config, workdir) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     runtime.write_json(workdir / "config.json", config.to_dict())
     found = {name: cell(own, name.rpartition("-")[0], workdir) for name, own in cells(config).items()}
-    rows = {name: checkpoints.read_metrics(workdir / "cells" / name / "metrics.jsonl") for name in found}
-    with open(workdir / "metrics.jsonl", "w") as file:
-        for i in range(config.train.steps):
-            file.write(json.dumps({"step": i, "cells": {k: own[i] for k, own in rows.items()}}) + "\n")
+    checkpoints.join_metrics(workdir, list(found))
     summary = {
         "cells": {name: {k: v for k, v in c.items() if k != "settings"} for name, c in found.items()},
         "over_seeds": over_seeds(list(found.values())), "device": jax.devices()[0].device_kind,

@@ -10,19 +10,18 @@ from welfare_jax.settings import Setting, defaults
 
 
 class Point(NamedTuple):
-    """A number of the live curve, and behind which question it was read ("" is the final letter)."""
+    """A number of the live curve, and behind which question it was read ("": at the final letter)."""
 
     number: str
     question: str
 
     @property
     def name(self) -> str:
-        """Its name in metrics.jsonl."""
+        """As metrics.jsonl has it."""
         return f"{self.number}?{self.question}"
 
     @classmethod
     def of_name(cls, name: str) -> "Point | None":
-        """None where the name is not one of a point."""
         number, mark, question = name.partition("?")
         return cls(number, question) if mark else None
 

@@ -52,10 +52,7 @@ def spread(items: list, limit: int) -> list:
 
 
 def _samples(rows, read, labels, width=None) -> extract.Samples:
-    width = width or max(map(len, rows))
-    tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)], mask[i, : len(row)] = row, True
+    tokens, mask = chat.pad(rows, width=width or 0, left=False)
     labels, unit = np.asarray(labels, np.int32)[:, None], np.arange(len(rows), dtype=np.int32)
     return extract.Samples(tokens, mask, read(mask), labels, unit, unit // 2)
 
