@@ -78,7 +78,9 @@ def start(config, workdir):
     """Run the job that `config` names, where `distributed.coordinator` says so as one of several processes."""
     experiment = experiments.find(config.get("job"))
     if config.get("plan"):
-        return say(experiment.planned(config))
+        for line in experiment.planned(config, workdir):
+            say(line)
+        return
     several = bool(config.get("distributed") and config.distributed.coordinator)
     if several and not experiment.shared:
         raise InputError(f"config.job={config.job!r}: runs in one process; leave distributed.coordinator empty")

@@ -12,7 +12,7 @@ from welfare_jax.experiments.axis.settings import of_run
 from welfare_jax.experiments.evals import run as evaluation
 from welfare_jax.interp import extract, outcome, reading, vectors
 from welfare_jax.models import hf
-from welfare_jax.planning import estimate
+from welfare_jax.planning import estimate, evaluations, work
 from welfare_jax.train import loop, organisms, shams, supervised
 
 
@@ -34,6 +34,9 @@ def run(config, workdir):
         evaluation.ready(config)
         if any(len(v) for v in config.organisms.values()) or config.distributed.coordinator:
             raise InputError("evals.names: for one model in one process; use configs/evals.py afterwards")
+    config = estimate.ready(config)
+    if config.evals.names:
+        evaluations.confirm(config, workdir, work.opened(config.model)[0].spec.layers, after_training=True)
     setup = loop.build(config)
     axes = vectors.fitting(config.curve.axes, setup.lm.spec)[0] if config.curve.axes else None
     print(loop.describe(setup, config), flush=True)
@@ -104,7 +107,3 @@ def read(config, workdir):
     seconds = {"analysis": round(time.perf_counter() - begin, 2)}
     facts = {"model": hf.named(config.model), "device": jax.devices()[0].device_kind, "seconds": seconds}
     runtime.write_json(workdir / "summary.json", found | facts)
-
-
-def plan(config) -> str:
-    return estimate.report(config)
