@@ -94,7 +94,8 @@ def start(config, workdir):
         raise InputError(f"--workdir={workdir}: cannot be made ({error.strerror})") from None
     if several:
         workdir = hosts.folder(workdir)
-    experiment.run(config, workdir)
+    with runtime.asked_to_end():
+        experiment.run(config, workdir)
     say(f"report: {experiments.report(workdir)}")
     if several:
         hosts.barrier("end")

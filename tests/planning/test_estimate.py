@@ -311,3 +311,43 @@ def test_other_algorithms_can_be_planned(changes, small_run):
     c = estimate.changed(small_run[0], changes | {"sft.batch": 16})
     found = estimate.make(c, "8xH100", small_run[1])
     assert found.fits and min(found.flops) > 1e6 and found.update > found.trained / 2
+
+
+def documented():
+    """(what docs/plans.py gives, the cells of the table in the guide by machine)."""
+    made = runpy.run_path("docs/plans.py")
+    text = made["PAGE"].read_text().split(made["BEGIN"])[1].split(made["END"])[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()]
+    return made, {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_the_guides_table_agrees_with_the_plan(main_run):
+    """One column where its programs are known already; the rest by the slow test."""
+    made, rows = documented()
+    assert list(rows) == list(made["MACHINES"]) and all(len(row) == len(made["MODELS"]) for row in rows.values())
+    c, known = main_run
+    for machine in ("1xH100", "1xH200"):
+        assert rows[machine][0] == made["cell"](c, known, machine)
+
+
+@pytest.mark.slow
+def test_the_whole_table_agrees_with_the_plan():
+    made, rows = documented()
+    lines = made["table"]()
+    assert {line.split(" | ")[0].strip("| "): line for line in lines[2:]} == {
+        machine: f"| {' | '.join((machine, *row))} |" for machine, row in rows.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["google/gemma-3-27b-it", "Qwen/Qwen3-32B", "openai/gpt-oss-120b"])
+def test_large_models_are_planned_without_a_network(name, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))
+    )
+    c = paper(**{"model.path": name, "mesh.fsdp": 8})
+    known = estimate.source(c)
+    weights, trained, optimiser = estimate.resident(known.spec, c, mesh_lib.imagined(8, 0, 8, 1))
+    billions = {"google/gemma-3-27b-it": 27.0, "Qwen/Qwen3-32B": 32.8, "openai/gpt-oss-120b": 116.8}[name]
+    assert weights * 8 == pytest.approx(billions * 2e9, rel=0.02) and trained and optimiser

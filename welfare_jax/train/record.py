@@ -11,7 +11,9 @@ from welfare_jax.train import checkpoints, watch
 
 
 class Record:
-    """Settings, checkpoints, metrics, TensorBoard, Weights & Biases and a progress bar of a run in `folder`. Used as a context.
+    """Settings, checkpoints, metrics, TensorBoard, Weights & Biases and a progress bar of a run in `folder`.
+
+    Used as a context.
 
     It goes on from the newest checkpoint: `start` steps are done, `now` is the state after them and `data` where a
     data pipeline stood. cfg: `steps`, `checkpoint_every`, `keep` and `spike`.
@@ -35,9 +37,7 @@ class Record:
             runtime.write_json(self.folder / "config.json", self.settings)
             self.log = stack.enter_context(checkpoints.MetricsLog(self.folder / "metrics.jsonl", self.start))
             self.board = stack.enter_context(contextlib.closing(watch.Board(self.folder / "tensorboard", self.start)))
-            self.wandb = stack.enter_context(
-                contextlib.closing(watch.Wandb(self.folder, self.start, self.settings))
-            )
+            self.wandb = stack.enter_context(contextlib.closing(watch.Wandb(self.folder, self.settings)))
             self.guard = watch.Guard(self.cfg.spike, self.log.before)
             stack.push(self._after_all_steps)
             self.stack = stack.pop_all()

@@ -98,13 +98,12 @@ class Board:
 
 
 class Wandb:
-    """The same numbers for Weights & Biases, where its package is installed and `WANDB_MODE` or `WANDB_API_KEY` is set.
+    """The same numbers for Weights & Biases, where the environment has `WANDB_MODE` or `WANDB_API_KEY`.
 
-    A run in a folder keeps its name, so that one that was stopped goes on in the same place. The settings go with it,
-    without digests of content.
+    A folder is one run there: what was stopped goes on in the same place. Nothing is sent in `WANDB_MODE=offline`.
     """
 
-    def __init__(self, folder, start: int, settings: dict):
+    def __init__(self, folder, settings: dict):
         self.run = None
         if not hosts.first() or not {"WANDB_MODE", "WANDB_API_KEY"} & os.environ.keys():
             return
