@@ -28,7 +28,8 @@ ROOMS = (
     ("mesh",),
     ("hosts",),
     ("settings", "templates", "textfiles"),
-    ("errors", "runtime"),
+    ("runtime",),
+    ("errors",),
 )
 RANK = {room: i for i, line in enumerate(ROOMS) for room in line}
 BANNED = {"torch", "pickle", "cPickle", "dill", "cloudpickle", "joblib", "clu"}

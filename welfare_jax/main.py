@@ -78,7 +78,9 @@ def start(config, workdir):
     """Run the job that `config` names, where `distributed.coordinator` says so as one of several processes."""
     experiment = experiments.find(config.get("job"))
     if config.get("plan"):
-        return say(experiment.planned(config))
+        for line in experiment.planned(config, workdir):
+            say(line)
+        return
     several = bool(config.get("distributed") and config.distributed.coordinator)
     if several and not experiment.shared:
         raise InputError(f"config.job={config.job!r}: runs in one process; leave distributed.coordinator empty")
@@ -92,7 +94,8 @@ def start(config, workdir):
         raise InputError(f"--workdir={workdir}: cannot be made ({error.strerror})") from None
     if several:
         workdir = hosts.folder(workdir)
-    experiment.run(config, workdir)
+    with runtime.asked_to_end():
+        experiment.run(config, workdir)
     say(f"report: {experiments.report(workdir)}")
     if several:
         hosts.barrier("end")

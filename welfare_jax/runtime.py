@@ -1,12 +1,17 @@
 """Process-wide set-up, done once by the commands before the first compilation."""
 
+import contextlib
 import ctypes
 import errno
 import json
 import os
 import platform
 import resource
+import signal
 import sys
+import threading
+
+from welfare_jax.errors import Unfinished
 
 
 def keep_heap():
@@ -61,6 +66,26 @@ def peak_bytes() -> int:
     except (OSError, StopIteration):
         unit = 1 if sys.platform == "darwin" else 1 << 10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextlib.contextmanager
+def asked_to_end():
+    """SIGTERM ends what runs inside as Ctrl-C does: after the computation under way, with what was written kept.
+
+    It raises `Unfinished`, so that launchers start the same command again. What handles the signal better meanwhile
+    (`train.watch.Notice`) does. Outside the main thread, and where the signal is ignored, nothing changes.
+    """
+
+    def end(*_):
+        raise Unfinished("asked to end; the same command again goes on with what is not done yet")
+
+    main = threading.current_thread() is threading.main_thread()
+    old = signal.signal(signal.SIGTERM, end) if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else None
+    try:
+        yield
+    finally:
+        if old is not None:
+            signal.signal(signal.SIGTERM, old)
 
 
 def claim_gpu():

@@ -11,6 +11,17 @@ class Setting(NamedTuple):
     meaning: str
 
 
+# What is asked of the planner (welfare_jax/planning/). It changes no result, and no checkpoint is bound to it.
+RENTING = {
+    "plan": Setting(False, "only print what the run would need"),
+    "topology": Setting("", 'the machine to plan for: v5e-8, 8xH100, "here", ...; empty: the common ones'),
+    "price": Setting(0.0, "of that machine an hour, in your currency: the plan then says what the run costs"),
+    "efficiency": Setting(0.3, "share of the stated rates that is hoped for, in the plan's hours"),
+    "fit": Setting(False, "change what has to be changed for the run to fit the devices here"),
+    "confirm": Setting(False, "start even what the plan advises against: what does not fit, and large evaluations"),
+}
+
+
 def defaults(tree: dict) -> dict[str, Any]:
     """A tree of settings as plain values."""
     plain = {name: part.default if isinstance(part, Setting) else part for name, part in tree.items()}

@@ -25,7 +25,7 @@ BLOCK = re.compile(
 def test_every_experiment_has_its_parts(job, tmp_path):
     one = experiments.find(job)
     assert defaults(one.tree())["job"] in (job, "rl") and callable(getattr(one.part("run"), one.function))
-    assert not one.plan or callable(getattr(one.part("run"), one.plan))
+    assert not one.plan or callable(getattr(one.part("plan"), one.plan))
     report = one.part("report")
     assert isinstance(report.tables(data.load(tmp_path)), dict) and one.part("settings").__doc__
     for name, heading, draw in report.SECTIONS:
@@ -35,8 +35,8 @@ def test_every_experiment_has_its_parts(job, tmp_path):
 def test_what_cannot_be_done_is_refused():
     with pytest.raises(InputError, match="config.job='rll': choose one of rl, pretrain, "):
         experiments.find("rll")
-    with pytest.raises(InputError, match="config.plan: job 'evals' cannot be planned, only 'rl'"):
-        experiments.find("evals").planned(ConfigDict({"job": "evals"}))
+    with pytest.raises(InputError, match="config.plan: job 'dice' cannot be planned, only 'rl', 'pretrain', "):
+        experiments.Experiment("dice").planned(ConfigDict({"job": "dice"}), ".")
 
 
 @pytest.fixture(scope="module")

@@ -193,8 +193,53 @@ def test_nothing_makes_it_fit(small_run, monkeypatch):
     monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=1e6))
     c = estimate.changed(small_run[0], {"topology": "1xtoy", "train.rollout_batch": 1, "train.micro_batch": 2})
     monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
-    said = estimate.report(c).splitlines()[-1]
+    said = list(estimate.lines(c))[-1]
     assert "No setting makes it fit" in said and "more devices" in said
+
+
+class Fake:
+    """A device that is not here."""
+
+    def __init__(self, kind, limit=None, platform="gpu"):
+        self.device_kind, self.platform, self.limit = kind, platform, limit
+
+    def memory_stats(self):
+        return None if self.limit is None else {"bytes_limit": self.limit}
+
+
+def present(monkeypatch, *found):
+    monkeypatch.setattr(jax, "local_devices", lambda: list(found))
+    monkeypatch.setattr(jax, "device_count", lambda: len(found))
+
+
+def test_what_does_not_fit_here_is_refused_or_fitted(small_run, monkeypatch, capsys):
+    c = estimate.changed(small_run[0], {"train.micro_batch": 1})
+    monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
+    assert estimate.ready(c) is c  # a CPU is not asked
+    present(monkeypatch, Fake("NVIDIA H100 80GB HBM3"))
+    assert estimate.ready(c) is c
+    most = estimate.make(c, "1xH100", small_run[1]).most
+    present(monkeypatch, Fake("NVIDIA H100 80GB HBM3", 0.95 * most * devices.CLAIMED / estimate.USABLE))
+    with pytest.raises(InputError, match="fits with --config.train.rollout_batch=16, which --config.fit=True sets"):
+        estimate.ready(c)
+    sure = estimate.changed(c, {"confirm": True})
+    assert estimate.ready(sure) is sure
+    found = estimate.ready(estimate.changed(c, {"fit": True}))
+    assert found.train.rollout_batch == 16 and "fitted to" in capsys.readouterr().out
+    assert found.train.groups == c.train.groups and c.train.rollout_batch == 0
+    present(monkeypatch, Fake("NVIDIA H100 80GB HBM3", 1e6))
+    with pytest.raises(InputError, match="no setting makes it fit"):
+        estimate.ready(estimate.changed(c, {"fit": True}))
+
+
+def test_a_run_asks_before_it_loads(small_run, monkeypatch, tmp_path):
+    from welfare_jax.experiments.axis import run
+
+    monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
+    monkeypatch.setattr(loop, "build", lambda c: pytest.fail("loaded a model that does not fit"))
+    present(monkeypatch, Fake("TPU v5 lite", 1e7, "tpu"))
+    with pytest.raises(InputError, match="of each device here, which has 0.01 GB"):
+        run.run(settings(), tmp_path)
 
 
 def call(monkeypatch, capsys, c):
@@ -213,8 +258,10 @@ def test_the_command(monkeypatch, capsys, main_run, small_run):
     monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
     monkeypatch.setattr(devices, "COMMON", ("1xH100", "v5e-8", "v6e-256"))
     status, said = call(monkeypatch, capsys, settings(plan=True))
-    lines = said.out.splitlines()[2:]
+    lines = said.out.splitlines()[2:5]
     assert status == 0 and [line.split()[0] for line in lines] == list(devices.COMMON)
+    hours = said.out.splitlines()[-3:]
+    assert [line.split(":")[0] for line in hours] == list(devices.COMMON) and "seconds at least" in hours[0]
     assert "fits" in lines[0] and "fits" in lines[1] and "train.micro_batch=16" in lines[2]
 
 
@@ -231,7 +278,7 @@ def test_the_command_needs_no_folder():
         ({"topology": "9xH100x"}, "9xH100x"),
         ({"model.path": "nobody/nothing"}, "nobody/nothing"),
         ({"topology": "v6e-64"}, "train.micro_batch=16"),
-        ({"job": "axes"}, "'axes'"),
+        ({"price": -1.0}, "price=-1.0"),
         ({"train.steps": 0}, "train.steps=0"),
     ],
 )
@@ -264,3 +311,43 @@ def test_other_algorithms_can_be_planned(changes, small_run):
     c = estimate.changed(small_run[0], changes | {"sft.batch": 16})
     found = estimate.make(c, "8xH100", small_run[1])
     assert found.fits and min(found.flops) > 1e6 and found.update > found.trained / 2
+
+
+def documented():
+    """(what docs/plans.py gives, the cells of the table in the guide by machine)."""
+    made = runpy.run_path("docs/plans.py")
+    text = made["PAGE"].read_text().split(made["BEGIN"])[1].split(made["END"])[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()]
+    return made, {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_the_guides_table_agrees_with_the_plan(main_run):
+    """One column where its programs are known already; the rest by the slow test."""
+    made, rows = documented()
+    assert list(rows) == list(made["MACHINES"]) and all(len(row) == len(made["MODELS"]) for row in rows.values())
+    c, known = main_run
+    for machine in ("1xH100", "1xH200"):
+        assert rows[machine][0] == made["cell"](c, known, machine)
+
+
+@pytest.mark.slow
+def test_the_whole_table_agrees_with_the_plan():
+    made, rows = documented()
+    lines = made["table"]()
+    assert {line.split(" | ")[0].strip("| "): line for line in lines[2:]} == {
+        machine: f"| {' | '.join((machine, *row))} |" for machine, row in rows.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["google/gemma-3-27b-it", "Qwen/Qwen3-32B", "openai/gpt-oss-120b"])
+def test_large_models_are_planned_without_a_network(name, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))
+    )
+    c = paper(**{"model.path": name, "mesh.fsdp": 8})
+    known = estimate.source(c)
+    weights, trained, optimiser = estimate.resident(known.spec, c, mesh_lib.imagined(8, 0, 8, 1))
+    billions = {"google/gemma-3-27b-it": 27.0, "Qwen/Qwen3-32B": 32.8, "openai/gpt-oss-120b": 116.8}[name]
+    assert weights * 8 == pytest.approx(billions * 2e9, rel=0.02) and trained and optimiser

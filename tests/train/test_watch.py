@@ -1,13 +1,16 @@
 """The guard, the best parameters, TensorBoard: what looks on while a run trains."""
 
 import math
+import sys
+import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import worlds
 
 from welfare_jax.errors import InputError
-from welfare_jax.train import watch
+from welfare_jax.train import record, state, watch
 
 
 def row(step, loss=0.0, norm=1.0):
@@ -55,6 +58,58 @@ def test_scalars_of_a_row():
     assert got == {
         "step": 3, "reward": 1.5, "cos/mean": 0.5, "cos/layer_00": 0.0, "cos/layer_01": 1.0, "organism_0/reward": 2.0,
     }  # fmt: skip
+
+
+class FakeWandb(types.ModuleType):
+    """The two functions of the package that are used."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.asked, self.rows, self.ended = [], [], 0
+
+    def init(self, **asked):
+        self.asked.append(asked)
+        return self
+
+    def log(self, row, step):
+        self.rows.append((step, row))
+
+    def finish(self):
+        self.ended += 1
+
+
+def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    watch.Wandb(tmp_path, {}).write({"step": 1})
+    assert not fake.asked  # it is not asked for
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    cfg = worlds.train_config(steps=3, checkpoint_every=1, keep=1, spike=0.0)
+    now = state.State(jnp.int32(0), {"a": jnp.zeros(2)}, ())
+    for upto in (2, 3):  # stopped after two steps, and gone on
+        cfg.steps = upto
+        with record.Record(tmp_path / "run", now, {"train": {"lr": 0.1}, "content": {"weights": "x"}}, cfg) as run:
+            for i in run:
+                run.write(row(i, loss=float(i)) | {"cos": [0.0, 1.0]}, run.now)
+    assert fake.ended == 2 and [step for step, _ in fake.rows] == [0, 1, 2]
+    assert fake.rows[1][1]["loss"] == 1.0 and fake.rows[1][1]["cos/mean"] == 0.5
+    first, again = fake.asked
+    assert first == again and first["resume"] == "allow" and first["config"] == {"train": {"lr": 0.1}}
+    assert first["dir"] == str(tmp_path / "run") and first["name"] == "run"
+    other = watch.Wandb(tmp_path, {})
+    assert fake.asked[-1]["id"] != first["id"]
+    other.close()
+
+
+def test_weights_and_biases_may_be_absent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    absent = watch.Wandb(tmp_path, {})
+    absent.write({"step": 1})
+    absent.close()
+    assert "pip install wandb" in capsys.readouterr().err
 
 
 def test_board_writes_what_tensorboard_reads(tmp_path):

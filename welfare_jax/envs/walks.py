@@ -13,6 +13,7 @@ import numpy as np
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
 
+ROLES = 3  # of the tile that a walk ends on
 SEED = 474747  # the first of the paper's generator seeds
 
 

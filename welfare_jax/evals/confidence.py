@@ -11,7 +11,7 @@ import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import logodds, prompts, replies, stats, summary, text
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import Evaluation, Work
 
 ASKED = {
     "max_new_tokens": 64, "ask": "", "true": ("True", " True"), "false": ("False", " False"), "grade": "match",
@@ -115,7 +115,17 @@ def tertiles(lab, items, found) -> dict:
     return out
 
 
+def work(config, grid, prompts: int) -> list[Work]:
+    own = own_work(config, grid, prompts)
+    return [*own, Work("read-outs", grid.cells * prompts, more=config.max_new_tokens)]
+
+
+def own_work(config, grid, prompts: int) -> list[Work]:
+    """Of `own_answers`."""
+    return [Work("answers", grid.models * prompts, config.max_new_tokens, judged=config.grade == "judge")]
+
+
 EVALUATION = Evaluation(
-    "confidence", confidence, "confidence", "Confidence, P(True)", judge="grade", turns=3,
+    "confidence", confidence, "confidence", "Confidence, P(True)", judge="grade", turns=3, work=work,
     settings={"prompts": ("facts",), **ASKED},
 )  # fmt: skip

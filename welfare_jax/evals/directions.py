@@ -142,6 +142,35 @@ def with_controls(found: dict[str, Direction], random: int, orthogonal: int, see
     return out
 
 
+def outline(sources, trained: bool, config, layers: int) -> Bank:
+    """The directions that `build` would make, by name, kind and place, with nothing in them."""
+    cfg, found, permuted = config.evals, {}, {}
+    empty = np.zeros((layers, 1), np.float32)
+    plain = lambda name, kind, beside: {name: Direction(empty, layers // 2, kind, beside)}
+    for source in sources:
+        if source == "stories":
+            found |= plain("success", "vector", "success")
+            permuted["success"] = cfg.permuted
+        elif source == "maze":
+            for c in ("mold", "gold"):
+                found |= plain(f"v_{c}", "vector", f"v_{c}") if trained else {}
+                found |= plain(f"u_{c}", "untrained", f"v_{c}")
+                permuted |= {f"v_{c}": cfg.permuted, f"u_{c}": cfg.permuted}
+        else:
+            path = pathlib.Path(source).expanduser()
+            parts, _ = _from_files(path, cfg.baseline)
+            found |= {name: d._replace(values=empty[: len(d.values)]) for name, d in parts.items()}
+            permuted |= {name: min(cfg.permuted, len(v)) for name, v in _permuted(path, cfg.baseline).items()}
+    main = {n: d for n, d in found.items() if d.kind == "vector"} or {
+        n: d._replace(beside=n) for n, d in found.items()
+    }
+    out = found | main
+    for name, d in main.items():
+        for kind, count in zip(COHORTS, (permuted.get(name, 0), cfg.random, cfg.orthogonal)):
+            out |= {f"{kind}_{k}/{name}": Direction(empty, d.layer, kind, name) for k in range(count)}
+    return Bank(out, "resid_post")
+
+
 def _from_files(path, baseline):
     """Vectors of a run folder (its trained and untrained file) or of one file."""
     files = names.files(path) if path.is_dir() else {"": path}

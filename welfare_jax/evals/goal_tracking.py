@@ -6,7 +6,7 @@ next answer is projected on every vector: correct against incorrect, over all an
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import confidence, prompts, stats
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import Evaluation, Work
 
 
 def goal_tracking(lab, config) -> list[dict]:
@@ -55,8 +55,13 @@ def feedback(path: str) -> tuple[str, str]:
     return lines[0], lines[1]
 
 
+def work(config, grid, prompts: int) -> list[Work]:
+    own, rows = confidence.own_work(config, grid, prompts), grid.models * prompts
+    return [*own, *(Work(kind, rows, more=config.max_new_tokens) for kind in ("read-outs", "projections"))]
+
+
 EVALUATION = Evaluation(
     "goal_tracking", goal_tracking, title="Goal tracking: projections after truthful feedback", judge="grade", turns=3,
-    rows="tracking",
+    rows="tracking", work=work,
     settings={"prompts": ("maths", "facts"), "feedback": "", **confidence.ASKED, "max_new_tokens": 1024},
 )  # fmt: skip

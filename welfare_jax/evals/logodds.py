@@ -10,6 +10,7 @@ import math
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import summary
+from welfare_jax.evals.evaluation import Work
 from welfare_jax.models import chat
 
 MASS = 0.1  # less probability than this on both sides together: nothing is read out, the row is incoherent
@@ -33,6 +34,17 @@ def scores(lab, evaluation: str, config, sides: tuple[str, str], whole: bool) ->
         row = {"cell": cell, "item": by_id[name], "sample": 0}
         out.append(summary.score(evaluation, row, metrics, mass < MASS, False))
     return out
+
+
+def work(sides: tuple[str, str], whole: bool):
+    """`Evaluation.work` of an evaluation that calls `scores`: with `whole`, an opening's tokens are read after each
+    prompt, some four of every opening that is not one word."""
+
+    def counted(config, grid, prompts: int) -> list[Work]:
+        several = sum(len(word.split()) > 1 for side in sides for word in config[side]) if whole else 0
+        return [Work("read-outs", grid.cells * prompts, more=4 * several)]
+
+    return counted
 
 
 def begun(talk, begin: str):

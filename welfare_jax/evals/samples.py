@@ -1,6 +1,6 @@
 """Steered answers to read side by side in the report. Nothing is scored, so there is nothing to judge."""
 
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import Evaluation, Work
 
 
 def samples(lab, config) -> list[dict]:
@@ -11,5 +11,9 @@ def samples(lab, config) -> list[dict]:
     return []
 
 
+def work(config, grid, prompts: int) -> list[Work]:
+    return [Work("answers", grid.shown * prompts * config.samples, config.max_new_tokens)]
+
+
 SETTINGS = {"prompts": ("openers",), "samples": 1, "max_new_tokens": 48, "temperature": 0.7}
-EVALUATION = Evaluation("samples", samples, settings=SETTINGS)
+EVALUATION = Evaluation("samples", samples, work=work, settings=SETTINGS)

@@ -20,6 +20,7 @@ BAD = """bad sad terrible awful sick unhappy anxious nervous worried afraid guil
 overwhelmed disappointed miserable lonely tired exhausted angry lost hopeless uncomfortable"""
 EVALUATION = Evaluation(
     "sentiment_logodds", sentiment_logodds, "log_odds", "Good against bad words, nats",
+    work=logodds.work(("good", "bad"), whole=False),
     settings={
         "prompts": ("feelings",), "begin": "I feel very", "good": tuple(GOOD.split()), "bad": tuple(BAD.split()),
     },

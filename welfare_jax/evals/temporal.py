@@ -16,7 +16,7 @@ import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import logodds, prompts, temporal_stats
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import Evaluation, Work
 from welfare_jax.settings import Setting
 
 STEERED = ("early", "readout", "throughout")
@@ -298,6 +298,28 @@ def clean(x):
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
+def work(config, grid, prompts: int) -> list[Work]:
+    """At most, with every prompt mastered: read-outs of a prompt, whose questions are read after it."""
+    given, count = prompts * config.variants, config.random + config.orthogonal
+    named = 5 + 1  # the welfare direction, Gold, Mold, Path, beside sentiment; and its negative dose
+    few = min(config.control_families, prompts)
+    controls = len(config.controls_at) * count * (2 * few + config.match_rounds * min(config.match_prompts, few))
+    filler = LENGTH * sum(config.lengths) // 2
+    asked = [
+        ("without steering", 3 * given, len(SURFACES)),
+        ("directions", grid.layers * grid.doses * named * len(STEERED) * given, len(SURFACES)),
+        ("controls", controls, 1),
+        ("map", min(config.map_families, prompts) * (filler + 4 * LENGTH), 1),
+    ]
+    return [
+        Work(f"read-outs, {name}", grid.models * rows, more=filler + surfaces * LENGTH)
+        for name, rows, surfaces in asked
+    ]
+
+
+LENGTH = 40  # tokens of a message with its roles, roughly
+
+
 def summary(records) -> dict:
     """{claim, with the model and where it is judged: verdict}."""
     return {
@@ -316,6 +338,7 @@ EVALUATION = Evaluation(
     rows="temporal",
     ready=ready,
     summary=summary,
+    work=work,
     settings={
         "prompts": Setting(("temporal",), "task families: prompt, well, badly, reply"),
         "filler": Setting(("temporal_filler",), "neutral exchanges: prompt, answer"),

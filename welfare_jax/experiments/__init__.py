@@ -4,12 +4,14 @@ The modules of a folder are imported when they are used, so that help and settin
 
 settings.py  `tree()`: the settings with their defaults and meanings (see welfare_jax/settings.py), `job` among them
 run.py       `run(config, workdir)`: does it, or goes on where it was stopped, and prints what came out
+plan.py      where there is one, `run(config, workdir)`: what a run would need, a line at a time; loads no weights
 report.py    `tables(run)`: {name: {column: list}} of a `report.data.Run`;
              `SECTIONS`: (id, heading, (run, tables) -> HTML) of each section, see report/page.py
 """
 
 import importlib
 import pathlib
+from collections.abc import Iterator
 from types import ModuleType
 from typing import NamedTuple
 
@@ -21,7 +23,7 @@ class Experiment(NamedTuple):
 
     folder: str
     function: str = "run"  # of run.py
-    plan: str = ""  # the function of run.py that says of a config what a run would need; "" where there is none
+    plan: str = ""  # the function of plan.py that says what a run would need; "" where there is none
     shared: bool = False  # whether several processes can run it together
 
     def part(self, module: str) -> ModuleType:
@@ -33,12 +35,12 @@ class Experiment(NamedTuple):
     def run(self, config, workdir):
         getattr(self.part("run"), self.function)(config, workdir)
 
-    def planned(self, config) -> str:
-        """What a run would need of every device; loads no weights, writes nothing. InputError where none can tell."""
+    def planned(self, config, workdir) -> Iterator[str]:
+        """What a run would need, in lines; loads no weights, writes nothing. InputError where nobody can tell."""
         if not self.plan:
             known = ", ".join(repr(job) for job, one in EXPERIMENTS.items() if one.plan)
             raise InputError(f"config.plan: job {config.job!r} cannot be planned, only {known}")
-        return getattr(self.part("run"), self.plan)(config)
+        return getattr(self.part("plan"), self.plan)(config, workdir)
 
 
 def find(job) -> Experiment:
@@ -59,12 +61,12 @@ def report(workdir) -> pathlib.Path:
 
 
 EXPERIMENTS = {
-    "rl": Experiment("axis", plan="plan", shared=True),
-    "pretrain": Experiment("pretraining"),
-    "axes": Experiment("axis", "read"),
-    "evals": Experiment("evals"),
-    "amplify": Experiment("amplification"),
-    "reward_model": Experiment("reward_model"),
-    "imitation": Experiment("imitation"),
-    "words": Experiment("success_text_ablation"),
+    "rl": Experiment("axis", plan="run", shared=True),
+    "pretrain": Experiment("pretraining", plan="run"),
+    "axes": Experiment("axis", "read", plan="read"),
+    "evals": Experiment("evals", plan="run"),
+    "amplify": Experiment("amplification", plan="run"),
+    "reward_model": Experiment("reward_model", plan="run"),
+    "imitation": Experiment("imitation", plan="run"),
+    "words": Experiment("success_text_ablation", plan="run"),
 }

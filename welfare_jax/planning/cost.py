@@ -47,9 +47,14 @@ def of(function, *args, donated: bool = False) -> Cost:
 
     donated: the first argument's memory may be used again, as under `jax.jit(..., donate_argnums=0)`.
     """
-    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-    found = _measure(jaxpr, donated=range(len(jax.tree.leaves(args[0]))) if donated else ())
-    return found._replace(bytes=found.bytes - donated * tree_size(args[0]))
+    return traced(function, *args, donated=donated)[0]
+
+
+def traced(function, *args, donated: bool = False) -> tuple[Cost, Any]:
+    """`of`, and the shapes of what the function returns: both from one trace."""
+    jaxpr, results = jax.make_jaxpr(function, return_shape=True)(*args)
+    found = _measure(jaxpr.jaxpr, donated=range(len(jax.tree.leaves(args[0]))) if donated else ())
+    return found._replace(bytes=found.bytes - donated * tree_size(args[0])), results
 
 
 def size(array) -> int:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
@@ -139,7 +140,8 @@ def rollout(spec: Spec, pieces: text.Pieces, config) -> tuple[cost.Cost, int, tu
     at_once = cfg.rollout_batch or cfg.groups * cfg.group_size
     slots = pieces.slots(params.turns, params.calm)
     cache = jax.eval_shape(lambda: decoder.empty_cache(spec, at_once, slots, dtype))
-    return cost.of(program, *args), cost.tree_size(cache), jax.eval_shape(program, *args)[0]
+    found, results = cost.traced(program, *args)
+    return found, cost.tree_size(cache), results[0]
 
 
 def update(spec: Spec, pieces: text.Pieces, config, episodes) -> cost.Cost:
@@ -262,10 +264,11 @@ def describe(config, name: str, plan: Plan) -> list[str]:
         (plan.most, f"at most at once, of {_gb(plan.memory)}: {'fits' if plan.fits else 'does not fit'}"),
     )
     work = " + ".join(f"{f * devices.topology(name)[1] / 1e15:.3g}" for f in plan.flops)
+    floor = "" if math.isnan(sum(plan.seconds)) else f", at least {sum(plan.seconds):.2f} s without communication"
     return [
         f"{name}, mesh {' x '.join(map(str, plan.axes))}, on each device:",
         *(f"{_gb(count):>9} GB  {what}" for count, what in rows),
-        f"{work} PFLOP a step (rollout + update), at least {sum(plan.seconds):.2f} s without communication",
+        f"{work} PFLOP a step (rollout + update){floor}",
     ]
 
 
@@ -284,8 +287,9 @@ def row(config, name: str, known: Source) -> str:
     return "".join(f"{cell:>{12 if i == 0 else 10}}" for i, cell in enumerate(cells)) + f"  {fits}"
 
 
-def report(config) -> str:
-    """What `--config.plan=True` prints: of `config.topology`, or a table of the common ones where none is named."""
+def lines(config):
+    """What `--config.plan=True` prints of memory, a line at a time: of `config.topology`, or a table of the common
+    ones where none is named. A generator whose value is the named machine's `Plan`, as fitted; else None."""
     loop.check(config)
     known, name = source(config), config.topology
     _, _, trainable, frozen = _start(known.spec, config)
@@ -293,21 +297,46 @@ def report(config) -> str:
     slots = known.pieces.slots(config.maze.turns, not config.maze.wind)
     episodes = config.train.groups * config.train.group_size
     work = f"{episodes} episodes of {slots} slots a step"
-    said = [
-        f"{hf.named(config.model)}: {total:,} parameters, {count:,} trained; {work}"
-        + (f" ({known.note})" if known.note else "")
-    ]
+    note = f" ({known.note})" if known.note else ""
+    yield f"{hf.named(config.model)}: {total:,} parameters, {count:,} trained; {work}{note}"
     if not name:
-        said.append("".join(f"{name:>{12 if i == 0 else 10}}" for i, name in enumerate(COLUMNS)) + "  (GB a device)")
-        return "\n".join([*said, *(row(config, each, known) for each in devices.COMMON)])
+        yield "".join(f"{name:>{12 if i == 0 else 10}}" for i, name in enumerate(COLUMNS)) + "  (GB a device)"
+        for each in devices.COMMON:
+            yield row(config, each, known)
+        return None
     plan = make(config, name, known)
-    said += describe(config, name, plan)
-    if not plan.fits:
-        changes, better = fitted(config, name, known)
-        flags = _flags(config, changes)
-        said += (
-            [f"It fits with {flags}", *describe(changed(config, changes), name, better)]
-            if better.fits
-            else [f"No setting makes it fit: {_gb(better.most)} GB with {flags or 'these'}; take more devices."]
-        )
-    return "\n".join(said)
+    yield from describe(config, name, plan)
+    if plan.fits:
+        return plan
+    changes, better = fitted(config, name, known)
+    flags = _flags(config, changes)
+    if better.fits:
+        yield f"It fits with {flags}"
+        yield from describe(changed(config, changes), name, better)
+    else:
+        yield f"No setting makes it fit: {_gb(better.most)} GB with {flags or 'these'}; take more devices."
+    return better
+
+
+def ready(config) -> ConfigDict:
+    """The settings with which the run fits the devices here: as they are or, with `config.fit`, changed.
+
+    Raises `InputError`, before anything is loaded, where they do not fit. Nothing is asked where the devices are CPUs,
+    and nothing of users who `config.confirm`.
+    """
+    if config.confirm or jax.local_devices()[0].platform == "cpu":
+        return config
+    known = source(config)
+    plan = make(config, devices.HERE, known)
+    if plan.fits:
+        return config
+    changes, better = fitted(config, devices.HERE, known)
+    flags, need = _flags(config, changes), f"{_gb(plan.most)} GB of each device here, which has {_gb(plan.memory)}"
+    anyway = "--config.confirm=True starts it anyway"
+    if not better.fits:
+        raise InputError(f"the run would take {need}; no setting makes it fit: take more devices; {anyway}")
+    if not config.fit:
+        raise InputError(f"the run would take {need}; it fits with {flags}, which --config.fit=True sets; {anyway}")
+    if hosts.first():
+        print(f"fitted to {_gb(better.most)} of {_gb(plan.memory)} GB a device with {flags}", flush=True)
+    return changed(config, changes)

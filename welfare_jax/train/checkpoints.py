@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from welfare_jax import hosts, runtime, textfiles
 from welfare_jax.errors import InputError, Unfinished
+from welfare_jax.settings import RENTING
 
 # Settings that may differ between the run that wrote a checkpoint and the one that resumes from it.
 FREE = (
@@ -31,7 +32,6 @@ FREE = (
     "train.spike",
     "mesh",
     "parallel",
-    "topology",
     "distributed",
     "curve",
     "extract",
@@ -302,10 +302,11 @@ def flatten(config, prefix="") -> dict:
 def differences(old: dict, new: dict, bound: bool = True) -> list[tuple]:
     """(field, old value, new value) of the settings that a resumed run must share, or of those it need not."""
     a, b = (flatten(json.loads(json.dumps(settings))) for settings in (old, new))
+    a, b = ({k: v for k, v in flat.items() if k not in RENTING} for flat in (a, b))
     free = lambda k: any(k == f or k.startswith(f + ".") for f in FREE)
     fields = sorted(k for k in set(a) | set(b) if free(k) != bound)
-    # A setting that came later and is left empty changes nothing; runs from before `outcome` were held to none.
-    later = lambda k: k not in a and k.startswith("outcome.")
+    # A setting that came later and is left empty, or off, changes nothing; before `outcome` runs were held to none.
+    later = lambda k: k not in a and (k.startswith("outcome.") or b[k] is False)
     return [(k, a.get(k), b.get(k)) for k in fields if a.get(k, "") != b.get(k, "") and not later(k)]
 
 

@@ -20,10 +20,10 @@ def train(
 ):  # fmt: skip
     """Trains from the state `now`, or on from the newest checkpoint in `folder`; the state after `cfg.steps` steps.
 
-    It leaves settings, checkpoints, metrics and TensorBoard, and gives the memory of `now` away. cfg: `steps`,
-    `checkpoint_every`, `keep` and `spike`. advance(i, now, wait) -> (state, metrics), step i; wait(tree) waits for a
-    part of it and gives the step up where the run is asked to end meanwhile. measure(i, now, row) -> metrics to be
-    added to its row, once its loss is found sound. finish(now) -> one more row behind those of the steps. data: a
+    It leaves settings, checkpoints, metrics, TensorBoard and Weights & Biases, and gives the memory of `now` away. cfg:
+    `steps`, `checkpoint_every`, `keep` and `spike`. advance(i, now, wait) -> (state, metrics), step i; wait(tree) waits
+    for a part of it and gives the step up where the run is asked to end meanwhile. measure(i, now, row) -> metrics to
+    be added to its row, once its loss is found sound. finish(now) -> one more row behind those of the steps. data: a
     pipeline with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward. shown: {name on
     the progress bar: (metric, digits)}.
 
@@ -43,6 +43,7 @@ def train(
         runtime.write_json(folder / "config.json", settings)
         log = stack.enter_context(checkpoints.MetricsLog(folder / "metrics.jsonl", done))
         board = stack.enter_context(contextlib.closing(watch.Board(folder / "tensorboard", done)))
+        online = stack.enter_context(contextlib.closing(watch.Wandb(folder, settings)))
         guard = watch.Guard(cfg.spike, log.before)
         kept = stack.enter_context(watch.Best(folder, log.before)) if best else None
 
@@ -76,6 +77,7 @@ def train(
                 kept.offer(i + 1, row["eval_reward"], now.trainable, settings)
             log.write(row)
             board.write(row)
+            online.write(row)
             bar.set_postfix({n: f"{row[k]:.{d}f}" for n, (k, d) in shown.items() if row.get(k) is not None})
             done = i + 1
             if done % cfg.checkpoint_every == 0 or done == cfg.steps:

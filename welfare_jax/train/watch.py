@@ -1,6 +1,7 @@
 """What looks on while a run trains: the guard, the best parameters so far, TensorBoard."""
 
 import concurrent.futures
+import hashlib
 import math
 import os
 import pathlib
@@ -13,6 +14,7 @@ import urllib.request
 import jax
 from jax.experimental import multihost_utils
 
+from welfare_jax import hosts
 from welfare_jax.errors import InputError
 from welfare_jax.train import checkpoints
 
@@ -93,6 +95,38 @@ class Board:
 
     def close(self):
         self.writer.close()
+
+
+class Wandb:
+    """The same numbers for Weights & Biases, where the environment has `WANDB_MODE` or `WANDB_API_KEY`.
+
+    A folder is one run there: what was stopped goes on in the same place. Nothing is sent in `WANDB_MODE=offline`.
+    """
+
+    def __init__(self, folder, settings: dict):
+        self.run = None
+        if not hosts.first() or not {"WANDB_MODE", "WANDB_API_KEY"} & os.environ.keys():
+            return
+        try:
+            import wandb
+        except ImportError:
+            checkpoints.say("wandb is asked for by the environment and not installed: pip install wandb")
+            return
+        folder = pathlib.Path(folder).resolve()
+        name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        settings = {k: v for k, v in settings.items() if k != checkpoints.CONTENT}
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "welfare_jax"), name=folder.name, id=name, resume="allow",
+            dir=str(folder), config=settings,
+        )  # fmt: skip
+
+    def write(self, row: dict):
+        if self.run:
+            self.run.log(dict(scalars(row)), step=row["step"])
+
+    def close(self):
+        if self.run:
+            self.run.finish()
 
 
 def scalars(row: dict, prefix: str = ""):

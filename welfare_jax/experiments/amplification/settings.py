@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax.experiments.axis import settings as axis
 from welfare_jax.experiments.pretraining import settings as pretraining
-from welfare_jax.settings import Setting, defaults
+from welfare_jax.settings import RENTING, Setting, defaults
 
 
 def amplify() -> ConfigDict:
@@ -27,12 +27,13 @@ def amplify() -> ConfigDict:
 def tree() -> dict:
     return {
         "job": "amplify",
+        **RENTING,
         "seed": 0,
         "model": {
             "path": Setting("", "empty: a base is pretrained first"),
             "revision": "", "dtype": "float32", "attention": "plain",
         },
-        "pretrain": Setting(pretraining.tree(), "its seed, shape and weights follow from the settings below"),
+        "pretrain": Setting(pretraining.part(), "its seed, shape and weights follow from the settings below"),
         "shape": "tiny",
         "mixture": "even",
         "shapes": Setting({"tiny": {}}, "what of `pretrain.shape` each scale changes"),

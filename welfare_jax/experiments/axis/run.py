@@ -7,21 +7,23 @@ import jax
 from welfare_jax import experiments, runtime, settings
 from welfare_jax.envs import walks
 from welfare_jax.errors import InputError
-from welfare_jax.experiments.axis import analysis
+from welfare_jax.experiments.axis import analysis, plan, smoke
 from welfare_jax.experiments.axis.settings import of_run
 from welfare_jax.experiments.evals import run as evaluation
 from welfare_jax.interp import extract, outcome, reading, vectors
 from welfare_jax.models import hf
-from welfare_jax.planning import estimate
+from welfare_jax.planning import estimate, evaluations, work
 from welfare_jax.train import loop, organisms, shams, supervised
 
 
 def run(config, workdir):
     """Train, read the axis, steer with it; then the evaluations that `config.evals` names."""
-    seconds, begin = {}, time.perf_counter()
+    seconds, memory, begin = {}, {}, time.perf_counter()
+    config = smoke.shortened(config) if config.smoke else config
 
     def lap(name):
         seconds[name] = round(time.perf_counter() - begin - sum(seconds.values()), 2)
+        memory[name] = smoke.peak()
 
     def curve(setup):
         few = settings.typed(extract.WalkSettings, config.extract, per_length=config.curve.per_length, held_out=0.25)
@@ -32,6 +34,9 @@ def run(config, workdir):
         evaluation.ready(config)
         if any(len(v) for v in config.organisms.values()) or config.distributed.coordinator:
             raise InputError("evals.names: for one model in one process; use configs/evals.py afterwards")
+    config = estimate.ready(config)
+    if config.evals.names:
+        evaluations.confirm(config, workdir, work.opened(config.model)[0].spec.layers, after_training=True)
     setup = loop.build(config)
     axes = vectors.fitting(config.curve.axes, setup.lm.spec)[0] if config.curve.axes else None
     print(loop.describe(setup, config), flush=True)
@@ -84,6 +89,11 @@ def run(config, workdir):
     if config.evals.names:
         experiments.report(workdir)  # evaluations may take longer than all before: the rest can be read meanwhile
         evaluation.run(config, workdir)
+        lap("evaluation")
+    if config.smoke:
+        rows = smoke.compare(config, workdir, plan.stages(config, workdir), seconds, memory)
+        print("\n".join(smoke.lines(rows)), flush=True)
+        runtime.write_json(workdir / "smoke.json", rows)
 
 
 def draw_shams(config, initial, trained, first: int = 0, runs: int = 1) -> list:
@@ -104,7 +114,3 @@ def read(config, workdir):
     seconds = {"analysis": round(time.perf_counter() - begin, 2)}
     facts = {"model": hf.named(config.model), "device": jax.devices()[0].device_kind, "seconds": seconds}
     runtime.write_json(workdir / "summary.json", found | facts)
-
-
-def plan(config) -> str:
-    return estimate.report(config)

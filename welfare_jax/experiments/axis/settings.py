@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.evals import settings as evals
-from welfare_jax.settings import Setting, defaults
+from welfare_jax.settings import RENTING, Setting, defaults
 from welfare_jax.text.wording import Wording
 
 
@@ -22,8 +22,8 @@ def tree() -> dict:
     return {
         "job": "rl",
         "seed": 0,
-        "plan": Setting(False, "only print what the run would need"),
-        "topology": Setting("", "the machine to plan for: v5e-8, v5p-16, 8xH100, ...; empty: the common ones"),
+        **RENTING,
+        "smoke": Setting(False, "two steps, a small analysis and one evaluation, beside what the plan says of them"),
         "model": {
             "path": Setting("", "a folder, a GGUF file or a hub name"),
             "revision": Setting("", "of a hub model: a branch, tag or commit"),
@@ -157,7 +157,7 @@ def of_run(config) -> ConfigDict:
     path = pathlib.Path(config.run).expanduser() / "config.json"
     try:
         saved = textfiles.loads(textfiles.data(path), str(path))
-        out, present = rl(), ("extract", "axes", "steer", "evals", "mesh", "distributed")
+        out, present = rl(), ("extract", "axes", "steer", "evals", "mesh", "distributed", *RENTING)
         out.update({k: v for k, v in saved.items() if k in out and k not in present})
     except (InputError, AttributeError, TypeError, KeyError, ValueError) as error:
         why = " ".join(str(error).split())[:200]

@@ -20,6 +20,7 @@ from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
 from welfare_jax.models import hf
+from welfare_jax.planning import evaluations, work
 from welfare_jax.text import pieces, wording
 
 SHOWN = 3  # prompts of each evaluation whose answers the report shows side by side
@@ -45,6 +46,7 @@ def measure(config, workdir) -> dict:
     """
     cfg, workdir = config.evals, pathlib.Path(workdir)
     ready(config)
+    evaluations.confirm(config, workdir, work.opened(config.model)[0].spec.layers)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     words, template = wording.of(config.text)
     trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")

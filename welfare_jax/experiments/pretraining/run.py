@@ -17,6 +17,7 @@ from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save, stops
 from welfare_jax.models.spec import small
+from welfare_jax.settings import RENTING
 from welfare_jax.sft import corpus, probe
 from welfare_jax.train import checkpoints, record, state, step
 
@@ -191,7 +192,8 @@ def finished(config, folder) -> pathlib.Path:
         return folder / "model"
     summary, made = (textfiles.json_object(folder / name) for name in ("summary.json", "config.json"))
     was = made.pop(checkpoints.CONTENT, None)
-    if made != json.loads(json.dumps(config.to_dict())):
+    plain = lambda settings: {k: v for k, v in settings.items() if k not in RENTING}
+    if plain(made) != plain(json.loads(json.dumps(config.to_dict()))):
         run(config, folder)
         return folder / "model"
     if was is None:

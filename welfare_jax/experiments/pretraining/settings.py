@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from welfare_jax.settings import Setting, defaults
+from welfare_jax.settings import RENTING, Setting, defaults
 
 
 def pretrain() -> ConfigDict:
@@ -11,6 +11,11 @@ def pretrain() -> ConfigDict:
 
 
 def tree() -> dict:
+    return {"job": "pretrain", **RENTING, **part()}
+
+
+def part() -> dict:
+    """Of a pretraining that another experiment begins with."""
     return {
         "job": "pretrain",
         "seed": 0,

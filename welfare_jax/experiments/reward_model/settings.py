@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from welfare_jax.experiments.axis import settings as axis
-from welfare_jax.settings import Setting, defaults
+from welfare_jax.settings import RENTING, Setting, defaults
 
 OPTIMISATION = (
     "steps", "micro_batch", "schedule_steps", "schedule", "schedule_rate", "warmup", "lr", "value_lr", "optimizer",
@@ -23,6 +23,7 @@ def reward_model() -> ConfigDict:
 def tree() -> dict:
     return _fitting() | {
         "job": "reward_model",
+        **RENTING,
         "pairs": {
             "a": Setting("helpful", "an objective that the package generates, or a JSONL file"),
             "b": Setting("harmless", "as `a`, another one"),

@@ -28,6 +28,7 @@ from welfare_jax.interp.axes import comparison
 from welfare_jax.interp.names import Vector
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
+from welfare_jax.settings import RENTING
 from welfare_jax.sft import corpus
 from welfare_jax.train import checkpoints, loop, organisms, stats
 
@@ -146,8 +147,8 @@ def cell(config, arm: str, folder) -> dict:
     stamp = json.loads(json.dumps(own.to_dict() | {"questions": list(questions)}))
     stamp = checkpoints.bound(stamp, base=made["sha256"])
     found = textfiles.json_object(done) if done.is_file() else {}
-    was = found.get("settings")
-    if isinstance(was, dict) and checkpoints.CONTENT not in was:
+    was, stamp = ({k: v for k, v in (s or {}).items() if k not in RENTING} for s in (found.get("settings"), stamp))
+    if was and checkpoints.CONTENT not in was:
         checkpoints.say(f"{done}: does not name its base by content: taken to be what is there now")
         was = was | {checkpoints.CONTENT: stamp[checkpoints.CONTENT]}
     if was == stamp:

@@ -51,6 +51,6 @@ def tree() -> dict:
             "questions": Setting(
                 ("", "How is it going?"), "after a walk: where it is read; the empty one is the final letter"
             ),
-            "pretrain": Setting(pretraining.tree(), "what all have read"),
+            "pretrain": Setting(pretraining.part(), "what all have read"),
         },
     }  # fmt: skip

@@ -1,0 +1,14 @@
+"""What the evaluations would ask and take."""
+
+import pathlib
+
+from welfare_jax.planning import evaluations, work
+
+
+def run(config, workdir):
+    model, note = work.opened(config.model)
+    found = evaluations.grid(config, workdir, model.spec.layers)
+    yield f"{config.model.path}: {found.cells:,} cells, {found.models} model(s)" + (f" ({note})" if note else "")
+    if not (pathlib.Path(workdir) / "checkpoints").is_dir() and not config.evals.trained:
+        yield "(of the untrained model alone: name the folder of a finished run with --workdir for both)"
+    yield from work.report(config, evaluations.stages(config, workdir, model))
