@@ -38,7 +38,7 @@ def rows(folder, name):
 def test_page(folder):
     page = (folder / "report.html").read_text()
     assert "Left out:" not in page and "could not be shown" not in page
-    assert page.count("<svg") == 3  # by exposure, by layer, by position
+    assert page.count("<svg") == 4  # the answer, by exposure, by layer, by position
     for said in ("State or read-out?", "control while applied", "<b>not supported</b>", "The rules were fixed before",
                  "middle 95 % of 10 controls of equal divergence", "gold-mold, negative dose", "read-out",
                  "untrained model, number: 0 of", "The direction among its controls"):  # fmt: skip
