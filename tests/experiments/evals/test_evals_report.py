@@ -124,7 +124,7 @@ def test_an_evaluation_is_one_value(alphas, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
     page = experiments.report(tmp_path).read_text()
     assert "Left out" not in page and "Words in an answer" in page and page.count("<svg") == 2
-    assert "<h3>How odd it is</h3>" in page and '<th class="n">odd share</th>' in page and "0.25" in page
+    assert "<h3>How odd it is</h3>" in page and 'class="n">odd share</th>' in page and "0.25" in page
     assert {(r["asked"], r["odd_share"]) for r in rows(tmp_path, "evals_odd")} == {("7", "0.25")}
     assert ("Slopes on the strength" in page) == (len(alphas) > 1)
     if len(alphas) > 1:

@@ -86,13 +86,12 @@ def _dose(built: dict) -> Answer:
     rows = [r for r in verdicts.rows(model=model) if all(r[k] == v for k, v in at.items())]
     rows = rows or verdicts.rows(model=model)[-1:]
     told = ", ".join(f"{r['claim']} {r['verdict']}" for r in rows)
-    first = rows[0]
-    ends = interval(*(number(first[k]) for k in ("value", "low", "high")), digits=3, sign=True)
-    lasting = next((r["verdict"] for r in rows if r["claim"] == "persistence"), first["verdict"])
+    asked = next((r for r in rows if r["claim"] == "persistence"), rows[0])
+    ends = interval(*(number(asked[k]) for k in ("value", "low", "high")), digits=3, sign=True)
     return Answer(
         "Does a direction change a state, or only the words being said?",
         f"A dose of {at['direction']} at layer {at['layer']} of the {model} model: {told}.",
-        f"lasting state: {lasting}", f"{first['claim']} {ends} over families of prompts",
+        f"{asked['claim']} {asked['verdict']}", f"{asked['claim']}: {ends} over families of prompts",
         "1 training run" if model == "trained" else "one model, untrained",
         (dose, effects.where(model=model), verdicts, built.get("evals_temporal_controls")),
         "What the same dose adds to the answer when it is given early, at the read-out, or throughout",

@@ -1,6 +1,7 @@
 """State or read-out, in the report: verdicts with their rules, effects by exposure, the map of positions, tables."""
 
 import math
+import re
 
 import numpy as np
 from markupsafe import Markup
@@ -68,6 +69,8 @@ def exposures(effects: dict, verdicts: dict, controls: dict | None, panels=PANEL
             if controls and metric == "words":
                 _bands(ax, controls.rows(model=model))
             _points(ax, rows, at)
+            if not rows:
+                ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=style.UNTRAINED)
             ax.axhline(0, color=style.TRAINED, linewidth=0.7)
             ax.set_title(f"{title}\n{model} model, layer {at['layer']}", fontsize=8.5)
             ax.set_xticks(range(len(EXPOSURES)), EXPOSURES.values(), fontsize=7.5)
@@ -121,6 +124,15 @@ def layers(effects: dict, verdicts: dict) -> Figure:
     return figure
 
 
+def named(prompt: str) -> str:
+    """A prompt's name in words: "temporal:3/well/1" is the fourth task, which went well, before a long talk."""
+    found = re.fullmatch(r".*:(\d+)/(well|badly)/([01])", str(prompt))
+    if not found:
+        return prompt
+    task, outcome, length = found.groups()
+    return f"task {int(task) + 1}, went {outcome}, {('short', 'long')[int(length)]} talk in between"
+
+
 def positions(found: dict) -> Figure:
     """A strip a prompt: what the dose does to the words at each single token; ends of parts as lines."""
     strips = list(dict.fromkeys(zip(found["model"], found["prompt"])))
@@ -138,7 +150,7 @@ def positions(found: dict) -> Figure:
         starts = [0, *edges]
         ax.set_xticks(starts, [rows[i]["part"] for i in starts], fontsize=7, ha="left")
         ax.set_yticks([])
-        ax.set_title(f"{prompt}, {model} model", fontsize=7.5)
+        ax.set_title(f"{named(prompt)}, {model} model", fontsize=7.5)
         ax.grid(False)
     if image is not None:
         figure.colorbar(image, ax=list(axes), label="nats", shrink=0.9)
@@ -235,7 +247,7 @@ def _tokens(found) -> Markup:
     for model, prompt in dict.fromkeys(zip(found["model"], found["prompt"])):
         mine = [r for r in found.rows(model=model, prompt=prompt) if math.isfinite(number(r["effect"]))]
         rows += [
-            [model, prompt, num(r["position"], 0), code(visible(r["token"])),
+            [model, named(prompt), num(r["position"], 0), code(visible(r["token"])),
              r["part"], num(r["effect"], 3, sign=True)]
             for r in sorted(mine, key=lambda r: -abs(r["effect"]))[:10]
         ]  # fmt: skip
