@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax import experiments
 from welfare_jax.errors import InputError
-from welfare_jax.report import data
+from welfare_jax.report import data, markup
 from welfare_jax.settings import defaults
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,6 +28,8 @@ def test_every_experiment_has_its_parts(job, tmp_path):
     assert not one.plan or callable(getattr(one.part("plan"), one.plan))
     report = one.part("report")
     assert isinstance(report.tables(data.load(tmp_path)), dict) and one.part("settings").__doc__
+    with pytest.raises(markup.Missing):  # there is no answer without a run
+        report.answer(data.load(tmp_path), {})
     for name, heading, draw in report.SECTIONS:
         assert name.isidentifier() and heading and callable(draw)
 
@@ -68,8 +70,9 @@ def test_an_added_experiment_runs_to_a_report(added, tmp_path):
     said, page = done.stdout.splitlines()
     assert said.startswith("mean 3.") and page == f"report: {tmp_path / 'report.html'}"
     html = (tmp_path / "report.html").read_text()
-    assert re.findall(r'<section id="(\w+)">', html) == ["dice", "config"] and html.count("<svg") == 1
-    assert "Left out" not in html
+    assert re.findall(r'<section id="(\w+)">', html) == ["dice", "config"] and html.count("<svg") == 2
+    assert "Left out" not in html and '<p class="said">The mean of 30 throws is 3.' in html
+    assert (tmp_path / "answer.png").read_bytes().startswith(b"\x89PNG")
     with open(tmp_path / "tables" / "dice.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 30
 

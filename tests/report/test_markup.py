@@ -16,8 +16,10 @@ SAFE = "&lt;b&gt;&#39;&#34;&amp;&lt;/script&gt;"
     "made",
     [
         markup.heading(EVIL), markup.note(EVIL), markup.paragraph(EVIL), markup.missing(EVIL), markup.pre(EVIL),
-        markup.code(EVIL), markup.details(EVIL, ""), markup.details("", EVIL), markup.cards([("1", EVIL)]),
-        markup.figure(Markup("<svg>"), EVIL, "x"), markup.table((EVIL,), ()), markup.table(("a",), [(EVIL,)]),
+        markup.code(EVIL), markup.details(EVIL, ""), markup.details("", EVIL), markup.cards([("1", EVIL, "")]),
+        markup.cards([("1", "", EVIL)]), markup.answer(EVIL, "", (), "", ""), markup.answer("", EVIL, (), "", ""),
+        markup.answer("", "", [("a", EVIL)], "", ""), markup.figure(Markup("<svg>"), EVIL, "", "x"),
+        markup.figure(Markup("<svg>"), "", EVIL, "x"), markup.table((EVIL,), ()), markup.table(("a",), [(EVIL,)]),
         markup.texts([0.0], [("gold", (EVIL,), [[""]])]), markup.texts([0.0], [("", (), [[EVIL]])]),
         markup.pair([EVIL]), markup.joined([EVIL]),
     ],
@@ -31,7 +33,8 @@ def test_a_table_by_hand():
     rows = [("a", 1), (markup.code("b"), 2)]
     found = re.sub(r"\s*\n\s*", "", markup.table(("x", "n"), rows, numeric=(1,), css="tall"))
     assert found == (
-        '<div class="scroll tall"><table><thead><tr><th>x</th><th class="n">n</th></tr></thead><tbody>'
+        '<div class="scroll tall" tabindex="0" role="group" aria-label="table"><table><thead><tr>'
+        '<th scope="col">x</th><th scope="col" class="n">n</th></tr></thead><tbody>'
         '<tr><td>a</td><td class="n">1</td></tr><tr><td><code>b</code></td><td class="n">2</td></tr>'
         "</tbody></table></div>"
     )
@@ -48,8 +51,9 @@ def test_sections_that_say_nothing_or_fail(tmp_path):
         ("missing", "Missing", missing), ("failing", "Failing", lambda run, tables: tables["none"]),
     )  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps({"a": "\x00\x1b"}))
-    html = page.write(data.load(tmp_path), {}, sections).read_text()
+    html = page.write(data.load(tmp_path), {}, sections, missing).read_text()
     assert re.findall(r'<section id="(\w+)">', html) == ["text", "missing", "failing", "config"]
     assert re.findall(r'href="#(\w+)"', html) == ["text", "missing", "failing", "config"]
+    assert "No answer: there is nothing." in html and not (tmp_path / "answer.png").exists()
     assert "Left out: there is nothing." in html and "Left out: the data could not be shown (KeyError" in html
     assert SAFE in html and "<b>'" not in html and not set(html) & set(map(chr, (0, 0x1B)))

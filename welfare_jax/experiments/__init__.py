@@ -7,6 +7,7 @@ run.py       `run(config, workdir)`: does it, or goes on where it was stopped, a
 plan.py      where there is one, `run(config, workdir)`: what a run would need, a line at a time; loads no weights
 report.py    `tables(run)`: {name: {column: list}} of a `report.data.Run`;
              `SECTIONS`: (id, heading, (run, tables) -> HTML) of each section, see report/page.py
+             `answer(run, tables)`: the sentence and the figure on top of the page, see report/answer.py
 """
 
 import importlib
@@ -57,7 +58,7 @@ def report(workdir) -> pathlib.Path:
 
     run = data.load(workdir)
     part = EXPERIMENTS.get(str(run.config.get("job")), EXPERIMENTS["rl"]).part("report")
-    return page.write(run, part.tables(run), part.SECTIONS)
+    return page.write(run, part.tables(run), part.SECTIONS, part.answer)
 
 
 EXPERIMENTS = {

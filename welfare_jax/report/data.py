@@ -45,6 +45,12 @@ def dig(tree, *keys):
     return tree
 
 
+def model(run: Run) -> str:
+    """The model's name as the run has it; "not recorded" where it has none."""
+    known = (run.summary.get("model"), dig(run.more, "evals", "model"), dig(run.config, "model", "path"))
+    return next((name for name in known if isinstance(name, str) and name), "not recorded")
+
+
 def number(value):
     """A number as it is; NaN for anything else (null, text, absent)."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

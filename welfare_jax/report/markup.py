@@ -32,6 +32,13 @@ def attempt(draw, *args) -> Markup:
     return missing(f"Left out: {why}.")
 
 
+def need(tables: dict, name: str, otherwise: str) -> dict:
+    """The table of that name; raises Missing, which says `otherwise`, where it is not there."""
+    if name not in tables:
+        raise Missing(otherwise)
+    return tables[name]
+
+
 def joined(parts) -> Markup:
     return Markup("").join(parts)
 
@@ -61,6 +68,17 @@ def strength(alpha: float) -> str:
     return num(alpha, 0 if alpha == int(alpha) else 2, sign=True)
 
 
+def interval(value, low, high, digits=2, sign=False) -> str:
+    """A number with its 95 % interval; where that is not known, the number says so."""
+    ends = [num(x, digits, sign) for x in (low, high)]
+    known = all(isinstance(x, (int, float)) and math.isfinite(x) for x in (low, high))
+    return (
+        f"{num(value, digits, sign)} (95\N{NO-BREAK SPACE}% {ends[0]} to {ends[1]})"
+        if known
+        else (f"{num(value, digits, sign)}, without an interval")
+    )
+
+
 def embed_json(value) -> Markup:
     """JSON for a script element: no `<` can end the element early, and NaN, unknown to browsers, becomes null."""
     text = json.dumps(_without_nan(value))
@@ -88,4 +106,4 @@ _TEMPLATES.filters["strength"] = strength
 _PARTS = _TEMPLATES.get_template("parts.html").module
 heading, paragraph, note, missing = _PARTS.heading, _PARTS.paragraph, _PARTS.note, _PARTS.missing
 code, pre, pair, details = _PARTS.code, _PARTS.pre, _PARTS.pair, _PARTS.details
-cards, figure, table, texts = _PARTS.cards, _PARTS.figure, _PARTS.table, _PARTS.texts
+cards, figure, table, texts, answer = _PARTS.cards, _PARTS.figure, _PARTS.table, _PARTS.texts, _PARTS.answer

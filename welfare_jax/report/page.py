@@ -5,28 +5,29 @@ import pathlib
 
 from markupsafe import Markup
 
+from welfare_jax.report import answer as answer_lib
 from welfare_jax.report import data
 from welfare_jax.report import tables as tables_lib
 from welfare_jax.report.markup import Missing, attempt, details, joined, pre, render, table
 
 
-def write(run: data.Run, tables: dict, sections) -> pathlib.Path:
-    """Writes `report.html` and `tables/*.csv` into the run's folder; returns the report's path.
+def write(run: data.Run, tables: dict, sections, answer) -> pathlib.Path:
+    """Writes `report.html`, `tables/*.csv` and the picture of the answer into the run's folder; the report's path.
 
     tables: {name: {column: list}}. sections: (id, heading, draw) of each in the page's order; the settings follow.
     `draw(run, tables)` returns `Markup`, or "" where the section has no place on this page, or raises `Missing`.
+    `answer(run, tables)` returns what stands on top (see answer.py), or raises `Missing`.
     """
     built = tables_lib.kept(tables)
     tables_lib.write(built, run.folder / "tables")
-    path = run.folder / "report.html"
-    path.write_text(html(run, built, sections), encoding="utf-8", errors="replace")
-    return path
-
-
-def html(run: data.Run, built: dict, sections) -> str:
-    """The whole report as one HTML document."""
     drawn = [(*about, attempt(draw, run, built)) for *about, draw in (*sections, CONFIGURATION)]
-    return render("report.html", title=f"{run.name}: what the run showed", sections=[s for s in drawn if s[-1]])
+    html = render(
+        "report.html", title=f"{run.name}: what the run showed", sections=[s for s in drawn if s[-1]],
+        answer=answer_lib.top(run, built, answer),
+    )  # fmt: skip
+    path = run.folder / "report.html"
+    path.write_text(html, encoding="utf-8", errors="replace")
+    return path
 
 
 def _configuration(run: data.Run, tables: dict) -> Markup:

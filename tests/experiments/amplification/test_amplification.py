@@ -176,12 +176,12 @@ def test_the_reports(done):
     whole, stopped, _ = done
     for folder, cells in ((whole, ["seed_0", "seed_1"]), (stopped, [""])):
         page = experiments.report(folder).read_text()
-        assert page.count("<svg") == 2 and "Left out" not in page and "not complete" not in page
+        assert page.count("<svg") == 3 and "Left out" not in page and "not complete" not in page
         table = (folder / "tables" / "amplification_training.csv").read_text().splitlines()
         assert len(table) == 1 + 3 * len(cells) and {line.split(",")[0] for line in table[1:]} == set(cells)
     assert "95 % t interval" in experiments.report(whole).read_text()
     page = experiments.report(whole / "bases" / "tiny-even-0").read_text()
-    assert page.count("<svg") == 1 and "Left out" not in page
+    assert page.count("<svg") == 2 and "Left out" not in page
 
 
 @pytest.mark.slow

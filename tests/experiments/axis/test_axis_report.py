@@ -19,7 +19,7 @@ def test_page_is_whole_and_self_contained(tmp_path):
     page = path.read_text(encoding="utf-8")
     assert path == tmp_path / "report.html"
     assert sections_left_out(page) == [] and "could not be shown" not in page
-    assert page.count("<svg") == 13 + 2  # figures and replays
+    assert page.count("<svg") == 1 + 13 + 2  # the answer, figures and replays
     assert "http://" not in page and "https://" not in page
     targets = re.findall(r"""\b(?:src|href|action|data|poster)=["']?([^"'\s>]+)""", page)
     assert [t for t in targets if not t.startswith(("#", "data:"))] == []
@@ -132,13 +132,14 @@ def test_no_hole_in_the_data_breaks_the_page(tmp_path, monkeypatch):
     *_, analysis = fake_run(tmp_path, steps=3, layers=2, episodes=1)
     drawn = {}
 
-    def svg(draw, *tables):  # each figure of the same numbers is drawn once, and never rendered
+    def svg(draw, *tables, **look):  # each figure of the same numbers is drawn once, and never rendered
         key = f"{draw.__name__} {tables}"
         if key not in drawn:
             drawn[key] = draw(*tables)
         return ""
 
     monkeypatch.setattr("welfare_jax.report.svg.svg", svg)
+    monkeypatch.setattr("welfare_jax.report.answer.picture", lambda *_: None)  # of the figure that svg has drawn
     for path in every_hole(analysis):
         for hole in ("absent", None, "text", [], {}, math.nan):
             broken = copy.deepcopy(analysis)

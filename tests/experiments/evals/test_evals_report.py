@@ -90,7 +90,7 @@ def test_evaluations_without_a_judge(tmp_path):
 
 def test_a_single_strength_has_no_slope_and_still_a_section(tmp_path):
     page = unjudged(tmp_path, alphas=(0.0,))
-    assert "Left out" not in page and "Slopes on the strength" not in page and page.count("<svg") == 1
+    assert "Left out" not in page and "Slopes on the strength" not in page and page.count("<svg") == 2
     assert "not steered" in page and EVALUATIONS["refusal_logodds"].title in page
     assert not (tmp_path / "tables" / "evals_slopes.csv").exists() and rows(tmp_path, "evals_cells")
 
@@ -123,8 +123,8 @@ def test_an_evaluation_is_one_value(alphas, tmp_path, monkeypatch):
     (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg)))
     (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
     page = experiments.report(tmp_path).read_text()
-    assert "Left out" not in page and "Words in an answer" in page and page.count("<svg") == 1
-    assert "<h3>How odd it is</h3>" in page and '<th class="n">odd share</th>' in page and "0.25" in page
+    assert "Left out" not in page and "Words in an answer" in page and page.count("<svg") == 2
+    assert "<h3>How odd it is</h3>" in page and 'class="n">odd share</th>' in page and "0.25" in page
     assert {(r["asked"], r["odd_share"]) for r in rows(tmp_path, "evals_odd")} == {("7", "0.25")}
     assert ("Slopes on the strength" in page) == (len(alphas) > 1)
     if len(alphas) > 1:
@@ -196,7 +196,7 @@ def test_a_file_that_does_not_say_what_its_evaluations_are(evaluations, folder, 
     (tmp_path / "evals.json").write_text(json.dumps(found))
     (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
     page = experiments.report(tmp_path).read_text()
-    assert page.count("<svg") == 2 and "Left out" not in page and "Slopes on the strength" in page
+    assert page.count("<svg") == 3 and "Left out" not in page and "Slopes on the strength" in page
 
 
 def rows(folder, name):
@@ -210,7 +210,7 @@ def test_page(folder):
     for said in ("v_mold, layer 2", "trained model", "Slopes on the strength", "Goal tracking", "Answers side by side",
                  "slope, as a share of the steepest", "Judge: script", "sentiment: 0 of"):  # fmt: skip
         assert said in page, said
-    assert page.count("<svg") == 2 and "<script>alert" not in page and "&lt;script&gt;alert" in page
+    assert page.count("<svg") == 3 and "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
 def test_tables(folder):

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import sys
 
 import pytest
@@ -38,11 +39,27 @@ def rows(folder, name):
 def test_page(folder):
     page = (folder / "report.html").read_text()
     assert "Left out:" not in page and "could not be shown" not in page
-    assert page.count("<svg") == 3  # by exposure, by layer, by position
+    assert page.count("<svg") == 4  # the answer, by exposure, by layer, by position
     for said in ("State or read-out?", "control while applied", "<b>not supported</b>", "The rules were fixed before",
                  "middle 95 % of 10 controls of equal divergence", "gold-mold, negative dose", "read-out",
                  "untrained model, number: 0 of", "The direction among its controls"):  # fmt: skip
         assert said in page, said
+
+
+def test_the_answer_on_top(folder):
+    """One sentence for the trained model, with every claim's verdict, and the interval of the one on persistence."""
+    top = (folder / "report.html").read_text().split("<nav")[0]
+    verdicts = [r for r in rows(folder, "verdicts") if r["model"] == "trained"]
+    lasting = [r for r in verdicts if r["claim"] == "persistence"][-1]
+    assert '<p class="said">A dose of gold-mold at layer' in top and "of the trained model: " in top
+    assert f"persistence {lasting['verdict']}" in top and "over families of prompts" in top
+
+
+def test_prompts_have_names_for_a_reader(folder):
+    assert temporal.named("temporal:3/well/1") == "task 4, went well, long talk in between"
+    assert temporal.named("own words") == "own words"
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"\w:\d+/(well|badly)/\d", page) and "talk in between" in page
 
 
 def test_tables(folder):

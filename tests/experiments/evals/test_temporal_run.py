@@ -78,7 +78,7 @@ def test_a_run_and_the_same_command_again(settings, tmp_path, monkeypatch):
     assert (tmp_path / "evals" / "readouts.jsonl").read_text() == lines
     (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
     page = experiments.report(tmp_path).read_text()
-    assert "Left out:" not in page and "State or read-out?" in page and page.count("<svg") == 3
+    assert "Left out:" not in page and "State or read-out?" in page and page.count("<svg") == 4
 
 
 def test_malformed_families_are_refused_before_training(settings, tmp_path):

@@ -170,7 +170,7 @@ def test_a_run_and_its_report(cfg, tmp_path):
         f"{t}_{k}" for t in ("arithmetic", "maze") for k in ("0", "0.2")
     }
     page = experiments.report(tmp_path).read_text()
-    assert page.count("<svg") == 1 and 'id="imitation"' in page and "maximum likelihood" in page
+    assert page.count("<svg") == 2 and 'id="imitation"' in page and "maximum likelihood" in page
     assert "could not be shown" not in page and 'id="lens"' not in page
     with open(tmp_path / "tables" / "imitation_quality.csv") as file:
         assert len(list(csv.DictReader(file))) == 8

@@ -180,7 +180,7 @@ def test_a_run_and_its_report(folder, tmp_path):
     assert reward_model.run(cfg, tmp_path)["accuracy"] == summary["accuracy"]
     assert (tmp_path / "metrics.jsonl").read_text() == metrics and len(metrics.splitlines()) == 9
     page = experiments.report(tmp_path).read_text()
-    assert page.count("<svg") == 2 and 'id="reward_models"' in page and 'id="lens"' not in page
+    assert page.count("<svg") == 3 and 'id="reward_models"' in page and 'id="lens"' not in page
     assert "could not be shown" not in page and "only helpful" in page
     with open(tmp_path / "tables" / "reward_accuracy.csv") as file:
         rows = list(csv.DictReader(file))

@@ -6,12 +6,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report import style
-from welfare_jax.report.data import Run, dig, number
-from welfare_jax.report.markup import Missing, code, note, num, share, table
-from welfare_jax.report.svg import embed
+from welfare_jax.report.answer import SIZE, Answer
+from welfare_jax.report.data import Run, dig, mean, number
+from welfare_jax.report.markup import Missing, code, interval, note, num, share, table
+from welfare_jax.report.svg import beneath, embed, under
 from welfare_jax.report.tables import Table
 
-COLOUR = {"words": style.REST, "function": "#56b4e9", "script": "#cc79a7", "other": style.UNTRAINED}
+COLOUR = {"words": style.REST, "function": style.MOLD, "script": style.GOLD, "other": style.UNTRAINED}
+NAMES = {"grpo": "GRPO", "ppo": "PPO", "expert_iteration": "Expert Iteration"}
 FORMATS = ("words", "function", "script")
 CELL = ("algorithm", "shape", "mixture", "kl_coef", "seed", "winner")
 ENDS = (*(f"{what}_{f}" for what in ("share", "accuracy") for f in FORMATS), "accuracy", "greedy", "entropy", "kl")
@@ -76,7 +78,7 @@ def shares(columns: dict) -> Figure:
         ax.set(ylim=(-0.02, 1.02), xlabel="step", title=named(name) or "share of the answers")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    beneath(figure, 5)
     return figure
 
 
@@ -91,16 +93,16 @@ def held_out(columns: dict) -> Figure:
             b.plot(step, columns[f"accuracy_{name}"], color=colour, marker="o", markersize=3)
     a.set(title="Share of the format", ylim=(-0.02, 1.02))
     b.set(title="Accuracy within the format", ylim=(-0.02, 1.02))
-    a.legend()
     for i, name in enumerate(["greedy", *(k for k in columns if k.startswith(("pass_", "maj_")))]):
         label = name.replace("_", "@") if name != "greedy" else "pass@1, greedy"
-        c.plot(step, columns[name], color=f"C{i}", marker="o", markersize=3, label=label)
+        look = {"color": style.CYCLE[i % 7], "marker": style.MARKERS[i % 7], "linestyle": ("-", "--", ":")[i % 3]}
+        c.plot(step, columns[name], **look, markersize=4, label=label)
     c.set(title="Attempts", ylim=(-0.02, 1.02), xlabel="step")
-    c.legend(fontsize=7)
     for name, colour, label in (("entropy", style.TRAINED, "entropy"), ("kl", style.WIND, "KL to the base")):
         d.plot(step, columns[name], color=colour, marker="o", markersize=3, label=label)
     d.set(title="Of a token, temperature one", ylabel="nats", xlabel="step")
-    d.legend()
+    for ax in (a, c, d):
+        under(ax, ncols=4 if ax is a else 2, columnspacing=1)
     return figure
 
 
@@ -115,10 +117,10 @@ def compared(columns: dict) -> Figure:
     ):  # fmt: skip
         for i, cell in enumerate(dict.fromkeys(columns["cell"])):
             own = columns.where(cell=cell)
-            look = {"color": f"C{i % 10}", "linestyle": ("-", "--")[i // 10 % 2], "linewidth": 1.2}
+            look = {"color": style.CYCLE[i % 7], "linestyle": ("-", "--", ":")[i // 7 % 3], "linewidth": 1.2}
             ax.plot(own["step"], own[name], **look, label=named(cell))
         ax.set(title=title, xlabel="step")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    beneath(figure, 3, fontsize=7)
     return figure
 
 
@@ -130,11 +132,13 @@ def section(run: Run, built: dict) -> Markup:
         "What the model writes while it learns, at the temperature of training. The dotted line is the share of right "
         "answers, which is the reward."
     )
-    out = embed((shares, training), caption, "amplification_training")
+    out = embed((shares, training), "Formats over training", caption, "amplification_training")
     held = built["amplification_held_out"]
     several = len(ends["cell"]) > 1
     drawing = (compared if several else held_out, held)
-    out += embed(drawing, "On problems whose questions were never trained on.", "amplification_held_out")
+    out += embed(
+        drawing, "On held-out problems", "On problems whose questions were never trained on.", "amplification_held_out"
+    )
     rows = []
     for i, name in enumerate(ends["cell"]):
         won = ends["winner"][i]
@@ -172,6 +176,57 @@ def _seeds(run: Run) -> Markup:
 def _interval(found) -> str:
     mean, low, high = (number(found.get(k)) for k in ("mean", "low", "high"))
     return f"{num(mean)} [{num(low)}, {num(high)}]"
+
+
+def answer(run: Run, built: dict) -> Answer:
+    """Which format won, and whether it is the one that the base solves best."""
+    if "amplification_training" not in built or "amplification_cells" not in built:
+        raise Missing("no cell is finished")
+    rows = built["amplification_cells"].rows()
+    best = [max(FORMATS, key=lambda f: number(r[f"accuracy_{f}_before"])) for r in rows]  # noqa: B023
+    wins = [r["winner"] for r in rows]
+    won = max(dict.fromkeys(wins), key=wins.count)
+    mine = [r for r in rows if r["winner"] == won]
+    before, after = (mean([number(r[f"share_{won}_{when}"]) for r in mine]) for when in ("before", "after"))
+    who = " and ".join(dict.fromkeys(NAMES.get(r["algorithm"], r["algorithm"]) for r in rows))
+    same = sum(a == b for a, b in zip(best, wins))
+    raised = f"{who} moved the share of the format \u201c{won}\u201d from {share(before)} to {share(after)}"
+    if len(rows) == 1:
+        solved = f"which is {'the' if same else 'not the'} format that the base solves best"
+        said, verdict = f"{raised}, {solved}.", f"{won} won"
+    else:
+        said = (
+            f"{raised} where it won, in {len(mine)} of {len(rows)} cells; the winner is the format that the base "
+            f"solves best in {same} of {len(rows)}."
+        )
+        verdict = f"base's best format won in {same} of {len(rows)}"
+    seeds = len({r["seed"] for r in rows})
+    over = next((r for r in run.summary.get("over_seeds") or [] if r.get("seeds", 1) > 1), None)
+    sure = "none: one seed"
+    if over:
+        ends = (number(over["winner_share_after"].get(k)) for k in ("mean", "low", "high"))
+        sure = f"share of the winner after training {interval(*ends)} over seeds"
+    drawing = (winners, built["amplification_training"])
+    question = "Which of the formats in its pretraining does RL amplify?"
+    title = "Share of every format among the answers while it learns"
+    count = f"{seeds} seed{'s' * (seeds > 1)}, {len(rows)} cell{'s' * (len(rows) > 1)}"
+    return Answer(question, said, verdict, sure, count, drawing, title, model=str(rows[0]["shape"]) + " decoder")
+
+
+def winners(columns: dict) -> Figure:
+    """Share of every format over training: thick the mean over cells, thin each cell."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    ax = figure.subplots()
+    names, steps = [*dict.fromkeys(columns["cell"])], sorted(set(columns["step"]))
+    for label, colour in COLOUR.items():
+        for name in names if len(names) > 1 else ():
+            own = columns.where(cell=name)
+            ax.plot(own["step"], own[f"share_{label}"], color=colour, linewidth=0.8, alpha=0.5)
+        means = [mean(columns.where(step=step)[f"share_{label}"]) for step in steps]
+        ax.plot(steps, means, color=colour, linewidth=2.2, label=label)
+    ax.set(title="Share of the answers", ylim=(-0.02, 1.02), xlabel="step of RL", ylabel="share")
+    beneath(figure)
+    return figure
 
 
 SECTIONS = (("amplification", "What RL amplified", section),)

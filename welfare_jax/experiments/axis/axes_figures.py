@@ -4,7 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from welfare_jax.experiments.axis.figures import COLOUR, LINE, MODELS, TITLE, VECTORS, chance, pick
+from welfare_jax.report import style
 from welfare_jax.report.markup import num
+from welfare_jax.report.svg import beneath
 
 NAMED = 6  # words named at each end of the emotion scatter
 
@@ -25,7 +27,7 @@ def densities(table) -> Figure:
             layer, d = mine["layer"][0], mine["cohens_d"][0]
             ax.set(title=f"v_{vector}, {model}, layer {layer:.0f}: d = {num(d, sign=True)}", ylabel="density")
             ax.set_xlabel("projection on the unit vector")
-    panels[0][0].legend(loc="best")
+    beneath(figure)
     return figure
 
 
@@ -45,11 +47,11 @@ def axes(table, layer) -> Figure:
                 ax.barh(at + shift, value, 0.3, color=COLOUR[vector], alpha=alpha)
                 ax.plot([low, high], [at + shift] * 2, color=LINE["trained"]["color"], linewidth=1.2)
                 edges = (mine["chance_low"][0], mine["chance_high"][0])
-                ax.fill_betweenx([at + shift - 0.19, at + shift + 0.19], *edges, color="#b5bcc2", alpha=0.5,
+                ax.fill_betweenx([at + shift - 0.19, at + shift + 0.19], *edges, color=style.CHANCE, alpha=0.5,
                                  linewidth=0, zorder=0)  # fmt: skip
                 if mine["p"][0] < 0.05:
                     ax.annotate("*", (high if value > 0 else low, at + shift), ha="center", va="center", fontsize=11)
-        ax.axvline(0, color="#b5bcc2", linewidth=0.8)
+        ax.axvline(0, color=style.CHANCE, linewidth=0.8)
         ax.set(title=f"v_{vector}, layer {layer}: pale untrained, full trained", xlabel="cosine with the axis")
         ax.set_yticks(y, names)
         ax.set_xlim(-1.02, 1.02)
@@ -70,12 +72,12 @@ def axes_by_layer(table) -> Figure:
                     look = LINE[model] | {"color": COLOUR[vector]}
                     ax.plot(mine["layer"], mine["value"], **look, label=f"v_{vector}, {model}")
                     chance(ax, mine["layer"], mine["chance_low"], mine["chance_high"])
-        ax.axhline(0, color="#b5bcc2", linewidth=0.8)
+        ax.axhline(0, color=style.CHANCE, linewidth=0.8)
         ax.set(title=name[0].upper() + name[1:], xlabel="layer", ylabel="cosine")
         ax.xaxis.get_major_locator().set_params(integer=True)
     for ax in list(figure.axes)[len(names) :]:
         ax.remove()
-    figure.axes[0].legend(loc="best", fontsize=7)
+    beneath(figure)
     return figure
 
 
@@ -102,7 +104,7 @@ def emotions(table) -> Figure:
         ax.set(title=f"{model}, layer {mine['layer'][0]:.0f}: slope {num(slope, sign=True)}, r = {num(r, sign=True)}")
         ax.set(xlabel="cosine with v_mold", ylabel="cosine with v_gold")
         for line in (ax.axhline, ax.axvline):
-            line(0, color="#b5bcc2", linewidth=0.8)
+            line(0, color=style.CHANCE, linewidth=0.8)
     return figure
 
 
@@ -119,7 +121,7 @@ def emotion_components(table) -> Figure:
         ax.bar(mine["layer"], second, bottom=first, color=COLOUR["path"], label="second component")
         ax.set(title=model, xlabel="layer", ylabel="share of variance", ylim=(0, 1))
         ax.xaxis.get_major_locator().set_params(integer=True)
-    figure.axes[0].legend(loc="best")
+    beneath(figure)
     return figure
 
 

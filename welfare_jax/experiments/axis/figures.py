@@ -6,6 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from welfare_jax.experiments.axis.tables import BASELINES, MODELS, PAIRS, VECTORS
 from welfare_jax.report import style
+from welfare_jax.report.svg import beneath, under
 from welfare_jax.report.tables import Table
 
 COLOUR = {"gold": style.GOLD, "mold": style.MOLD, "rest": style.REST, "path": style.PATH_BASELINE}
@@ -26,7 +27,7 @@ def reward(table) -> Figure:
     for name in VECTORS:
         _line(low, table["step"], table[name], color=COLOUR[name], label=f"{TITLE[name]} entered")
     low.set(title="Tiles entered per episode", ylabel="tiles", xlabel="training step")
-    _legend(low)
+    under(low, ncols=2)
     return figure
 
 
@@ -36,9 +37,9 @@ def organisms(table) -> Figure:
     (ax,) = _axes(figure, 1, 1)
     for i in dict.fromkeys(table["organism"]):
         mine = table.where(organism=i)
-        _line(ax, mine["step"], mine["reward"], color=f"C{i}", label=f"organism {i}")
+        _line(ax, mine["step"], mine["reward"], color=style.CYCLE[i % len(style.CYCLE)], label=f"organism {i}")
     ax.set(title="Mean reward per episode", ylabel="reward", xlabel="training step")
-    _legend(ax)
+    under(ax, ncols=5)
     return figure
 
 
@@ -50,7 +51,7 @@ def behaviour(table) -> Figure:
     _line(left, table["step"], table["mold_avoided"], color=style.MOLD, label="Mold avoided", linestyle="--")
     left.set(title="What it does with its chances", ylabel="share of chances", ylim=(-0.02, 1.02))
     left.set(xlabel="training step")
-    _legend(left)
+    under(left, ncols=2)
     _line(right, table["step"], table["entropy"], color=style.TRAINED)
     right.set(title="Entropy of the policy", ylabel="nats", xlabel="training step")
     return figure
@@ -103,22 +104,27 @@ def cosine_by_layer(table, intervals=None) -> Figure:
     )
     for ax in axes:
         _layers(ax)
-        ax.axhline(0, color="#b5bcc2", linewidth=0.8)
-        _legend(ax, below=True)
+        ax.axhline(0, color=style.CHANCE, linewidth=0.8)
+        under(ax)
     return figure
 
 
-def cosine_over_training(table, means) -> Figure:
-    """The live cosine: its mean over layers against step and against reward, and a heatmap layer by step."""
+def cosine_over_training(table, means, final) -> Figure:
+    """The live cosine: its mean over layers against step and against reward, and a heatmap layer by step.
+
+    final: {baseline: mean over layers of the final figures}, hollow at the right end of the curve.
+    """
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     line, scatter, *maps = _axes(figure, 2, 2, height_ratios=(4, 5))
     for base, marker in zip(BASELINES, "os", strict=True):
         y = means[f"mean_{base}"]
         _line(line, means["step"], y, color=COLOUR[base], label=BASELINE_NAME[base], marker=marker)
         scatter.plot(_array(means["reward"]), _array(y), marker, color=COLOUR[base], alpha=0.8, markersize=4)
+        if np.isfinite(final.get(base, np.nan)):
+            hollow = {"color": COLOUR[base], "markerfacecolor": "white", "markersize": 9, "linestyle": "none"}
+            line.plot(max(means["step"]) + 1, final[base], marker, **hollow, label=f"{BASELINE_NAME[base]}, final")
     line.set(title="Mean over layers, step by step", ylabel="mean cosine", xlabel="training step")
     scatter.set(title="Mean over layers against reward", ylabel="mean cosine", xlabel="mean reward per episode")
-    _legend(line)
     steps, layers = np.unique(table["step"]), np.unique(table["layer"])
     cells = (np.searchsorted(layers, table["layer"]), np.searchsorted(steps, table["step"]))
     for ax, base in zip(maps, BASELINES, strict=True):
@@ -131,6 +137,7 @@ def cosine_over_training(table, means) -> Figure:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=maps, label="cos(v_mold, v_gold)", shrink=0.9)
+    beneath(figure)
     return figure
 
 
@@ -156,9 +163,9 @@ def separation_over_training(table) -> Figure:
     line.set(title="Mean over layers, step by step", ylabel="mean AUROC", xlabel="training step")
     scatter.set(title="Mean over layers against reward", ylabel="mean AUROC", xlabel="mean reward per episode")
     for ax in (line, scatter):
-        ax.axhline(0.5, color="#b5bcc2", linewidth=0.8)
-    _legend(line)
+        ax.axhline(0.5, color=style.CHANCE, linewidth=0.8)
     figure.colorbar(image, ax=maps, label="held-out AUROC", shrink=0.9)
+    beneath(figure)
     return figure
 
 
@@ -173,8 +180,8 @@ def geometry(table, intervals=None) -> Figure:
             band(ax, pick(intervals, kind=pair, model=model), LINE[model]["color"])
         first, second = (TITLE[c] for c in pair.split("-"))
         ax.set(title=f"{first} and {second} means, centred", ylim=(-1.05, 1.05), ylabel="cosine")
-        ax.axhline(0, color="#b5bcc2", linewidth=0.8)
-        ax.axvline(len(table["layer"]) * 2 // 3, color="#b5bcc2", linewidth=0.8, linestyle=":")
+        ax.axhline(0, color=style.CHANCE, linewidth=0.8)
+        ax.axvline(len(table["layer"]) * 2 // 3, color=style.CHANCE, linewidth=0.8, linestyle=":")
     for ax, name in ((norms, "norm"), (noise, "noise")):
         for vector in VECTORS:
             for model in MODELS:
@@ -185,8 +192,8 @@ def geometry(table, intervals=None) -> Figure:
     noise.set(title="Sampling noise in the vectors", ylabel="share of squared length", ylim=(0, 1.05))
     for ax in (*pairs, norms, noise):
         _layers(ax)
-    _legend(pairs[0])
-    _legend(norms)
+    under(pairs[0], ncols=2)
+    under(norms)
     return figure
 
 
@@ -209,7 +216,7 @@ def selection(table) -> Figure:
         ax.set(title=f"{columns[column]}, {model}", ylabel=columns[column])
         _layers(ax)
         if k % 3 == 0:
-            _legend(ax)
+            under(ax)
     return figure
 
 
@@ -230,9 +237,9 @@ def band(ax, rows, colour):
 def chance(ax, layers, low, high, **look):
     """What would be read by chance, as a grey band."""
     if len(layers) == 1:
-        ax.vlines(layers, _array(low), _array(high), color="#b5bcc2", alpha=0.5, linewidth=9, **look)
+        ax.vlines(layers, _array(low), _array(high), color=style.CHANCE, alpha=0.5, linewidth=9, **look)
     elif np.isfinite(_array(low)).any():
-        ax.fill_between(layers, _array(low), _array(high), color="#b5bcc2", alpha=0.35, linewidth=0, **look)
+        ax.fill_between(layers, _array(low), _array(high), color=style.CHANCE, alpha=0.35, linewidth=0, **look)
 
 
 def _axes(figure, rows, columns, sharex=False, sharey=False, **grid) -> list:
@@ -261,11 +268,6 @@ def _line(ax, x, y, **look):
 def _layers(ax):
     ax.set_xlabel("layer")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _legend(ax, below=False):
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(**({"loc": "upper left", "bbox_to_anchor": (0, -0.2)} if below else {"loc": "best"}))
 
 
 def _mean(values) -> str:

@@ -3,7 +3,7 @@
 import math
 
 from welfare_jax.experiments.axis import outcome
-from welfare_jax.report.data import Run, finite, mean, number
+from welfare_jax.report.data import Run, dig, finite, mean, number
 from welfare_jax.report.markup import num, share
 
 NAMES = outcome.BASELINE
@@ -55,15 +55,54 @@ def _learning(run) -> str:
     return " ".join(words)
 
 
+def scatter(run: Run, name: str, ends: int = 5) -> tuple:
+    """95 % interval of a metric's change from its first to its last five steps, (nan, nan) of fewer than ten: their
+    means by the scatter from one step to the next. It says nothing of other seeds."""
+    seen, (first, last) = finite([number(m.get(name)) for m in run.metrics]), endpoints(run, name)
+    half = 1.96 * _jumps(seen) * math.sqrt(2 / ends) if len(seen) >= 2 * ends else math.nan
+    return last - first - half, last - first + half
+
+
+def overall(tables, base) -> tuple:
+    """95 % interval over walks of the change of the mean over all layers; (nan, nan) where it is not known."""
+    found = tables.get("cosine_overall")
+    rows = found.rows(baseline=base, layers="all", model="difference") if found else ()
+    return next(((row["low"], row["high"]) for row in rows), (math.nan, math.nan))
+
+
+def live_and_final(run: Run, means, final: dict) -> str:
+    """Whether the curve's last point and the final figures are one, and if not why, for the caption of the curve."""
+    step = max(means["step"])
+    row = means.rows(step=step)[0]
+    pairs = {b: (row[f"mean_{b}"], final[b]) for b in NAMES}
+    pairs = {b: p for b, p in pairs.items() if len(finite(p)) == 2}
+    if not pairs:
+        return "There are no final figures to compare it with."
+    each = "; ".join(f"{NAMES[b]} {num(a, sign=True)} and {num(z, sign=True)}" for b, (a, z) in pairs.items())
+    far = max(abs(a - z) for a, z in pairs.values())
+    steps = max(m["step"] for m in run.metrics) + 1
+    why = f"The curve's last point is read before step {step} learns, the final figures after all {steps} steps"
+    few, many = (number(dig(run.config, part, "per_length")) for part in ("curve", "extract"))
+    if math.isfinite(few) and math.isfinite(many):
+        why += f"; and from {num(few, 0)} walks of each class and length, the final figures from {num(many, 0)}"
+    agree = "agree to 0.05" if far <= 0.05 else f"differ by up to {num(far)}"
+    return f"Hollow: the final figures. They and the curve's last point {agree} ({each}). {why}."
+
+
 def _beside_noise(run, change) -> str:
     """The change against the scatter from one step to the next, where there are enough steps to tell."""
     seen = finite([number(m.get("reward")) for m in run.metrics])
     if len(seen) < 8:
         return "."
-    jumps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
-    noise = math.sqrt(sum(j * j for j in jumps) / len(jumps) / 2)
+    noise = _jumps(seen)
     verdict = "well above" if abs(change) > 3 * noise else "no clear change beside"
     return f" ({num(change, 1, sign=True)}; {verdict} the step-to-step scatter of about {num(noise, 1)})."
+
+
+def _jumps(seen) -> float:
+    """Standard deviation of one step's value, from how it differs from the next one's."""
+    jumps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
+    return math.sqrt(sum(j * j for j in jumps) / len(jumps) / 2)
 
 
 def _vectors(tables) -> str:
@@ -82,11 +121,9 @@ def _vectors(tables) -> str:
 
 def _interval(tables, base) -> str:
     """The 95 % interval of the change over all layers, where it is known."""
-    overall = tables.get("cosine_overall")
-    for row in overall.rows(baseline=base, layers="all", model="difference") if overall else ():
-        if len(finite((row["low"], row["high"]))) == 2:
-            return f", 95 % interval over walks {num(row['low'], sign=True)} to {num(row['high'], sign=True)}"
-    return ""
+    low, high = overall(tables, base)
+    known = len(finite((low, high))) == 2
+    return f", 95 % interval over walks {num(low, sign=True)} to {num(high, sign=True)}" if known else ""
 
 
 def _noise(run, tables) -> str:

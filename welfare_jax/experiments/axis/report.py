@@ -1,15 +1,16 @@
 """The sections of the main job's report: each takes the run and its tables, and gives `Markup` or raises `Missing`."""
 
-import itertools
-
 from markupsafe import Markup
 
 from welfare_jax.experiments.axis import axes_figures, figures, headline
-from welfare_jax.experiments.axis.tables import MODELS, VECTORS
+from welfare_jax.experiments.axis.answer import answer as answer
+from welfare_jax.experiments.axis.answer import steering_layer
 from welfare_jax.experiments.axis.tables import tables as tables
+from welfare_jax.experiments.axis.texts import lens, samples
+from welfare_jax.experiments.evals import panels
 from welfare_jax.experiments.evals import report as evals
 from welfare_jax.report import replay
-from welfare_jax.report.data import Run, dicts, dig, finite, number
+from welfare_jax.report.data import Run, dicts, finite, number
 from welfare_jax.report.markup import (
     Missing,
     cards,
@@ -17,14 +18,12 @@ from welfare_jax.report.markup import (
     heading,
     joined,
     missing,
+    need,
     note,
     num,
-    pair,
     paragraph,
     share,
     table,
-    texts,
-    visible,
 )
 from welfare_jax.report.svg import embed
 
@@ -34,19 +33,39 @@ def overview(run: Run, tables: dict) -> Markup:
     words = headline.paragraphs(run, tables)
     if not words and not run.summary:
         raise Missing("neither metrics.jsonl nor summary.json nor analysis.json holds results")
-    ends = []
+    boxes = []
     for name, label, show in (
         ("reward", "reward per episode, first \u2192 last five steps", lambda v: num(v, 1)),
         ("gold_taken", "of chances: Gold taken, first \u2192 last five steps", share),
         ("mold_avoided", "of chances: Mold avoided, first \u2192 last five steps", share),
     ):
-        ends.append((headline.endpoints(run, name), label, show))
+        boxes.append((headline.endpoints(run, name), label, show, headline.scatter(run, name), "steps"))
     for base, (untrained, trained, _) in headline.cosines(tables).items():
         label = f"mean cos(v_mold, v_gold) {headline.NAMES[base]}, untrained \u2192 trained"
-        ends.append(((untrained, trained), label, lambda v: num(v, sign=True)))
-    boxes = [(f"{show(a)} \u2192 {show(b)}", label) for (a, b), label, show in ends if finite((a, b))]
-    notes = [missing(f"The run is not complete: {'; '.join(run.notes)}.")] if run.notes else []
-    return joined([*notes, note(_facts(run)), cards(boxes), *map(paragraph, words)])
+        show = lambda v: num(v, sign=True)
+        boxes.append(((untrained, trained), label, show, headline.overall(tables, base), "walks"))
+    shown = [
+        (f"{show(a)} \u2192 {show(b)}", label, _range(show, ends, over))
+        for (a, b), label, show, ends, over in boxes if finite((a, b))
+    ]  # fmt: skip
+    lacking = [line for line in run.notes if not (_alone(run) and line.startswith("metrics.jsonl"))]
+    notes = [missing(f"The run is not complete: {'; '.join(lacking)}.")] if lacking else []
+    return joined([*notes, note(_facts(run)), cards(shown), *map(paragraph, words)])
+
+
+def _range(show, ends, over: str) -> str:
+    known = len(finite(ends)) == 2
+    return f"change, 95 % over {over}: {show(ends[0])} to {show(ends[1])}" if known else "no interval"
+
+
+def _alone(run: Run) -> bool:
+    """Whether this is the analysis alone: nothing was trained here, and nothing is missing for that."""
+    return run.config.get("job") == "axes"
+
+
+def trained_here(draw):
+    """A section about training, which has no place on the page of an analysis alone."""
+    return lambda run, tables: "" if _alone(run) else draw(run, tables)
 
 
 def _facts(run) -> str:
@@ -67,9 +86,10 @@ def _duration(seconds: float) -> str:
 
 def reward(run: Run, tables: dict) -> Markup:
     """The reward curve, and one of each organism where several were trained side by side."""
-    columns = _need(tables, "reward", "metrics.jsonl has no reward")
+    columns = need(tables, "reward", "metrics.jsonl has no reward")
     main = _baselines(run) + embed(
         (figures.reward, columns),
+        "Reward, Gold and Mold over training",
         "Up is better for the reward. Below it, the tiles the player entered per episode, on average: learning shows "
         "as more Gold and less Mold.",
         "reward",
@@ -89,7 +109,9 @@ def _organisms(run: Run, columns) -> Markup:
         rows.append((i, told, *ends, num(mine["mold_avoided"][-1], 2), where))
     head = ("organism", "its own settings", "first reward", "last reward", "Mold avoided", "")
     caption = "All were trained in one program over one frozen base; everything else on this page is their mean."
-    return embed((figures.organisms, columns), caption, "organisms") + table(head, rows, numeric=(0, 2, 3, 4))
+    return embed((figures.organisms, columns), "Reward of each organism", caption, "organisms") + table(
+        head, rows, numeric=(0, 2, 3, 4)
+    )
 
 
 def _baselines(run) -> Markup:
@@ -110,9 +132,10 @@ def _baselines(run) -> Markup:
 
 def behaviour(run: Run, tables: dict) -> Markup:
     """What the policy does with its chances; the optimiser's signals folded away."""
-    columns = _need(tables, "behaviour", "metrics.jsonl has no gold_taken, mold_avoided or entropy")
+    columns = need(tables, "behaviour", "metrics.jsonl has no gold_taken, mold_avoided or entropy")
     main = embed(
         (figures.behaviour, columns),
+        "What the policy does with its chances",
         "The shares depend less than the reward on how much Gold and Mold a maze happens to offer. Entropy that "
         "falls to zero means that the policy no longer tries other moves.",
         "behaviour",
@@ -121,15 +144,21 @@ def behaviour(run: Run, tables: dict) -> Markup:
         return main
     return main + details(
         "Optimiser and speed",
-        embed((figures.optimiser, tables["optimiser"]), "Signals per training step.", "optimiser"),
+        embed(
+            (figures.optimiser, tables["optimiser"]),
+            "Signals of the optimiser",
+            "Signals per training step.",
+            "optimiser",
+        ),
     )
 
 
 def cosine(run: Run, tables: dict) -> Markup:
     """cos(v_mold, v_gold) per layer, two baselines, trained against untrained."""
-    columns = _need(tables, "cosine_by_layer", "no cosines in analysis.json or summary.json")
+    columns = need(tables, "cosine_by_layer", "no cosines in analysis.json or summary.json")
     return embed(
         (figures.cosine_by_layer, columns, tables.get("cosine_intervals")),
+        "Agreement of v_mold and v_gold, layer by layer",
         "\u22121 means exactly opposed, 0 unrelated. Compare the solid line (trained) with the dashed one (untrained) "
         "in the same panel; the right panel is their difference, where below zero means that training opposed the two "
         f"vectors. Hook point: {run.analysis.get('hook', 'not recorded')}, at "
@@ -144,11 +173,14 @@ def cosine(run: Run, tables: dict) -> Markup:
 
 def recruitment(run: Run, tables: dict) -> Markup:
     """The live cosine over training."""
-    columns = _need(tables, "cosine_over_training", "metrics.jsonl has no live cosines (cos_rest, cos_path)")
+    columns = need(tables, "cosine_over_training", "metrics.jsonl has no live cosines (cos_rest, cos_path)")
+    means, final = tables["cosine_mean_over_training"], {b: v[1] for b, v in headline.cosines(tables).items()}
     return embed(
-        (figures.cosine_over_training, columns, tables["cosine_mean_over_training"]),
+        (figures.cosine_over_training, columns, means, final),
+        "Agreement of v_mold and v_gold over training",
         "Measured while training. Red cells are layers where the two vectors are opposed, blue where they agree. The "
-        "panel at the upper right shows whether the cosine moves with the reward.",
+        "panel at the upper right shows whether the cosine moves with the reward. "
+        + headline.live_and_final(run, means, final),
         "cosine_over_training",
     ) + _separation(tables)
 
@@ -159,6 +191,7 @@ def _separation(tables) -> Markup:
         return Markup()
     return embed(
         (figures.separation_over_training, columns),
+        "How well the vectors tell held-out walks apart, over training",
         "How well each vector, as it was at that step, tells its class from the others on trajectories that it was "
         "not made from. 0.5 is chance.",
         "separation_over_training",
@@ -167,9 +200,10 @@ def _separation(tables) -> Markup:
 
 def geometry(run: Run, tables: dict) -> Markup:
     """Class means: pairwise cosines, norms, and what the classes were made of."""
-    columns = _need(tables, "geometry", "analysis.json has no centred cosines and no norms")
+    columns = need(tables, "geometry", "analysis.json has no centred cosines and no norms")
     main = embed(
         (figures.geometry, columns, tables.get("cosine_intervals")),
+        "Class means, norms and noise, layer by layer",
         "Class means with their common mean removed: three equally different classes would all stand at \u22120.5. "
         "The dotted line marks layer \u230a2L/3\u230b, where the paper (arXiv:2605.30232) reports these cosines. "
         "Bands as above. Where the noise's share nears 1, a vector is mostly sampling noise: more trajectories are "
@@ -186,9 +220,10 @@ def geometry(run: Run, tables: dict) -> Markup:
 
 def selection(run: Run, tables: dict) -> Markup:
     """How the steering layers were chosen."""
-    columns = _need(tables, "selection", "analysis.json has no layer selection")
+    columns = need(tables, "selection", "analysis.json has no layer selection")
     return embed(
         (figures.selection, columns),
+        "Separation of held-out walks, layer by layer",
         "How well a vector tells its own class from the others on held-out samples. The steering layer (dotted) is "
         "the mean, rounded down, of the layers with the highest AUROC, the largest |Cohen's d| and the smallest "
         "overlap of the histograms. Grey: the middle 95 % of AUROC under labels permuted among walks of one length "
@@ -199,9 +234,10 @@ def selection(run: Run, tables: dict) -> Markup:
 
 def tracking(run: Run, tables: dict) -> Markup:
     """Densities of the projections of held-out trajectories, by final tile."""
-    columns = _need(tables, "densities", "analysis.json has no densities")
+    columns = need(tables, "densities", "analysis.json has no densities")
     return embed(
         (axes_figures.densities, columns),
+        "Held-out walks along each vector",
         "Held-out trajectories projected on each vector at its chosen layer. The further apart the two heaps, the "
         "better the model's activations tell reaching Gold from reaching Mold; d is Cohen's d of Mold against Gold "
         "(the paper: below 0.12 untrained, above 1.6 trained).",
@@ -211,12 +247,11 @@ def tracking(run: Run, tables: dict) -> Markup:
 
 def axes(run: Run, tables: dict) -> Markup:
     """Cosines with sentiment, valence-assent and emotion axes."""
-    columns = _need(tables, "axes", "no comparison axes were computed (config.axes.kinds)")
-    chosen = (dig(run.analysis, "trained", "selection", v, "layer") for v in VECTORS)
-    layers = [layer for layer in chosen if isinstance(layer, int)]
-    layer = sum(layers) // len(layers) if layers and sum(layers) // len(layers) in columns["layer"] else 0
+    columns = need(tables, "axes", "no comparison axes were computed (config.axes.kinds)")
+    layer = steering_layer(run, columns)
     return embed(
         (axes_figures.axes, columns, layer),
+        "Both vectors beside every axis",
         "Bars: cosines; black: 95 % intervals over trajectories and, but for components and valence-assent, over the "
         "texts of the axis; grey: the middle 95 % of axes made from the same texts with the labels of each pair "
         "swapped at random (for components and valence-assent, of directions in which their texts vary). A star: "
@@ -225,15 +260,21 @@ def axes(run: Run, tables: dict) -> Markup:
         "axes",
     ) + details(
         "At every layer",
-        embed((axes_figures.axes_by_layer, columns), "Grey as above; tables/axes.csv has p.", "axes"),
+        embed(
+            (axes_figures.axes_by_layer, columns),
+            "Both vectors beside every axis, layer by layer",
+            "Grey as above; tables/axes.csv has p.",
+            "axes",
+        ),
     )
 
 
 def emotions(run: Run, tables: dict) -> Markup:
     """The emotion scatter, and what the emotion vectors' components carry."""
-    columns = _need(tables, "emotions", "no emotion vectors were computed (config.axes.kinds)")
+    columns = need(tables, "emotions", "no emotion vectors were computed (config.axes.kinds)")
     out = embed(
         (axes_figures.emotions, columns),
+        "Emotions by their cosines with both vectors",
         "Each point is an emotion. A line that falls, with pleasant words at one end and unpleasant ones at the "
         "other, means that the two vectors lie along one emotional axis in opposite directions; a round cloud means "
         "that they do not. Two vectors that are opposed anyway, as the baseline one against rest makes them, give a "
@@ -244,77 +285,16 @@ def emotions(run: Run, tables: dict) -> Markup:
     if not parts:
         return out
     return out + embed(
-        (axes_figures.emotion_components, parts), "How far two axes sum the emotion vectors up.", "emotion_components"
+        (axes_figures.emotion_components, parts),
+        "Two axes of all emotions",
+        "How far two axes sum the emotion vectors up.",
+        "emotion_components",
     )
-
-
-def lens(run: Run, tables: dict) -> Markup:
-    """Tokens that the vectors promote and suppress, trained and untrained side by side."""
-    columns = _need(tables, "lens", "analysis.json has no logit lens")
-    folded, plain = (_lens_pairs(columns.where(norm=norm)) for norm in ("folded", "plain"))
-    out = note(
-        "The vector alone, read through the unembedding: the tokens it makes likelier and less likely. \u2423 is a "
-        "blank, \u23ce a line end. \u2194: also on the other vector's opposite list; =: also on its same list."
-    )
-    return out + folded + (details("Without the final norm's weight folded in", plain) if plain else Markup())
-
-
-def _lens_pairs(columns) -> Markup:
-    out = []
-    for vector in VECTORS:
-        parts = []
-        for model in MODELS:
-            if mine := columns.rows(vector=vector, model=model):
-                layer = f", layer {mine[0]['layer']}" if mine[0]["layer"] is not None else ""
-                parts.append(heading(f"v_{vector}, {model}{layer}") + _lens_table(mine))
-        out += [pair(parts)] if parts else []
-    return joined(out)
-
-
-def _lens_table(rows) -> Markup:
-    sides = [[r for r in rows if r["side"] == side] for side in ("promoted", "suppressed")]
-    lines = []
-    token = Markup('<span class="token">{}</span>{}')
-    for i, both in enumerate(itertools.zip_longest(*sides), start=1):
-        shown = lambda r: (token.format(visible(r["token"]), _mark(r)), num(r["value"], sign=True)) if r else ("", "")
-        lines.append((i, *itertools.chain.from_iterable(map(shown, both))))
-    return table(("", "promoted", "logit", "suppressed", "logit"), lines, numeric=(0, 2, 4))
-
-
-def _mark(row) -> str:
-    """Whether another vector lists the token too, on the same side or on the other."""
-    sides = [where.split()[-1] for where in str(row["also"]).split(", ") if where]
-    same, opposite = row["side"] in sides, set(sides) - {row["side"]}
-    return (" =" if same else "") + (" \u2194" if opposite else "")
-
-
-def samples(run: Run, tables: dict) -> Markup:
-    """Steered continuations: one table per prompt, one column per strength."""
-    columns = _need(tables, "samples", "analysis.json has no steered samples")
-    alphas = sorted(finite({number(alpha) for alpha in columns["alpha"]}))
-    about = "\u03b1 times the vector is added to the residual stream at the layer named; \u03b1 = 0 (grey) is"
-    out = [note(f"{about} the model left alone.")]
-    for i, prompt in enumerate(dict.fromkeys(map(str, columns["prompt"]))):
-        body = _texts([r for r in columns.rows() if str(r["prompt"]) == prompt], alphas)
-        title = f"\u201c{prompt}\u201d"
-        out.append(heading(title) + body if i < 3 else details(title, body))
-    return joined(out)
-
-
-def _texts(rows, alphas) -> Markup:
-    lines, name = [], lambda r: (str(r["vector"]), str(r["model"]), str(r["layer"]))
-    for key in sorted(dict.fromkeys(map(name, rows)), key=lambda k: (k[0] != "mold", k[1] != "untrained", k[2])):
-        vector, model, layer = key
-        mine = [r for r in rows if name(r) == key]
-        cells = [[r["text"] for r in mine if number(r["alpha"]) == alpha] for alpha in alphas]
-        mark = vector if vector in VECTORS else ""
-        lines.append((mark, (f"v_{vector}", model, f"layer {layer}"), cells))
-    return texts(alphas, lines)
 
 
 def evaluations(run: Run, tables: dict) -> Markup:
     """The behavioural evaluations, where they were run in this folder."""
-    return evals.section(run, tables) if evals.found(run) else Markup()
+    return evals.section(run, tables) if panels.found(run) else Markup()
 
 
 def replays(run: Run, tables: dict) -> Markup:
@@ -332,7 +312,7 @@ def replays(run: Run, tables: dict) -> Markup:
 
 def reward_table(run: Run, tables: dict) -> Markup:
     """Reward and behaviour of every step as numbers."""
-    columns = _need(tables, "reward", "metrics.jsonl has no reward")
+    columns = need(tables, "reward", "metrics.jsonl has no reward")
     extra = tables.get("behaviour", {})
     shown = columns | {name: values for name, values in extra.items() if name != "step"}
     digits = {"step": 0, "reward": 1}
@@ -341,21 +321,15 @@ def reward_table(run: Run, tables: dict) -> Markup:
         for row in zip(*shown.values(), strict=True)
     ]
     heads = [name.replace("_", " ") for name in shown]
-    return table(heads, rows, numeric=range(len(heads)), css="tall")
-
-
-def _need(tables, name, otherwise) -> dict:
-    if name not in tables:
-        raise Missing(otherwise)
-    return tables[name]
+    return details(f"All {len(rows)} steps", table(heads, rows, numeric=range(len(heads)), css="tall"))
 
 
 SECTIONS = (  # id, heading, function; in the order of the page
     ("overview", "What this run shows", overview),
-    ("reward", "Reward", reward),
-    ("behaviour", "Behaviour", behaviour),
+    ("reward", "Reward", trained_here(reward)),
+    ("behaviour", "Behaviour", trained_here(behaviour)),
     ("cosine", "Cosine of v_mold and v_gold, per layer", cosine),
-    ("recruitment", "Cosine over training", recruitment),
+    ("recruitment", "Cosine over training", trained_here(recruitment)),
     ("geometry", "Geometry of the class means", geometry),
     ("selection", "Choice of the steering layer", selection),
     ("tracking", "Goal tracking", tracking),
@@ -364,6 +338,6 @@ SECTIONS = (  # id, heading, function; in the order of the page
     ("lens", "Logit lens", lens),
     ("samples", "Steered samples", samples),
     ("evals", "Behaviour under steering", evaluations),
-    ("replay", "Episodes, replayed", replays),
-    ("steps", "Reward table", reward_table),
+    ("replay", "Episodes, replayed", trained_here(replays)),
+    ("steps", "Reward table", trained_here(reward_table)),
 )

@@ -7,9 +7,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from welfare_jax.experiments.evals import temporal
+from welfare_jax.experiments.evals import panels, temporal
+from welfare_jax.experiments.evals.answer import answer as answer
 from welfare_jax.interp.names import Vector
-from welfare_jax.report import style
 from welfare_jax.report.data import Run, dicts, number
 from welfare_jax.report.markup import Missing, attempt, details, heading, joined, note, num, table, texts
 from welfare_jax.report.svg import embed
@@ -18,15 +18,7 @@ from welfare_jax.report.tables import Table
 CELL = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "alpha", "where")
 NUMBERS = ("mean", "low", "high", "n", "used", "incoherence", "unparseable", "masked")
 SLOPE = ("evaluation", "metric", "group", "model", "vector", "kind", "beside", "layer", "where")
-HATCH = {"permuted": "", "random": "....", "orthogonal": "////"}  # of the cohorts' bands
 SHARED = ("scores", "cells", "slopes", "sweep", "answers", "temporal")  # rows that have parts of the page already
-ABREAST = 4  # panels in a row of the page
-OTHERS = (style.REST, style.PATH_BASELINE, style.WIND, "#56b4e9")
-
-
-def found(run: Run) -> dict:
-    """What `evals.json` in the run's folder holds; {} where there is none."""
-    return run.more.get("evals", {})
 
 
 def tables(run: Run) -> dict:
@@ -35,7 +27,7 @@ def tables(run: Run) -> dict:
     def columns(rows, names):
         return Table({n: [_plain(r.get(n)) for r in dicts(rows)] for n in names})
 
-    evals = found(run)
+    evals = panels.found(run)
     peaks = ("evaluation", "metric", "model", "vector", "kind", "where", "layers", "peak_layer", "peak_slope",
              "peak_error", "low", "high", "p")  # fmt: skip
     out = {
@@ -49,7 +41,7 @@ def tables(run: Run) -> dict:
             evals.get("samples"), ("evaluation", "model", "vector", "layer", "alpha", "where", "prompt", "text")
         ),
     }
-    for name in own(told(run)):
+    for name in own(panels.told(run)):
         names = dict.fromkeys(
             k for r in dicts(evals.get(name)) for k, v in r.items() if not isinstance(v, (dict, list))
         )
@@ -61,136 +53,28 @@ def _plain(value):
     return math.nan if value is None else " ".join(f"{v:g}" for v in value) if isinstance(value, list) else value
 
 
-def told(run: Run) -> dict:
-    """{evaluation: {"metric", "title", "rows"}} of those with a panel or a table of their own, in the run's order. A
-    file from before this was written has none: the evaluations' names stand for metric and title."""
-    known = found(run).get("evaluations")
-    known = {k: v for k, v in known.items() if isinstance(v, dict)} if isinstance(known, dict) else {}
-    names = dict.fromkeys(str(r.get("evaluation")) for r in dicts(found(run).get("cells")))
-    return {
-        name: {k: str(about.get(k, default)) for k, default in (("metric", name), ("title", name), ("rows", "scores"))}
-        for name, about in (known | {name: known.get(name, {}) for name in names}).items()
-    }
-
-
 def own(about: dict) -> dict:
     """{table: title} of the evaluations that have one of their own."""
     return {a["rows"]: a["title"] for a in about.values() if a["rows"].isidentifier() and a["rows"] not in SHARED}
 
 
-def primary(columns: Table, about: dict) -> list[dict]:
-    """The rows of every evaluation's own metric over all prompts; about: as from `told`."""
-    rows = columns.rows(group="all")
-    return [r for r in rows if r["evaluation"] in about and r["metric"] == about[r["evaluation"]]["metric"]]
-
-
-def colour(name: str, names) -> str:
-    classes = {"gold": style.GOLD, "mold": style.MOLD}
-    if Vector.of_label(name).of in classes:
-        return classes[Vector.of_label(name).of]
-    rest = [n for n in dict.fromkeys(names) if Vector.of_label(n).of not in classes]
-    return OTHERS[rest.index(name) % len(OTHERS)] if name in rest else style.UNTRAINED
-
-
-def crossing(columns: dict, about: dict, chosen: dict) -> Figure:
-    """A panel a model and evaluation, those of a model side by side: means over strength, controls dashed, cohorts as
-    a band; below, the incoherent share. Each vector at its own layer (chosen: {vector: layer}; the first listed where
-    that one was not steered), at the first place."""
-    rows = primary(columns, about)
-    evaluations = [e for e in about if any(r["evaluation"] == e for r in rows)]
-    models = list(dict.fromkeys(r["model"] for r in rows))
-    wide = min(len(evaluations), ABREAST)
-    lines = [(model, evaluations[a : a + wide]) for model in models for a in range(0, len(evaluations), wide)]
-    figure = Figure(figsize=(9, 3.7 * len(lines)), layout="constrained")
-    axes = figure.subplots(
-        2 * len(lines), wide, squeeze=False, sharex=True, gridspec_kw={"height_ratios": (4, 1) * len(lines)}
-    )
-    for i, (model, shown) in enumerate(lines):
-        for k, (top, low) in enumerate(zip(axes[2 * i], axes[2 * i + 1])):
-            if k >= len(shown):
-                top.axis("off")
-                low.axis("off")
-                continue
-            mine = [r for r in rows if (r["model"], r["evaluation"]) == (model, shown[k])]
-            _panel(top, low, mine, chosen)
-            top.set_title(f"{about[shown[k]]['title']}\n{model} model", fontsize=8.5)
-            low.set(ylim=(0, 1), yticks=(0, 1), xticks=sorted({r["alpha"] for r in rows}))
-            low.tick_params(labelbottom=True)
-            if k == 0:
-                low.set_ylabel("incoherent")
-            if i + 1 == len(lines):
-                low.set_xlabel("strength \u03b1")
-    handles = {}
-    for ax in axes[::2].flat:
-        handles |= dict(zip(*reversed(ax.get_legend_handles_labels())))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return figure
-
-
-def _panel(top, low, rows, chosen):
-    names = [r["vector"] for r in rows if r["kind"] in ("vector", "untrained")]
-    zero = [r for r in rows if r["kind"] == "none"]
-    steered = {}
-    for r in rows:
-        if r["vector"]:
-            steered.setdefault((r["vector"], r["kind"], r["layer"], r["where"]), []).append(r)
-    if not steered:  # strength zero alone: a point, not a line
-        at = [r for r in zero if not r["masked"]]
-        y = np.array([[number(r[k]) for r in at] for k in ("mean", "low", "high")])
-        top.errorbar([r["alpha"] for r in at], y[0], (y[0] - y[1], y[2] - y[0]), fmt="o", color=style.UNTRAINED,
-                     label="not steered")  # fmt: skip
-        low.bar([r["alpha"] for r in zero], [number(r["incoherence"]) for r in zero], 0.24, color=style.UNTRAINED)
-    elsewhere = lambda key: key[2] != chosen.get(key[0])
-    one_each = {name: at for name, *at in reversed(sorted(steered, key=elsewhere))}  # the last to be set stays
-    cohorts = {}
-    for (name, kind, layer, where), mine in steered.items():
-        if one_each[name] != [kind, layer, where]:
-            continue
-        line = sorted(mine + zero, key=lambda r: r["alpha"])
-        x = [r["alpha"] for r in line]
-        y = [math.nan if r["masked"] else number(r["mean"]) for r in line]
-        if kind in HATCH:
-            cohorts.setdefault(kind, []).append(dict(zip(x, y)))
-            continue
-        look = {"color": colour(name, names), "linestyle": "-" if kind == "vector" else "--"}
-        top.plot(x, y, marker="o", markersize=3, label=f"{name}, layer {layer}", **look)
-        edges = [[math.nan if r["masked"] else number(r[end]) for r in line] for end in ("low", "high")]
-        top.fill_between(x, *edges, color=look["color"], alpha=0.12, linewidth=0)
-        shift = (list(dict.fromkeys(names)).index(name) - len(set(names)) / 2 + 0.5) * 0.25
-        low.bar([a + shift for a in x], [number(r["incoherence"]) for r in line], 0.24, color=look["color"],
-                alpha=1 if kind == "vector" else 0.45)  # fmt: skip
-    for kind, lines in cohorts.items():
-        x = sorted({a for line in lines for a in line})
-        grid = np.array([[line.get(a, math.nan) for a in x] for line in lines], float)
-        keep = np.isfinite(grid).any(0)
-        edges = np.full((2, len(x)), np.nan)
-        edges[:, keep] = np.nanquantile(grid[:, keep], [0.025, 0.975], axis=0)
-        top.fill_between(x, *edges, color=style.UNTRAINED, alpha=0.25, linewidth=0, hatch=HATCH[kind],
-                         label=f"{len(lines)} {kind}, norm-matched")  # fmt: skip
-
-
-def _chosen(run: Run) -> dict:
-    vectors = found(run).get("vectors")
-    return {k: v.get("layer") for k, v in vectors.items() if isinstance(v, dict)} if isinstance(vectors, dict) else {}
-
-
 def sweep(columns: dict, about: dict) -> Figure:
     """Slope on the strength, layer by evaluation: a panel for every vector that steered at several layers."""
-    rows = [r for r in primary(columns, about) if r["kind"] in ("vector", "untrained")]
-    panels = {}
+    rows = [r for r in panels.primary(columns, about) if r["kind"] in ("vector", "untrained")]
+    each = {}
     for r in rows:
-        panels.setdefault((r["model"], r["vector"]), []).append(r)
-    panels = {k: v for k, v in panels.items() if len({r["layer"] for r in v}) > 1}
+        each.setdefault((r["model"], r["vector"]), []).append(r)
+    each = {k: v for k, v in each.items() if len({r["layer"] for r in v}) > 1}
     evaluations = [e for e in about if any(r["evaluation"] == e for r in rows)]
     top = {e: max([abs(number(r["slope"])) for r in rows if r["evaluation"] == e and number(r["slope"]) == r["slope"]],
                   default=0) or 1 for e in evaluations}  # fmt: skip
-    count = max(len(panels), 1)
+    count = max(len(each), 1)
     figure = Figure(figsize=(9, 0.9 + 1.9 * -(-count // 2)), layout="constrained")
     axes = figure.subplots(-(-count // 2), 2, squeeze=False)
-    for ax in axes.flat[len(panels) :]:
+    for ax in axes.flat[len(each) :]:
         ax.axis("off")
     image = None
-    for ax, ((model, vector), mine) in zip(axes.flat, panels.items()):
+    for ax, ((model, vector), mine) in zip(axes.flat, each.items()):
         layers = sorted({r["layer"] for r in mine})
         grid = np.full((len(evaluations), len(layers)), np.nan)
         for r in mine:
@@ -209,7 +93,7 @@ def sweep(columns: dict, about: dict) -> Figure:
 
 
 def section(run: Run, built: dict) -> Markup:
-    about = told(run)
+    about = panels.told(run)
     parts = (  # the tables that a part needs, and how it is drawn from them
         (("evals_cells",), lambda cells: _crossing(run, cells, about)),
         (("evals_slopes",), lambda slopes: _slopes(slopes, about)),  # a single strength has none
@@ -227,11 +111,12 @@ def section(run: Run, built: dict) -> Markup:
 
 def _crossing(run, cells, about) -> Markup:
     return embed(
-        (crossing, cells, about, _chosen(run)),
+        (panels.crossing, cells, about, panels.chosen_layers(run)),
+        "Behaviour over the strength of steering",
         "Each metric against the strength of steering. Where the axis is real, Mold and Gold cross like an X at "
         "strength zero and leave the grey band of norm-matched random directions. Dashed: the same from the untrained "
         "model, with equal norm. Shaded: 95 % intervals over prompts. The bars below show how many answers were "
-        f"incoherent; means of cells above {found(run).get('mask', 0.9):.0%} are left out.",
+        f"incoherent; means of cells above {panels.found(run).get('mask', 0.9):.0%} are left out.",
         "evals_cells",
     )
 
@@ -239,13 +124,14 @@ def _crossing(run, cells, about) -> Markup:
 def _sweep(slopes, about) -> Markup:
     return embed(
         (sweep, slopes, about),
+        "How steeply each layer steers",
         "Slope of every metric on the strength, layer by layer; colours are scaled within each evaluation.",
         "evals_slopes",
     )
 
 
 def _judged(run) -> Markup:
-    evals = found(run)
+    evals = panels.found(run)
     judge = evals.get("judge") if isinstance(evals.get("judge"), dict) else {}
     lost = judge.get("unparseable") or {}
     of = judge.get("scored") or {}
@@ -274,13 +160,13 @@ def _agreement(judge) -> Markup:
 
 
 def _slopes(columns, about) -> Markup:
-    rows = primary(columns, about)
+    rows = panels.primary(columns, about)
     shown = []
     for r in rows:
         if r["kind"] not in ("vector", "untrained"):
             continue
         beaten = []
-        for kind in HATCH:
+        for kind in panels.HATCH:
             same = [s for s in rows if s["kind"] == kind and s["beside"] == r["beside"] and s["layer"] == r["layer"]
                     and (s["evaluation"], s["model"]) == (r["evaluation"], r["model"])]  # fmt: skip
             sizes = [abs(s["slope"]) for s in same if math.isfinite(number(s["slope"]))]
@@ -293,7 +179,7 @@ def _slopes(columns, about) -> Markup:
         ])  # fmt: skip
     head = (
         *("evaluation", "model", "vector", "layer", "steered", "slope", "low", "high"),
-        *(f"steeper than {kind}" for kind in HATCH),
+        *(f"steeper than {kind}" for kind in panels.HATCH),
         *("p", "p, all vectors and evaluations", "masked \u03b1"),
     )
     about = note(

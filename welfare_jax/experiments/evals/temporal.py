@@ -1,6 +1,7 @@
 """State or read-out, in the report: verdicts with their rules, effects by exposure, the map of positions, tables."""
 
 import math
+import re
 
 import numpy as np
 from markupsafe import Markup
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from welfare_jax.report import style
 from welfare_jax.report.data import dicts, number
 from welfare_jax.report.markup import code, details, heading, joined, note, num, share, table, visible
-from welfare_jax.report.svg import embed
+from welfare_jax.report.svg import beneath, embed
 from welfare_jax.report.tables import Table
 
 COLUMNS = {
@@ -53,15 +54,14 @@ def place(verdicts: dict, model: str) -> dict:
     return {name: last[name] for name in ("direction", "layer", "dose")}
 
 
-def exposures(effects: dict, verdicts: dict, controls: dict | None) -> Figure:
+def exposures(effects: dict, verdicts: dict, controls: dict | None, panels=PANELS, legend: int = 4) -> Figure:
     """A row a model, a panel a surface: each direction's effect by exposure, and its controls as grey bands."""
     models = list(dict.fromkeys(effects["model"]))
     figure = Figure(figsize=(9, 3.3 * len(models)), layout="constrained")
-    axes = figure.subplots(len(models), len(PANELS), squeeze=False)
-    handles = {}
+    axes = figure.subplots(len(models), len(panels), squeeze=False)
     for line, model in zip(axes, models):
         at = place(verdicts, model)
-        for ax, (metric, title) in zip(line, PANELS.items()):
+        for ax, (metric, title) in zip(line, panels.items()):
             rows = [
                 r for r in effects.rows(model=model, metric=metric, layer=at["layer"])
                 if abs(r["dose"]) == at["dose"]
@@ -76,8 +76,7 @@ def exposures(effects: dict, verdicts: dict, controls: dict | None) -> Figure:
             ax.set_title(f"{title}\n{model} model, layer {at['layer']}", fontsize=8.5)
             ax.set_xticks(range(len(EXPOSURES)), EXPOSURES.values(), fontsize=7.5)
             ax.set_xlim(-0.5, len(EXPOSURES) - 0.5)
-            handles |= dict(zip(*reversed(ax.get_legend_handles_labels())))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    beneath(figure, legend, fontsize=8)
     return figure
 
 
@@ -122,8 +121,17 @@ def layers(effects: dict, verdicts: dict) -> Figure:
             ax.fill_between(x, *y[1:], color=colour, alpha=0.15, linewidth=0)
         ax.axhline(0, color=style.TRAINED, linewidth=0.7)
         ax.set(title=f"{at['direction']}, {model} model", xlabel="layer of the dose", ylabel="nats")
-    axes[0].legend(fontsize=8)
+    beneath(figure)
     return figure
+
+
+def named(prompt: str) -> str:
+    """A prompt's name in words: "temporal:3/well/1" is the fourth task, which went well, before a long talk."""
+    found = re.fullmatch(r".*:(\d+)/(well|badly)/([01])", str(prompt))
+    if not found:
+        return prompt
+    task, outcome, length = found.groups()
+    return f"task {int(task) + 1}, went {outcome}, {('short', 'long')[int(length)]} talk in between"
 
 
 def positions(found: dict) -> Figure:
@@ -143,7 +151,7 @@ def positions(found: dict) -> Figure:
         starts = [0, *edges]
         ax.set_xticks(starts, [rows[i]["part"] for i in starts], fontsize=7, ha="left")
         ax.set_yticks([])
-        ax.set_title(f"{prompt}, {model} model", fontsize=7.5)
+        ax.set_title(f"{named(prompt)}, {model} model", fontsize=7.5)
         ax.grid(False)
     if image is not None:
         figure.colorbar(image, ax=list(axes), label="nats", shrink=0.9)
@@ -160,6 +168,7 @@ def section(built: dict) -> Markup:
     parts.insert(1, _verdicts(verdicts))
     parts.append(embed(
         (exposures, effects, verdicts, get("controls")),
+        "The same dose early, at the read-out, and throughout",
         "What the same dose adds to the answer when it is given early and withdrawn, only where the answer is read, "
         "or throughout. A lasting state would move the left-hand points as far as the middle ones; a read-out moves "
         "the middle ones alone. Points outside the grey bands move the answer more than nearly all directions of "
@@ -169,6 +178,7 @@ def section(built: dict) -> Markup:
     if len({*effects["layer"]}) > 1:
         parts.append(embed(
             (layers, effects, verdicts),
+            "The same dose at every layer",
             "The same, layer by layer, at the largest dose: what it adds to the log-odds of the words.",
             "evals_temporal_effects",
         ))  # fmt: skip
@@ -177,6 +187,7 @@ def section(built: dict) -> Markup:
     if get("map"):
         parts.append(embed(
             (positions, get("map")),
+            "The same dose at every token",
             "The same dose at every single token of a few prompts: what it adds to the log-odds of the words at the "
             "end.",
             "evals_temporal_map",
@@ -237,7 +248,7 @@ def _tokens(found) -> Markup:
     for model, prompt in dict.fromkeys(zip(found["model"], found["prompt"])):
         mine = [r for r in found.rows(model=model, prompt=prompt) if math.isfinite(number(r["effect"]))]
         rows += [
-            [model, prompt, num(r["position"], 0), code(visible(r["token"])),
+            [model, named(prompt), num(r["position"], 0), code(visible(r["token"])),
              r["part"], num(r["effect"], 3, sign=True)]
             for r in sorted(mine, key=lambda r: -abs(r["effect"]))[:10]
         ]  # fmt: skip

@@ -4,9 +4,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.report import style
+from welfare_jax.report.answer import SIZE, Answer
 from welfare_jax.report.data import Run, dicts, number
-from welfare_jax.report.markup import Missing, heading, note, num, share, table
-from welfare_jax.report.svg import embed
+from welfare_jax.report.markup import Missing, heading, interval, note, num, share, table
+from welfare_jax.report.svg import beneath, embed, under
 from welfare_jax.report.tables import Table
 
 ACCURACY = ("model", "objective", "pairs", "mean", "low", "high", "n")
@@ -71,13 +72,13 @@ def ablation(run: Run, columns: dict) -> Figure:
                 ]  # fmt: skip
                 y = [n + (j - 0.5) * 0.3 for n in range(len(sets))]
                 _points(ax, y, found, COLOURS[j % 2], f"on {objective} pairs")
-            ax.axvline(0, color="#b5bcc2", linewidth=0.8)
+            ax.axvline(0, color=style.CHANCE, linewidth=0.8)
             ax.set_title(f"{model} model\n{SCORE.get(score, score)}", fontsize=8.5)
             ax.set_yticks(range(len(sets)), [named(run, s) for s in sets])
             if i + 1 == len(scores):
                 ax.set_xlabel("change of accuracy, points")
     axes[0][0].invert_yaxis()
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    beneath(figure)
     return figure
 
 
@@ -110,7 +111,7 @@ def sweep(run: Run, columns: dict, overlap: dict) -> Figure:
     for ax, score in zip([row[-1] for row in axes], SCORE):
         _jaccard(ax, overlap.rows(score=score))
         ax.set_title(f"Overlap, {SCORE[score]}", fontsize=6.5)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    beneath(figure, 3)
     return figure
 
 
@@ -118,11 +119,13 @@ def _jaccard(ax, rows):
     for k, pair in enumerate(dict.fromkeys((r["a"], r["b"]) for r in rows)):
         mine = [r for r in rows if (r["a"], r["b"]) == pair]
         x, label = [r["percent"] for r in mine], " and ".join(pair)
-        ax.plot(x, [number(r["jaccard"]) for r in mine], marker="o", markersize=3, color=f"C{k}", label=label)
+        ax.plot(
+            x, [number(r["jaccard"]) for r in mine], marker="o", markersize=3, color=style.CYCLE[k % 7], label=label
+        )
         if k == 0:
             ax.plot(x, [number(r["jaccard_by_chance"]) for r in mine], ":", color=style.UNTRAINED, label="by chance")
     ax.set(ylim=(-0.02, 1.02), xlabel="per cent")
-    ax.legend(fontsize=6.5)
+    under(ax, fontsize=6.5)
 
 
 def section(run: Run, built: dict) -> Markup:
@@ -133,6 +136,7 @@ def section(run: Run, built: dict) -> Markup:
     if "reward_ablation" in built:
         out += embed(
             (lambda t: ablation(run, t), built["reward_ablation"]),
+            "What silencing each set of neurons costs",
             f"The top {num(run.analysis.get('percent'), 0)} per cent of the neurons of each single model, what they "
             "have alone and together, and random sets of the same sizes, silenced in each model. Bars: 95 % intervals "
             "of the paired differences; of random sets, the lowest and highest draw.",
@@ -141,6 +145,7 @@ def section(run: Run, built: dict) -> Markup:
     if {"reward_ablation", "reward_overlap"} <= built.keys():
         out += embed(
             (lambda t, o: sweep(run, t, o), built["reward_ablation"], built["reward_overlap"]),
+            "How much can be silenced, and how far the sets overlap",
             "Each model's own top neurons, silenced, against as many random ones. At the right, the Jaccard overlap "
             "of two models' sets and what two random sets would share.",
             "reward_overlap",
@@ -176,6 +181,56 @@ def _ablation(run, columns) -> Markup:
                       num(r["neurons"], 0), objective, share(r["accuracy"]), *points))  # fmt: skip
     head = ("model", "score", "%", "silenced", "neurons", "accuracy on", "accuracy", "change, points", "low", "high")
     return heading("Every ablation") + table(head, shown, numeric=(2, 4, 6, 7, 8, 9), css="tall")
+
+
+def answer(run: Run, built: dict) -> Answer:
+    """What silencing its top neurons costs each single model, beside as many random ones."""
+    pairs = _own_and_random(run, built.get("reward_ablation"))
+    if not pairs:
+        raise Missing("nothing was silenced in a single model yet")
+    points = lambda r: 100 * number(r["change"])
+    cost = lambda x: f"costs the {{}} model {num(-x, 1)}" if x <= 0 else f"gains the {{}} model {num(x, 1)}"
+    told = [
+        f"{cost(points(own)).format(name)} points of accuracy, {num(-points(random), 1)} where as many random ones are"
+        for name, own, random in pairs
+    ]
+    percent = num(number(run.analysis.get("percent")), 0)
+    matter = [n for n, own, random in pairs if own["high"] < 0 and own["change"] < random["low"]]
+    _, own, _ = pairs[0]
+    ends = interval(*(100 * number(own[k]) for k in ("change", "low", "high")), digits=1, sign=True)
+    return Answer(
+        "What do conflicting reward models rest on?",
+        f"Silencing the {percent} % of its neurons with the highest activation {'; it '.join(told)}.",
+        f"own neurons matter in {len(matter)} of {len(pairs)}", f"{pairs[0][0]} model, points: {ends} over pairs",
+        "1 seed", (own_and_random, pairs), "Change of accuracy with neurons silenced",
+    )  # fmt: skip
+
+
+def _own_and_random(run: Run, columns) -> list:
+    """(objective, the row of its model's own top neurons, that of as many random ones), by activation."""
+    found = []
+    for which, name in zip("ab", run.analysis.get("objectives") or ()):
+        rows = columns.rows(percent=run.analysis.get("percent"), model=name, objective=name) if columns else []
+        own = [r for r in rows if (r["set"], r["score"]) == (f"top_{which}", "activation")]
+        random = [r for r in rows if (r["set"], r["score"]) == ("random_top", "activation")]
+        if own and random:
+            found.append((name, own[0], pooled(random)))
+    return found
+
+
+def own_and_random(pairs) -> Figure:
+    """A line a model and set: change of its accuracy on its own pairs."""
+    figure = Figure(figsize=(SIZE[0], 1.2 + 0.55 * len(pairs)), layout="constrained")
+    ax = figure.subplots()
+    for k, (label, colour) in enumerate(
+        (("its own top neurons", style.MOLD), ("as many random ones", style.UNTRAINED))
+    ):
+        _points(ax, [i + 0.24 * (k - 0.5) for i in range(len(pairs))], [p[1 + k] for p in pairs], colour, label)
+    ax.axvline(0, color=style.CHANCE, linewidth=0.8)
+    ax.set_yticks(range(len(pairs)), [f"{p[0]} model" for p in pairs])
+    ax.set(ylim=(len(pairs) - 0.5, -0.5), xlabel="change of accuracy on its own pairs, points")
+    beneath(figure)
+    return figure
 
 
 SECTIONS = (("reward_models", "Reward models and their neurons", section),)

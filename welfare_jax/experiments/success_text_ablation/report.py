@@ -1,13 +1,16 @@
 """Bases with and without accounts of success in the report: what RL in the maze made of each."""
 
+import textwrap
+
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from welfare_jax.experiments.success_text_ablation.settings import Point
 from welfare_jax.report import style
+from welfare_jax.report.answer import SIZE, Answer
 from welfare_jax.report.data import Run, dig, finite, mean, number
-from welfare_jax.report.markup import Missing, code, note, num, table
-from welfare_jax.report.svg import embed
+from welfare_jax.report.markup import Missing, code, interval, note, num, table
+from welfare_jax.report.svg import beneath, embed
 from welfare_jax.report.tables import Table
 
 COLOURS = (style.REST, style.PATH_BASELINE, style.MOLD, style.GOLD)
@@ -15,12 +18,25 @@ FINAL = "the final letter"
 MEANING = {
     "cos_rest": "cos(v_mold, v_gold)", "cos_path": "cos(v_mold, v_gold), Path",
     "averaged_path": "that of the averages", "averaged_share": "share left in the average",
-    "auroc_mold": "AUROC of Mold", "auroc_gold": "of Gold",
+    "auroc_mold": "AUROC of Mold", "auroc_gold": "AUROC of Gold",
+    "averaged_rest": "that of the averages, one against rest",
 }  # fmt: skip
+KINDS = {"along": "cosine of Gold - Mold with {}", "d": "Cohen's d of Gold against Mold along {}"}
 
 WHEN = {
     "untrained": "{arm}, before", "trained": "{arm}, after", "difference": "change of {first} less {arm}",
 }  # fmt: skip
+
+
+def meaning(name: str) -> str:
+    """A number's name in words: "d/success, accounts" is Cohen's d along success in accounts."""
+    kind, _, axis = name.partition("/")
+    return KINDS[kind].format(success(axis)) if kind in KINDS and axis else MEANING.get(name, name.replace("_", " "))
+
+
+def success(axis: str) -> str:
+    """The name of an axis in words: "success, accounts" is success in accounts."""
+    return axis.replace(", ", " in ")
 
 
 def _where(question: str) -> str:
@@ -89,16 +105,16 @@ def recruitment(columns: dict, layer: int, axes, questions) -> Figure:
         grid[-1, q].set_xlabel("step")
     grid[0, 0].set_ylabel("reward")
     for ax, axis in zip(grid[1:, 0], axes):
-        ax.set_ylabel(f"cos(v_gold, s) - cos(v_mold, s)\ns: {axis}", fontsize=8)
+        ax.set_ylabel(f"cosine of v_gold less v_mold\nwith {success(axis)}", fontsize=8)
     for i, arm in enumerate(arms):
         grid[0, -1].plot([], [], color=COLOURS[i % len(COLOURS)], label=f"{arm} accounts")
-    grid[0, -1].legend()
+    beneath(figure)
     return figure
 
 
-def alignment(columns: dict, names, questions) -> Figure:
+def alignment(columns: dict, names, questions, size=None) -> Figure:
     """Per layer, before (hollow) and after training (full): means over seeds with 95 % intervals."""
-    figure = Figure(figsize=(9, 0.6 + 2.2 * len(names)), layout="constrained")
+    figure = Figure(figsize=size or (9, 0.6 + 2.2 * len(names)), layout="constrained")
     grid = figure.subplots(len(names), len(questions), squeeze=False, sharex=True, sharey="row")
     arms = list(dict.fromkeys(columns["arm"]))
     for (r, name), (q, question) in ((a, b) for a in enumerate(names) for b in enumerate(questions)):
@@ -116,13 +132,13 @@ def alignment(columns: dict, names, questions) -> Figure:
                     markerfacecolor=colour if j else "white", elinewidth=0.9,
                     label=f"{arm} accounts, {model}",
                 )  # fmt: skip
-        ax.set_ylabel(MEANING.get(name, name) if q == 0 else "", fontsize=8)
+        ax.set_ylabel(textwrap.fill(meaning(name), 24) if q == 0 else "", fontsize=8)
         ax.set_xticks(sorted(set(columns["layer"])))
         if r == 0:
             ax.set_title(f"read at {_where(question)}")
         if r == len(names) - 1:
             ax.set_xlabel("layer")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    beneath(figure, 2)
     return figure
 
 
@@ -131,15 +147,54 @@ def _told(entry) -> str:
     return num(m, sign=True) + (f" [{num(low, sign=True)}, {num(high, sign=True)}]" if low == low else "")
 
 
+def _asked(run: Run, built: dict) -> tuple:
+    """(means over seeds by arm, questions, axes, axes of every question, the layer shown)."""
+    over = run.summary["over_seeds"]
+    first = next(iter(over.values()))["untrained"]
+    axes = list(dict.fromkeys(k.partition("/")[2] for q in first.values() for k in q if k.startswith("along/")))
+    common = [a for a in axes if all(f"along/{a}" in q for q in first.values())]
+    return over, list(first), axes, common, 2 * (max(built["words"]["layer"]) + 1) // 3
+
+
+def answer(run: Run, built: dict) -> Answer:
+    """Whether RL turns Gold - Mold further towards success in a base that has read accounts of success."""
+    if "words" not in built or not run.summary.get("over_seeds"):
+        raise Missing("no cell is finished")
+    over, questions, _, common, layer = _asked(run, built)
+    first, *others = over
+    if not others or not common:
+        raise Missing("there is nothing to compare the first base with")
+    axis, question, other = common[0], questions[-1], others[0]
+    found = (dig(over, other, "difference", question, f"along/{axis}") or [{}] * (layer + 1))[layer]
+    value, low, high = (number(found.get(k)) for k in ("mean", "low", "high"))
+    seeds = len({c["seed"] for c in run.summary["cells"].values()})
+    told = interval(value, low, high, sign=True)
+    if low > 0 or high < 0:
+        verdict = f"further {first if low > 0 else other} accounts"
+        said = (
+            f"RL turns Gold less Mold further towards success in a base {first if low > 0 else other} such accounts."
+        )
+    else:
+        verdict = "cannot be told"
+        said = (
+            f"Whether RL turns Gold less Mold further towards success in a base {first} accounts of success than in "
+            f"one {other} cannot be told from {seeds} seed{'s' * (seeds > 1)}."
+        )
+    sure = (
+        f"change {first} less change {other} accounts, cosine with {success(axis)}, layer {layer}: {told} over seeds"
+    )
+    return Answer(
+        "Does the axis need the words?", said, verdict, sure, f"{seeds} an arm, 3 organisms each",
+        (alignment, built["words_seeds"], [f"along/{axis}"], [question], (SIZE[0], 3.4)),
+        "Cosine of Gold less Mold with success, before and after RL", model="pretrained here, with and without",
+    )  # fmt: skip
+
+
 def section(run: Run, built: dict) -> Markup:
     if "words" not in built:
         raise Missing("summary.json has no finished cell")
-    over = run.summary["over_seeds"]
+    over, questions, axes, common, layer = _asked(run, built)
     first = next(iter(over.values()))["untrained"]
-    questions, names = list(first), list(next(iter(first.values())))
-    axes = list(dict.fromkeys(k.partition("/")[2] for q in first.values() for k in q if k.startswith("along/")))
-    layer = 2 * (max(built["words"]["layer"]) + 1) // 3
-    common = [a for a in axes if all(f"along/{a}" in q for q in first.values())]
     seeds = len({c["seed"] for c in run.summary["cells"].values()})
     out = note(
         f"{seeds} seed{'s' * (seeds > 1)} an arm, three organisms each, in which every tile plays "
@@ -150,20 +205,24 @@ def section(run: Run, built: dict) -> Markup:
     caption = (
         f"Layer {layer}. Reward, then the turn of v_gold towards success and of v_mold away from it; a line a seed."
     )
-    out += embed((recruitment, built["words_curve"], layer, common, questions), caption, "words_curve")
+    out += embed(
+        (recruitment, built["words_curve"], layer, common, questions), "Over training", caption, "words_curve"
+    )
     shown = ["cos_path", "averaged_path", "averaged_share", *(f"{k}/{a}" for a in common for k in ("along", "d"))]
     caption = (
         "The cosine of v_mold and v_gold against Path, of each organism and of their means (averaged). Gold - Mold in "
         "the mean over organisms: its share that is left, its cosine with success (along), and how far Gold-final "
         "walks lie above Mold-final ones on that axis (Cohen's d)."
     )
-    out += embed((alignment, built["words_seeds"], shown, questions), caption, "words_seeds")
+    out += embed(
+        (alignment, built["words_seeds"], shown, questions), "Before and after, layer by layer", caption, "words_seeds"
+    )
     columns = [(a, m) for a, own in over.items() for m in own if m != "change"]
     for question in questions:
         names = [k for k in (*MEANING, *(f"{k}/{a}" for a in axes for k in ("along", "d"))) if k in first[question]]
         rows = [
             (
-                MEANING.get(k, k),
+                meaning(k),
                 *(_told(over[a][m][question][k][layer]) for a, m in columns),
             )
             for k in names

@@ -19,7 +19,7 @@ for (const root of document.querySelectorAll('.replay')) {
   const cells = rows.map((row, j) => [...row].map((_, i) => [
     make(svg, 'rect', {x: i * SIZE + 1, y: j * SIZE + 1, width: SIZE - 2, height: SIZE - 2, rx: 4}),
     make(svg, 'text', {x: (i + .5) * SIZE, y: (j + .5) * SIZE, 'font-size': 21})]));
-  const mark = {'font-size': 13, fill: '#5b6670'};
+  const mark = {'font-size': 13, class: 'mark'};
   for (let i = 0; i * SIZE < width; i += 2) make(svg, 'text', {x: (i + .5) * SIZE, y: -12, ...mark}, data.x0 + i);
   for (let j = 0; j < rows.length; j += 2) make(svg, 'text', {x: -13, y: (j + .5) * SIZE, ...mark}, data.y0 + j);
   const over = make(svg, 'g', {});
@@ -28,17 +28,16 @@ for (const root of document.querySelectorAll('.replay')) {
     const [x1, y1] = centre(from), [x2, y2] = centre(to), long = Math.hypot(x2 - x1, y2 - y1);
     if (!long) return;
     const ux = (x2 - x1) / long, uy = (y2 - y1) / long, sx = -uy * shift, sy = ux * shift;
-    const wind = kind === 'wind', colour = wind ? '{{ WIND }}' : '{{ TRAINED }}', head = long - 2;
+    const wind = kind === 'wind', head = long - 2;
     const at = (along) => [x1 + sx + ux * along, y1 + sy + uy * along], turn = Math.atan2(uy, ux) * 180 / Math.PI;
-    for (const [stroke, extra] of [['#fff', 4], [colour, 0]]) {
-      make(over, 'path', {d: `M${at(0)}L${at(head - 8)}`, stroke, fill: 'none',
+    for (const [look, extra] of [['edge', 4], [kind, 0]]) {
+      make(over, 'path', {d: `M${at(0)}L${at(head - 8)}`, class: look,
         'stroke-width': 5 + extra, 'stroke-dasharray': wind && !extra ? '7 4' : 'none'});
-      make(over, 'path', {d: 'M0,0L-13,-8L-13,8Z', fill: colour, stroke, 'stroke-width': extra,
+      make(over, 'path', {d: 'M0,0L-13,-8L-13,8Z', class: 'head ' + look, 'stroke-width': extra,
         transform: `translate(${at(head)}) rotate(${turn})`});
     }
     const [mx, my] = at(long / 2), side = {x: mx + Math.abs(uy) * 24, y: my + Math.abs(ux) * 16};
-    if (wind) make(over, 'text', {...side, fill: colour, 'font-size': 12, 'font-weight': 700,
-      stroke: '#fff', 'stroke-width': 3, 'paint-order': 'stroke'}, 'wind');
+    if (wind) make(over, 'text', {...side, class: 'name'}, 'wind');
   }
 
   let now = 0, timer = null;
@@ -51,11 +50,10 @@ for (const root of document.querySelectorAll('.replay')) {
       label.textContent = data.tiles[sign];
     }));
     over.replaceChildren();
-    make(over, 'polyline', {points: f.trail.map(centre).join(' '), fill: 'none', stroke: '{{ TRAINED }}',
-      'stroke-width': 2.5, 'stroke-opacity': .45});
+    make(over, 'polyline', {points: f.trail.map(centre).join(' '), class: 'trail'});
     if (acts) { arrow(f.at, f.landed, 'move', 0); arrow(f.landed, f.end, 'wind', 5); }
     const [x, y] = centre(f.at);
-    make(over, 'circle', {cx: x, cy: y, r: 11, fill: '{{ TRAINED }}', stroke: '#fff', 'stroke-width': 3});
+    make(over, 'circle', {cx: x, cy: y, r: 11, class: 'player'});
     slider.value = now;
     find('.where').textContent = (acts ? `Turn ${now + 1} of ${last}` : `After ${last} turns`) +
       `, at (${f.at.join(', ')})`;
