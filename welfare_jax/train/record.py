@@ -21,11 +21,11 @@ def train(
     """Trains from the state `now`, or on from the newest checkpoint in `folder`; the state after `cfg.steps` steps.
 
     It leaves settings, checkpoints, metrics, TensorBoard and Weights & Biases, and gives the memory of `now` away.
-    cfg: `steps`, `checkpoint_every`, `keep` and `spike`. advance(i, now, wait) -> (state, metrics), step i; wait(tree) waits
-    for a part of it and gives the step up where the run is asked to end meanwhile. measure(i, now, row) -> metrics to
-    be added to its row, once its loss is found sound. finish(now) -> one more row behind those of the steps. data: a
-    pipeline with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward. shown: {name on
-    the progress bar: (metric, digits)}.
+    cfg: `steps`, `checkpoint_every`, `keep` and `spike`. advance(i, now, wait) -> (state, metrics), step i; wait(tree)
+    waits for a part of it and gives the step up where the run is asked to end meanwhile. measure(i, now, row) ->
+    metrics to be added to its row, once its loss is found sound. finish(now) -> one more row behind those of the
+    steps. data: a pipeline with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward.
+    shown: {name on the progress bar: (metric, digits)}.
 
     Where the run is asked to end (`watch.Notice`), what is done is saved after the step under way, and `Unfinished`
     raised, or `KeyboardInterrupt` after a Ctrl-C. Raises `InputError` where a loss is no number or leaps and, before
