@@ -36,7 +36,7 @@ def answer(run: Run, tables: dict) -> Answer:
     return Answer(
         QUESTION, f"{'; '.join(parts)}.", verdict or "vectors not compared", sure or "not measured", _seeds(run),
         (both, tables.get("reward"), tables.get("cosine_by_layer"), tables.get("cosine_intervals"), training),
-        "Left, reward over training. Right, how far the vectors of Gold and Mold agree",
+        "Left, reward over training. Right, how far the vectors of Gold and Mold agree, against the Path mean",
     )  # fmt: skip
 
 
@@ -85,21 +85,29 @@ def both(reward, cosines, intervals, training) -> Figure:
     left.set(title="Reward per episode", xlabel="training step", ylabel="reward")
     runs, shams = (finite(numbers(dig(training, k))) for k in ("changes", "sham_changes"))
     if len(runs) > 1 or not cosines:
-        _changes(right, runs, shams)
+        _changes(right, runs, shams, [number(dig(training, k)) for k in ("change", "low", "high")])
     else:
         layers(right, cosines, intervals)
     beneath(figure)
     return figure
 
 
-def _changes(ax, runs, shams):
-    for x, (values, colour) in enumerate(((runs, style.MOLD), (shams, style.UNTRAINED))):
-        spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0] * len(values)
-        ax.plot(x + np.asarray(spread), values, "o", color=colour, markersize=6)
+def _changes(ax, runs, shams, difference):
+    """Every run's and every sham's change, and the interval of their means' difference."""
+    shown = [(f"{len(runs)} runs", runs, style.MOLD), (f"{len(shams)} shams", shams, style.UNTRAINED)]
+    shown = [group for group in shown if group[1]]
+    for x, (_, values, colour) in enumerate(shown):
+        spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.plot(x + spread, values, "o", color=colour, markersize=5)
+    names = [name for name, *_ in shown]
+    if len(finite(difference)) == 3:
+        mean, low, high = difference
+        ax.errorbar(len(names), mean, [[mean - low], [high - mean]], fmt="D", color=style.TRAINED, capsize=4)
+        names.append("difference\nand 95 %" if shams else "mean\nand 95 %")
     ax.axhline(0, color=style.CHANCE, linewidth=0.8)
-    ax.set(title="Change of cos(v_mold, v_gold)", xlim=(-0.5, 1.5), ylabel="change")
-    ax.set_xticks((0, 1), (f"{len(runs)} training runs", f"{len(shams)} shams"))
-    if not runs and not shams:
+    ax.set(title="Change of the cosine", xlim=(-0.5, max(len(names), 1) - 0.5), ylabel="cos(v_mold, v_gold)")
+    ax.set_xticks(range(len(names)), names)
+    if not names:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=style.UNTRAINED)
 
 
@@ -114,7 +122,7 @@ def layers(ax, cosines, intervals):
     if noise:
         chance(ax, noise["layer"], noise["chance_low"], noise["chance_high"], label="permuted labels")
     ax.axhline(0, color=style.CHANCE, linewidth=0.8)
-    ax.set(title="cos(v_mold, v_gold), Path baseline", xlabel="layer", ylabel="cosine", ylim=(-1.05, 1.05))
+    ax.set(title="Cosine, by layer", xlabel="layer", ylabel="cos(v_mold, v_gold)", ylim=(-1.05, 1.05))
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 

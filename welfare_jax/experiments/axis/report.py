@@ -252,7 +252,7 @@ def axes(run: Run, tables: dict) -> Markup:
     return embed(
         (axes_figures.axes, columns, layer),
         "Both vectors beside every axis",
-        "Bars: cosines; black: 95 % intervals over trajectories and, but for components and valence-assent, over the "
+        "Bars: cosines; lines: 95 % intervals over trajectories and, but for components and valence-assent, over the "
         "texts of the axis; grey: the middle 95 % of axes made from the same texts with the labels of each pair "
         "swapped at random (for components and valence-assent, of directions in which their texts vary). A star: "
         "p < 0.05 corrected for all layers, axes and both vectors. A claim needs a star on both vectors, on opposite "

@@ -31,6 +31,7 @@ PANELS = {
     "words": "Words: log-odds, nats", "codes, binding": "Codes, both ways: log-odds, nats",
     "number": "Number: points of 9", "switch": "Another answer: share",
 }  # fmt: skip
+EDGE = "#333333"  # on the map's own colours, which are light in both themes
 BANDS = {"norm": {"alpha": 0.35}, "divergence": {"alpha": 0.2, "hatch": "////"}}
 LOOKS = {"gold": style.GOLD, "mold": style.MOLD, "path": style.PATH_BASELINE, "residual": style.REST}
 
@@ -147,7 +148,7 @@ def positions(found: dict) -> Figure:
         image = ax.imshow(values, aspect="auto", cmap="RdBu", vmin=-top, vmax=top, interpolation="nearest")
         edges = [i for i in range(1, len(rows)) if rows[i]["part"] != rows[i - 1]["part"]]
         for edge in edges:
-            ax.axvline(edge - 0.5, color=style.TRAINED, linewidth=0.8)
+            ax.axvline(edge - 0.5, color=EDGE, linewidth=0.8)
         starts = [0, *edges]
         ax.set_xticks(starts, [rows[i]["part"] for i in starts], fontsize=7, ha="left")
         ax.set_yticks([])
