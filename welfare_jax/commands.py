@@ -19,6 +19,7 @@ HELP = """Train a language model by RL in a text maze, read directions out of it
 --config=NAME          a name that `list` prints, or a Python file with get_config()
 --config.field=value   change a setting, such as --config.train.lr=1e-5
 --config.plan=True     load nothing, write nothing, only say what the run needs (with --config.topology=8xH100: of it)
+--config.plan=compile  the same from the compiler of a machine that need not be there (--config.topology=v6e-8)
 --workdir=DIR          the folder of the run; report.html in it is the result
 --version, --help      `python -m welfare_jax.main` is the same program
 

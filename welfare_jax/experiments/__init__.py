@@ -41,6 +41,17 @@ class Experiment(NamedTuple):
         return getattr(self.part("run"), self.plan)(config)
 
 
+PLANS = {"": "", "false": "", "true": "estimate", "compile": "compile"}
+
+
+def planning(config) -> str:
+    """What `config.plan` asks for instead of a run: "estimate", "compile", or "" for nothing."""
+    asked = str(config.get("plan", ""))
+    if asked.lower() not in PLANS:
+        raise InputError(f"config.plan={asked!r}: choose True, for an estimate, or compile")
+    return PLANS[asked.lower()]
+
+
 def find(job) -> Experiment:
     if job not in EXPERIMENTS:
         raise InputError(f"config.job={job!r}: choose one of {', '.join(EXPERIMENTS)}")

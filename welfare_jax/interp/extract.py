@@ -332,11 +332,13 @@ def live(model: decoder.Decoder, data: Split, axes=None) -> dict:
 
 
 def walk_data(
-    pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int, question: str = ""
-):
+    pieces, params: maze.Params, mesh, per_length: int, held_out: float, batch: int, seed: int, question: str = "",
+    put=hosts.put,
+):  # fmt: skip
     """(Split, facts) of fresh walks; `held_out` of every class and length stays out of the means.
 
-    Walks are read at the final letter (§2.3) or, with a question, where its answer would begin.
+    Walks are read at the final letter (§2.3) or, with a question, where its answer would begin. put(array, sharding)
+    brings them to the devices.
     """
     walks = walks_lib.generate(params, per_length, seed)
     samples = of_walks(pieces, walks)
@@ -346,7 +348,7 @@ def walk_data(
     if held_out and per_length > 1:  # of two walks, a fifth would be none
         kept = min(kept, per_length - 1)
     held = np.arange(len(walks.length)) % per_length >= kept
-    place = lambda a: hosts.put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
+    place = lambda a: put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
     data = split(samples, held, batch, place)
     counts = np.bincount(walks.final[~held], minlength=3)
     facts = {

@@ -42,6 +42,7 @@ FREE = (
     "model.path",
     "text.date",  # where it is written it is in the piece tables, whose digest is bound
 )
+PLANNING = {"plan", "plan_programs", "plan_file"}  # what is asked for instead of a run
 CONTENT = "content"  # digests of what a run depends on and its settings name by a path only; see `bound`
 
 
@@ -303,7 +304,7 @@ def differences(old: dict, new: dict, bound: bool = True) -> list[tuple]:
     """(field, old value, new value) of the settings that a resumed run must share, or of those it need not."""
     a, b = (flatten(json.loads(json.dumps(settings))) for settings in (old, new))
     free = lambda k: any(k == f or k.startswith(f + ".") for f in FREE)
-    fields = sorted(k for k in set(a) | set(b) if free(k) != bound)
+    fields = sorted(k for k in (set(a) | set(b)) - PLANNING if free(k) != bound)
     # A setting that came later and is left empty changes nothing; runs from before `outcome` were held to none.
     later = lambda k: k not in a and k.startswith("outcome.")
     return [(k, a.get(k), b.get(k)) for k in fields if a.get(k, "") != b.get(k, "") and not later(k)]

@@ -12,7 +12,7 @@ from welfare_jax.experiments.axis.settings import of_run
 from welfare_jax.experiments.evals import run as evaluation
 from welfare_jax.interp import extract, outcome, reading, vectors
 from welfare_jax.models import hf
-from welfare_jax.planning import estimate
+from welfare_jax.planning import compiled, estimate
 from welfare_jax.train import loop, organisms, shams, supervised
 
 
@@ -47,7 +47,7 @@ def run(config, workdir):
     analysis.axis_texts(setup, config)  # a file that cannot be read is refused before anything is trained
     outcome.Rule(**config.outcome)
     lap("build")
-    collect = loop.side_by_side(setup, config) if runs.several else loop.collector(setup, config)
+    collect = loop.collector(setup, config, runs.several)
     trained = loop.train(setup, config, workdir, collect, curves if runs.several or not curves else curves[0], supply)
     lap("train")
     facts = {"model": hf.named(config.model), "device": jax.devices()[0].device_kind}
@@ -107,4 +107,6 @@ def read(config, workdir):
 
 
 def plan(config) -> str:
+    if experiments.planning(config) == "compile":
+        return compiled.report(config)
     return estimate.report(config)

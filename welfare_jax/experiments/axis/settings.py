@@ -22,7 +22,9 @@ def tree() -> dict:
     return {
         "job": "rl",
         "seed": 0,
-        "plan": Setting(False, "only print what the run would need"),
+        "plan": Setting("", "True: only print what the run would need; compile: what its compiler makes of it"),
+        "plan_programs": Setting("", "with plan=compile: which programs, such as rollout,update; empty: all"),
+        "plan_file": Setting("", "with plan=compile: a file for the same as JSON"),
         "topology": Setting("", "the machine to plan for: v5e-8, v5p-16, 8xH100, ...; empty: the common ones"),
         "model": {
             "path": Setting("", "a folder, a GGUF file or a hub name"),
@@ -156,7 +158,10 @@ def of_run(config) -> ConfigDict:
     path = pathlib.Path(config.run).expanduser() / "config.json"
     try:
         saved = textfiles.loads(textfiles.data(path), str(path))
-        out, present = rl(), ("extract", "axes", "steer", "evals", "mesh", "distributed")
+        out, present = (
+            rl(),
+            ("plan", "plan_programs", "plan_file", "extract", "axes", "steer", "evals", "mesh", "distributed"),
+        )
         out.update({k: v for k, v in saved.items() if k in out and k not in present})
     except (InputError, AttributeError, TypeError, KeyError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
