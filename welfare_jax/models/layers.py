@@ -50,7 +50,7 @@ def _narrow_product_bwd(saved, g):
     return g @ a.astype(x.dtype).T, _kernel_gradient(x, g).astype(a.dtype)
 
 
-narrow_product.defvjp(lambda x, a: (narrow_product(x, a), (x, a)), _narrow_product_bwd)
+narrow_product.defvjp(lambda x, a: (x @ a.astype(x.dtype), (x, a)), _narrow_product_bwd)
 
 
 @jax.custom_vjp
@@ -64,7 +64,7 @@ def _wide_product_bwd(saved, g):
     return g @ b.astype(x.dtype).T, _product(x.T, g).astype(b.dtype)
 
 
-wide_product.defvjp(lambda x, b: (wide_product(x, b), (x, b)), _wide_product_bwd)
+wide_product.defvjp(lambda x, b: (x @ b.astype(x.dtype), (x, b)), _wide_product_bwd)
 
 
 @jax.custom_vjp
@@ -147,8 +147,8 @@ class Linear(nnx.Module):
             if _merges(rows, kernel):
                 y = merged_product(rows, kernel, a, b)
             else:
-                low = narrow_product(rows, a)
-                y = rows @ kernel + (low @ b if x.dtype == b.dtype else wide_product(low, b))
+                second = jnp.matmul if x.dtype == b.dtype else wide_product
+                y = rows @ kernel + second(narrow_product(rows, a), b)
         if self.bias is not None:
             y = y + self.bias[...]
         return y.reshape(*x.shape[:-1], -1)
