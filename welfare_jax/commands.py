@@ -21,6 +21,7 @@ HELP = """Train a language model by RL in a text maze, read directions out of it
 --config.plan=True     load nothing, write nothing, say what the run needs and takes; with --config.topology=8xH100
                        on that machine, with --config.price=20 (an hour of it) at what cost
 --config.smoke=True    of a main job: two steps and every stage once, beside what the plan says
+--config.plan=compile  the same from the compiler of a machine that need not be there (--config.topology=v6e-8)
 --workdir=DIR          the folder of the run; report.html in it is the result
 --version, --help      `python -m welfare_jax.main` is the same program
 

@@ -26,7 +26,7 @@ def parse(argv):
         if address[1].lower() == "file":
             advice = "name the folder without file://"
         raise InputError(f"--workdir={WORKDIR.value}: runs are written to folders, not to addresses; {advice}")
-    if not WORKDIR.value and not config.get("plan"):
+    if not WORKDIR.value and not experiments.planning(config):
         raise InputError("--workdir is missing: name the folder that this run may fill")
     return config, pathlib.Path(WORKDIR.value or ".").expanduser()
 
@@ -77,7 +77,7 @@ BY_HAND = 130  # after a Ctrl-C: it would continue too, but no launcher starts i
 def start(config, workdir):
     """Run the job that `config` names, where `distributed.coordinator` says so as one of several processes."""
     experiment = experiments.find(config.get("job"))
-    if config.get("plan"):
+    if experiments.planning(config):
         for line in experiment.planned(config, workdir):
             say(line)
         return

@@ -1,5 +1,6 @@
 """The device mesh (data, fsdp, tensor), the table that says how parameters lie on it, the devices of a `jax.pmap`."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -98,15 +99,41 @@ class Devices(NamedTuple):
     name: str | None = None
     count: int = 1
     mesh: object = None  # under `jax.jit`, where there is more than one device
+    axes: tuple[str, ...] = ROWS[0]  # of the mesh, that rows are dealt over
 
     @property
     def rows(self) -> int:
         """Among how many devices the rows of an array that this program sees are dealt."""
-        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self.axes)
 
     def hold(self, x):
         """The same [B, ...], its rows kept on their devices: else XLA may cut it as the weights that it meets."""
-        return x if self.mesh is None else jax.lax.with_sharding_constraint(x, rows(self.mesh))
+        if self.mesh is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(self.axes)))
+
+    @property
+    def apart(self) -> int:
+        """Under `jax.jit`: along the data axis, how many devices have rows of their own."""
+        return 1 if self.mesh is None or "data" not in self.axes else self.mesh.shape["data"]
+
+    def each(self, function):
+        """`function(tree, Devices)` of rows as a function of all rows. Where devices are `apart`, its results have a
+        leading axis: one for each of them, where it was worked out and where it lies."""
+        if self.apart == 1:
+            return lambda rows: function(rows, self)
+        own, free = self._replace(axes=tuple(axis for axis in self.axes if axis != "data")), P.UNCONSTRAINED
+
+        def lay(a, *axes):
+            where = P(*axes, *[free] * (a.ndim - len(axes)))
+            return jax.lax.with_sharding_constraint(a, NamedSharding(self.mesh, where))
+
+        def deal(a):
+            a = a.reshape(own.rows, self.apart, -1, *a.shape[1:]).swapaxes(0, 1)
+            return lay(a.reshape(self.apart, -1, *a.shape[3:]), "data", own.axes)
+
+        run = jax.vmap(lambda rows: function(rows, own), spmd_axis_name="data")
+        return lambda rows: jax.tree.map(lambda a: lay(a, "data"), run(jax.tree.map(deal, rows)))
 
     def mine(self, tree):
         """This device's rows of leaves [B, ...] that every device has whole."""

@@ -13,7 +13,9 @@ class Setting(NamedTuple):
 
 # What is asked of the planner (welfare_jax/planning/). It changes no result, and no checkpoint is bound to it.
 RENTING = {
-    "plan": Setting(False, "only print what the run would need"),
+    "plan": Setting("", "True: only print what the run would need; compile: what its compiler makes of it"),
+    "plan_programs": Setting("", "with plan=compile: which programs, such as rollout,update; empty: all"),
+    "plan_file": Setting("", "with plan=compile: a file for the same as JSON"),
     "topology": Setting("", 'the machine to plan for: v5e-8, 8xH100, "here", ...; empty: the common ones'),
     "price": Setting(0.0, "of that machine an hour, in your currency: the plan then says what the run costs"),
     "efficiency": Setting(0.3, "share of the stated rates that is hoped for, in the plan's hours"),

@@ -251,13 +251,13 @@ def call(monkeypatch, capsys, c):
 
 def test_the_command(monkeypatch, capsys, main_run, small_run):
     monkeypatch.setattr(estimate, "source", lambda c: main_run[1])
-    status, said = call(monkeypatch, capsys, paper(plan=True, topology="1xH100"))
+    status, said = call(monkeypatch, capsys, paper(plan="True", topology="1xH100"))
     assert status == 0 and not said.err
     for words in ("4,088,528,384 parameters, 66,060,288 trained", "does not fit", "--config.train.rollout_batch=256"):
         assert words in said.out
     monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
     monkeypatch.setattr(devices, "COMMON", ("1xH100", "v5e-8", "v6e-256"))
-    status, said = call(monkeypatch, capsys, settings(plan=True))
+    status, said = call(monkeypatch, capsys, settings(plan="True"))
     lines = said.out.splitlines()[2:5]
     assert status == 0 and [line.split()[0] for line in lines] == list(devices.COMMON)
     hours = said.out.splitlines()[-3:]
@@ -283,7 +283,7 @@ def test_the_command_needs_no_folder():
     ],
 )
 def test_bad_plans_end_in_one_line(changes, said, monkeypatch, capsys):
-    status, out = call(monkeypatch, capsys, settings(plan=True, **changes))
+    status, out = call(monkeypatch, capsys, settings(plan="True", **changes))
     assert status == 2 and said in out.err and len(out.err.splitlines()) == 1 and "Traceback" not in out.err
 
 

@@ -40,7 +40,7 @@ def shared():
     """(setup, collect): the model, the pieces and the rollout are the same for all algorithms."""
     cfg = settings("dr_grpo")
     setup = build(cfg)
-    return setup, loop.side_by_side(setup, cfg)
+    return setup, loop.collector(setup, cfg, True)
 
 
 def rewards(shared, trainable, cfg, batches=6):
@@ -67,10 +67,10 @@ def test_reinforcement_learning_improves_the_reward(name, shared):
     own, tx = loop.runs(setup, cfg), state.optimizer(cfg.train)
     if name == "rl_fft":  # other parameters are trained: another structure
         setup = build(cfg)
-        own, collect = loop.runs(setup, cfg), loop.side_by_side(setup, cfg)
+        own, collect = loop.runs(setup, cfg), loop.collector(setup, cfg, True)
     now, places = loop.fresh(own, tx, setup.mesh)
     update = loop.updater(setup, cfg, tx, places, True)
-    play = loop.side_by_side(setup, cfg) if more else collect
+    play = loop.collector(setup, cfg, True) if more else collect
     before = rewards((setup, collect), now.trainable, cfg)
     for i in range(rounds):
         played, _ = play(now.trainable, setup.frozen, own.keys, i, cfg.train.temperature, own.tiles)

@@ -48,7 +48,7 @@ def rows(folder):
 def together(settings, tmp_path_factory):
     cfg, workdir = settings(**LISTS), tmp_path_factory.mktemp("together")
     begin, setup = time.perf_counter(), loop.build(cfg)
-    trained = loop.train(setup, cfg, workdir, loop.side_by_side(setup, cfg))
+    trained = loop.train(setup, cfg, workdir, loop.collector(setup, cfg, True))
     return cfg, workdir, jax.device_get(trained), time.perf_counter() - begin
 
 

@@ -41,7 +41,22 @@ class Experiment(NamedTuple):
         if not self.plan:
             known = ", ".join(repr(job) for job, one in EXPERIMENTS.items() if one.plan)
             raise InputError(f"config.plan: job {config.job!r} cannot be planned, only {known}")
+        if planning(config) == "compile" and config.job != "rl":
+            raise InputError(
+                f"config.plan=compile: compiles the main job's programs, not those of {config.job!r}"
+            )
         return getattr(self.part("plan"), self.plan)(config, workdir)
+
+
+PLANS = {"": "", "false": "", "true": "estimate", "compile": "compile"}
+
+
+def planning(config) -> str:
+    """What `config.plan` asks for instead of a run: "estimate", "compile", or "" for nothing."""
+    asked = str(config.get("plan", ""))
+    if asked.lower() not in PLANS:
+        raise InputError(f"config.plan={asked!r}: choose True, for an estimate, or compile")
+    return PLANS[asked.lower()]
 
 
 def find(job) -> Experiment:

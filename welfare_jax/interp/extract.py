@@ -330,8 +330,8 @@ class WalkSettings:
             raise InputError(f"extract.held_out={self.held_out}: must be a share, from 0 to less than 1")
 
 
-def walk_data(pieces, params: maze.Params, mesh, which: WalkSettings, seed: int):
-    """(Split, facts) of fresh walks."""
+def walk_data(pieces, params: maze.Params, mesh, which: WalkSettings, seed: int, put=hosts.put):
+    """(Split, facts) of fresh walks. put(array, sharding) brings them to the devices."""
     walks = walks_lib.generate(params, which.per_length, seed)
     samples = of_walks(pieces, walks)
     if which.question:
@@ -340,7 +340,7 @@ def walk_data(pieces, params: maze.Params, mesh, which: WalkSettings, seed: int)
     if which.held_out and which.per_length > 1:  # of two walks, a fifth would be none
         kept = min(kept, which.per_length - 1)
     held = np.arange(len(walks.length)) % which.per_length >= kept
-    place = lambda a: hosts.put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
+    place = lambda a: put(a, mesh_lib.rows_of_parts(mesh, a.shape[1]))
     data = split(samples, held, which.batch, place)
     counts = np.bincount(walks.final[~held], minlength=3)
     facts = {

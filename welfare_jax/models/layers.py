@@ -22,26 +22,49 @@ PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 kept = functools.partial(jax.checkpoint, policy=PRODUCTS, prevent_cse=False)
 
 
+def _product(x, y):
+    """x y for gradients, at least in float32."""
+    return jnp.matmul(x, y, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _kernel_gradient(x, g):
-    """x^T g, for tokens x [N, in] and narrow g [N, r], in a way that is quick on CPU.
+    """x^T g, at least in float32, for tokens x [N, in] and narrow g [N, r], in a way that is quick on CPU.
 
     XLA makes x^T g of (g^T x)^T too, which takes three times as long, unless something stands in between.
     """
-    return jax.lax.optimization_barrier(g.T @ x).T
+    return jax.lax.optimization_barrier(_product(g.T, x)).T
 
 
 @jax.custom_vjp
 def narrow_product(x, a):
-    """x A for tokens x [N, in] and a narrow A [in, r]."""
-    return x @ a
+    """x A for tokens x [N, in] and a narrow A [in, r] in float32, which is rounded to the type of x.
+
+    So is the product below, and their gradients are not rounded: rounded sums would be added up over micro-batches and
+    devices.
+    """
+    return x @ a.astype(x.dtype)
 
 
 def _narrow_product_bwd(saved, g):
     x, a = saved
-    return g @ a.T, _kernel_gradient(x, g)
+    return g @ a.astype(x.dtype).T, _kernel_gradient(x, g).astype(a.dtype)
 
 
-narrow_product.defvjp(lambda x, a: (x @ a, (x, a)), _narrow_product_bwd)
+narrow_product.defvjp(lambda x, a: (x @ a.astype(x.dtype), (x, a)), _narrow_product_bwd)
+
+
+@jax.custom_vjp
+def wide_product(x, b):
+    """x B for x [N, r] and B [r, out] in float32."""
+    return x @ b.astype(x.dtype)
+
+
+def _wide_product_bwd(saved, g):
+    x, b = saved
+    return g @ b.astype(x.dtype).T, _product(x.T, g).astype(b.dtype)
+
+
+wide_product.defvjp(lambda x, b: (x @ b.astype(x.dtype), (x, b)), _wide_product_bwd)
 
 
 @jax.custom_vjp
@@ -72,13 +95,18 @@ def for_accelerators():
         _elsewhere.reset(token)
 
 
+def on_cpu() -> bool:
+    """Whether what is being traced will run on CPUs."""
+    return jax.default_backend() == "cpu" and not _elsewhere.get()
+
+
 def _merges(x, w) -> bool:
     """Whether x (W + A B) is less work than x W + (x A) B, and as exact.
 
     Where products read less than float32, as those of accelerators do even of float32 arrays, W would swallow a small
     A B.
     """
-    exact = x.dtype == w.dtype == jnp.float32 and jax.default_backend() == "cpu" and not _elsewhere.get()
+    exact = x.dtype == w.dtype == jnp.float32 and on_cpu()
     return exact and len(x) * sum(w.shape) > w.size
 
 
@@ -119,7 +147,8 @@ class Linear(nnx.Module):
             if _merges(rows, kernel):
                 y = merged_product(rows, kernel, a, b)
             else:
-                y = rows @ kernel + narrow_product(rows, a.astype(x.dtype)) @ b.astype(x.dtype)
+                second = jnp.matmul if x.dtype == b.dtype else wide_product
+                y = rows @ kernel + second(narrow_product(rows, a), b)
         if self.bias is not None:
             y = y + self.bias[...]
         return y.reshape(*x.shape[:-1], -1)

@@ -15,8 +15,8 @@ from welfare_jax.models.layers import ACTIVATIONS, Linear, Lora
 
 @jax.custom_vjp
 def grouped(x, w, expert):
-    """x [M, S, in] times w[expert] [in, out], block by block: [M, S, out]; expert int32 [M]."""
-    return jax.lax.map(lambda block: block[0] @ w[block[1]], (x, expert))
+    """x [M, S, in] times w[expert] [in, out] in the type of x, block by block: [M, S, out]; expert int32 [M]."""
+    return jax.lax.map(lambda block: block[0] @ w[block[1]].astype(x.dtype), (x, expert))
 
 
 def _grouped_fwd(x, w, expert):
@@ -31,7 +31,7 @@ def _grouped_bwd(saved, dy):
         x, dy, e = block
         return total.at[e].add(jnp.einsum("si,so->io", x, dy, preferred_element_type=total.dtype)), None
 
-    dx = jax.lax.map(lambda block: block[0] @ w[block[1]].T, (dy, expert))
+    dx = jax.lax.map(lambda block: block[0] @ w[block[1]].astype(x.dtype).T, (dy, expert))
     dw, _ = jax.lax.scan(add, jnp.zeros(w.shape, jnp.float32), (x, dy, expert))
     return dx, dw.astype(w.dtype), None
 
@@ -55,8 +55,9 @@ class ExpertLinear(nnx.Module):
         if self.bias is not None:
             y = y + self.bias[...][expert][:, None]
         if self.lora_a is not None and self.lora_b is not None:
-            low = grouped(x, self.lora_a[...].astype(x.dtype), expert)
-            y = y + grouped(low, (self.lora_scale * self.lora_b[...]).astype(x.dtype), expert)
+            # As they are, in float32: a gradient has the type of what it is for.
+            low = grouped(x, self.lora_a[...], expert)
+            y = y + grouped(low, self.lora_scale * self.lora_b[...], expert)
         return y
 
 

@@ -77,7 +77,7 @@ def source(config) -> Source:
     return Source(spec, text.stand_in(config.maze.size), "no tokenizer at hand: texts as long as Qwen3's", {})
 
 
-def _start(spec: Spec, config):
+def start(spec: Spec, config):
     """(graphdef, the model's parameters, trained ones, frozen ones) as shapes, by what a run starts with."""
     graphdef, shapes = decoder.structure(spec, None, config.model.dtype)
     found = []
@@ -93,7 +93,7 @@ def _start(spec: Spec, config):
 
 def resident(spec: Spec, config, mesh) -> tuple[int, int, int]:
     """(weights, trained parameters with their first copy, optimiser state): bytes on each device."""
-    _, shapes, trainable, _ = _start(spec, config)
+    _, shapes, trainable, _ = start(spec, config)
     opt_state = jax.eval_shape(state.optimizer(config.train).init, trainable)
     now = state.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, opt_state)
     own = jax.tree.map(_share, now, state.shardings(mesh, now))
@@ -132,7 +132,7 @@ def local(spec: Spec, config, mesh) -> tuple[Spec, ConfigDict]:
 def rollout(spec: Spec, pieces: text.Pieces, config) -> tuple[cost.Cost, int, tuple]:
     """(cost, bytes of the cache, shapes of the episodes) of one device's rollout; spec and config as `local`."""
     cfg, params, dtype = config.train, maze.Params(**config.maze.to_dict()), jnp.dtype(config.model.dtype)
-    graphdef, _, trainable, frozen = _start(spec, config)
+    graphdef, _, trainable, frozen = start(spec, config)
     program = step.make_collect(
         graphdef, pieces, params, cfg.groups, cfg.group_size, cfg.merge_lora, None, dtype, cfg.rollout_batch
     )
@@ -147,7 +147,7 @@ def rollout(spec: Spec, pieces: text.Pieces, config) -> tuple[cost.Cost, int, tu
 def update(spec: Spec, pieces: text.Pieces, config, episodes) -> cost.Cost:
     """The cost of one device's update; spec and config as `local`, episodes as `rollout` gives them."""
     cfg, dtype, algorithm = config.train, jnp.dtype(config.model.dtype), ALGORITHMS[config.train.algorithm]
-    graphdef, _, trainable, frozen = _start(spec, config)
+    graphdef, _, trainable, frozen = start(spec, config)
     tx = state.optimizer(cfg)
     now = state.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(tx.init, trainable))
     if algorithm.planned:
@@ -190,7 +190,7 @@ def make(config, topology: str, known: Source) -> Plan:
     )  # fmt: skip
     several, cfg = len(organisms.configs(config)), own.train
     # Every pass reads all weights: a turn of a rollout, a gradient pass forward, again where recomputed, and back.
-    weights = cost.tree_size(_start(spec, own)[1])
+    weights = cost.tree_size(start(spec, own)[1])
     rows = cfg.groups * cfg.group_size
     parts = rows // (cfg.rollout_batch or rows)
     examples = own.sft.batch if ALGORITHMS[cfg.algorithm].planned else cfg.keep_best or rows
@@ -292,7 +292,7 @@ def lines(config):
     ones where none is named. A generator whose value is the named machine's `Plan`, as fitted; else None."""
     loop.check(config)
     known, name = source(config), config.topology
-    _, _, trainable, frozen = _start(known.spec, config)
+    _, _, trainable, frozen = start(known.spec, config)
     total, count = (sum(v.size for v in part.values()) for part in (frozen | trainable, trainable))
     slots = known.pieces.slots(config.maze.turns, not config.maze.wind)
     episodes = config.train.groups * config.train.group_size

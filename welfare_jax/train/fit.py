@@ -52,7 +52,7 @@ def make_update(loss, tx, cfg):
 
     def update(now: state.State, frozen, batch):
         rate = cfg.lr * objectives.schedule(cfg.schedule, now.step, cfg.schedule_steps, cfg.warmup, cfg.schedule_rate)
-        own = lambda trainable, part: loss(trainable, frozen, part)
+        own = lambda trainable, part, _: loss(trainable, frozen, part)
         (numerator, (denominator, metrics)), grads = step.accumulate(own, now.trainable, batch, cfg.micro_batch)
         grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
         updates, opt_state = tx.update(grads, now.opt_state, now.trainable, lr=rate)

@@ -188,15 +188,26 @@ def shuffle_seed(config):
     return jnp.uint32(max(1, (config.seed + 1) % 2**32))
 
 
-def collector(setup: Setup, config):
-    """The compiled rollout with its interventions, for training and for looking at episodes afterwards."""
+def rollout_program(setup: Setup, config, several: bool = False):
+    """The rollout `(trainable, frozen, key, step, temperature, iv, tiles)`, to be compiled.
+
+    several: of organisms, whose parameters, keys and tiles have a leading axis.
+    """
     cfg, where = config.train, parallel.devices(config, setup.mesh)
+    # Organisms that play at once would each need the whole merged weights for itself.
+    merged = cfg.merge_lora and (not several or organisms.one_by_one())
     program = step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, cfg.merge_lora, setup.mesh, setup.dtype,
-        cfg.rollout_batch, where,
+        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, merged, setup.mesh, setup.dtype,
+        cfg.rollout_batch, mesh_lib.ONE if several else where,
     )  # fmt: skip
-    program = parallel.collect(program, where, setup.mesh)
-    iv, _ = intervene.build(cfg.intervene, setup.lm.spec)
+    if several:
+        return jax.jit(organisms.each(program, (0, None, 0, None, None, None, 0)))
+    return parallel.collect(program, where, setup.mesh)
+
+
+def collector(setup: Setup, config, several: bool = False):
+    """The compiled rollout with its interventions, for training and for looking at episodes afterwards."""
+    program, (iv, _) = rollout_program(setup, config, several), intervene.build(config.train.intervene, setup.lm.spec)
 
     def collect(trainable, frozen, seed_key, i, temperature, tiles=None):
         return program(trainable, frozen, seed_key, i, temperature, iv, tiles)
@@ -204,30 +215,12 @@ def collector(setup: Setup, config):
     return collect
 
 
-def side_by_side(setup: Setup, config):
-    """`collector` for organisms: parameters, keys and tiles have a leading axis."""
-    cfg = config.train
-    program = step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size,
-        cfg.merge_lora and organisms.one_by_one(),  # at once, each would need the whole weights for itself
-        setup.mesh, setup.dtype, cfg.rollout_batch,
-    )  # fmt: skip
-    program = jax.jit(organisms.each(program, (0, None, 0, None, None, None, 0)))
-    iv, _ = intervene.build(cfg.intervene, setup.lm.spec)
-
-    def collect(trainable, frozen, keys, i, temperature, tiles):
-        return program(trainable, frozen, keys, i, temperature, iv, tiles)
-
-    return collect
-
-
-def updater(setup: Setup, config, tx, places, several: bool, width: int = 0):
-    """The compiled update `(state, frozen, initial, rows, played, knobs) -> (state, metrics)`.
+def update_program(setup: Setup, config, tx, places, several: bool, width: int = 0):
+    """The update `(state, frozen, initial, rows, played, knobs, iv) -> (state, metrics)`, to be compiled.
 
     rows: a batch of planned trajectories, played: episodes, each None where the algorithm does without.
     """
     cfg, where = config.train, parallel.devices(config, setup.mesh)
-    _, iv = intervene.build(cfg.intervene, setup.lm.spec)
     if width:
         imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg, width, setup.dtype, where)
         program = lambda now, frozen, initial, rows, played, knobs, iv: imitate(now, frozen, rows, played, knobs, iv)
@@ -238,15 +231,26 @@ def updater(setup: Setup, config, tx, places, several: bool, width: int = 0):
         )
     if several:
         program = organisms.each(program, (0, None, 0, None, 0, 0, None))
-    program = parallel.update(program, where, setup.mesh, places)
+    return parallel.update(program, where, setup.mesh, places)
+
+
+def updater(setup: Setup, config, *args):
+    """`update_program` with the interventions of the settings."""
+    program, (_, iv) = update_program(setup, config, *args), intervene.build(config.train.intervene, setup.lm.spec)
     return lambda *args: program(*args, iv)
+
+
+def begin(own: Runs, tx) -> state.State:
+    """The state before the first step."""
+    trainable = jax.tree.map(jnp.copy, own.initial)  # the update gives its input's memory away
+    opt_state = jax.vmap(tx.init)(trainable) if own.several else tx.init(trainable)
+    steps = jnp.zeros(own.tiles.shape[:1], jnp.int32) if own.several else jnp.int32(0)
+    return state.State(steps, trainable, opt_state)
 
 
 def fresh(own: Runs, tx, mesh):
     """(the state before the first step, where its leaves lie)."""
-    trainable = jax.tree.map(jnp.copy, own.initial)  # the update gives its input's memory away
-    opt_state = jax.vmap(tx.init)(trainable) if own.several else tx.init(trainable)
-    now = state.State(jnp.zeros(own.tiles.shape[:1], jnp.int32) if own.several else jnp.int32(0), trainable, opt_state)
+    now = begin(own, tx)
     places = state.shardings(mesh, now, own.several)
     return hosts.put(now, places), places
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from welfare_jax import hosts, runtime
 from welfare_jax.errors import InputError
+from welfare_jax.models import layers
 from welfare_jax.text import pieces as text
 from welfare_jax.train import checkpoints
 
@@ -53,7 +54,7 @@ def tiles(config, own: list[ConfigDict]):
 def one_by_one() -> bool:
     """Whether organisms take turns within a step. On CPU they do: batched products of thin matrices run there on a
     single core, and three organisms of 135M parameters side by side took four times as long as one after another."""
-    return jax.default_backend() == "cpu"
+    return layers.on_cpu()
 
 
 def each(program, in_axes):

@@ -111,7 +111,7 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_li
     if config.epochs * config.minibatches > 1:  # whose parts are drawn anew
         alike = 1
 
-    def outputs(trainable, frozen, tokens, mask, read, temperature, iv):
+    def outputs(trainable, frozen, tokens, mask, read, temperature, iv, devices=devices):
         """Log-probabilities [B, N, 4], their logsumexp before [B, N], and what the value head says [B, N]."""
         model = decoder.bind(graphdef, join(trainable, frozen, dtype))
         common = math.gcd(alike, len(tokens) // devices.rows)
@@ -133,8 +133,8 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_li
             config.value_clip, config.value_coef, config.soft_q, config.gamma, config.entropy, config.kl,
         )  # fmt: skip
 
-        def loss(trainable, part):
-            new, soft, values = outputs(trainable, frozen, *part[:3], temperature, iv)
+        def loss(trainable, part, devices):
+            new, soft, values = outputs(trainable, frozen, *part[:3], temperature, iv, devices)
             numerator, denominator, metrics = objective(
                 part.batch._replace(soft_values=soft, values=values), new, numbers
             )
@@ -186,16 +186,27 @@ def uncut(parts, dealt: int = 1):
 
 
 def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
-    """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples and devices."""
+    """((numerator, (denominator, metrics)), gradients), summed over micro-batches of `size` examples and devices.
+
+    `loss(trainable, examples, devices)`. Every device along the data axis sums up its own examples' gradients, in the
+    parameters' type, and they are added up over that axis once, after the last micro-batch.
+    """
     grad = jax.value_and_grad(loss, has_aux=True)
+    each = devices.each(lambda part, own: grad(trainable, part, own))
     parts = cut(devices.mine(examples), size // devices.count, devices.rows)
 
     def body(total, part):
-        return jax.tree_util.tree_map_with_path(_gather, total, grad(trainable, part)), None
+        return jax.tree_util.tree_map_with_path(_gather, total, each(part)), None
 
-    shapes = jax.eval_shape(grad, trainable, jax.tree.map(lambda a: a[0], parts))
+    shapes = jax.eval_shape(each, jax.tree.map(lambda a: a[0], parts))
     total = jax.lax.scan(body, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)[0]
-    return jax.tree_util.tree_map_with_path(lambda p, a: devices.max(a) if _is_max(p) else devices.sum(a), total)
+
+    def whole(path, a):
+        if devices.apart > 1:
+            a = a.max(0) if _is_max(path) else a.sum(0)
+        return devices.max(a) if _is_max(path) else devices.sum(a)
+
+    return jax.tree_util.tree_map_with_path(whole, total)
 
 
 def make_update(

@@ -1,10 +1,11 @@
 """What the main job, and the analysis alone, would need: memory on every device, then hours and cost."""
 
+from welfare_jax import experiments
 from welfare_jax.envs import walks
 from welfare_jax.experiments.axis import smoke
 from welfare_jax.experiments.axis.settings import of_run
 from welfare_jax.interp.axes import comparison, texts
-from welfare_jax.planning import estimate, evaluations, work
+from welfare_jax.planning import compiled, estimate, evaluations, work
 from welfare_jax.train import organisms
 from welfare_jax.train.algorithms import ALGORITHMS
 
@@ -14,6 +15,9 @@ COMPARED = {"reviews": 1, "prompts": 2, "assent": 1, "success": 1}  # texts of a
 
 
 def run(config, workdir):
+    if experiments.planning(config) == "compile":
+        yield compiled.report(config)
+        return
     config = smoke.shortened(config) if config.smoke else config
     plan = yield from estimate.lines(config)
     yield from work.report(config, stages(config, workdir, plan))

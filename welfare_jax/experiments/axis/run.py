@@ -50,7 +50,7 @@ def run(config, workdir):
     analysis.axis_texts(setup, config)  # a file that cannot be read is refused before anything is trained
     outcome.Rule(**config.outcome)
     lap("build")
-    collect = loop.side_by_side(setup, config) if runs.several else loop.collector(setup, config)
+    collect = loop.collector(setup, config, runs.several)
     trained = loop.train(setup, config, workdir, collect, curves if runs.several or not curves else curves[0], supply)
     lap("train")
     facts = {"model": hf.named(config.model), "device": jax.devices()[0].device_kind}

@@ -62,7 +62,7 @@ def optimizer(config) -> optax.GradientTransformation:
 def make_update(graphdef, tx, config):
     """`update(state, batch) -> (state, metrics)`; batch {"tokens", "weights"} [B, T]."""
 
-    def loss(params, part):
+    def loss(params, part, _):
         model = decoder.bind(graphdef, state.join(params, {}, jnp.dtype(config.dtype)))
         numerator, denominator = loss_sums(model, part["tokens"], part["weights"], config.train.remat)
         return numerator, (denominator, {})

@@ -161,7 +161,7 @@ def cell(config, arm: str, folder) -> dict:
     before = [{q: r(full(s, s.initial)) for q, r in mine.items()} for s, mine in zip(each, readings)]
     program = reading.live_program(setup.graphdef, setup.join)
     curves = [_curve(program, mine, found) for mine, found in zip(readings, before)]
-    trained = loop.train(setup, own, place, loop.side_by_side(setup, own), curves)
+    trained = loop.train(setup, own, place, loop.collector(setup, own, True), curves)
     after = [
         {q: r(full(s, organisms.take(trained, i))) for q, r in mine.items()}
         for i, (s, mine) in enumerate(zip(each, readings))
