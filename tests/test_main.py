@@ -121,7 +121,7 @@ def letters_that_begin_alike(folder):
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.normalizer = normalizers.Replace("S", "NS")
     tokenizer.save(str(folder / "tokenizer.json"))
-    return folder, ["all four must differ"]
+    return folder, ["all must differ"]
 
 
 def without_template(folder):

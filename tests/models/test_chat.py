@@ -68,3 +68,47 @@ def test_prompts_are_rendered_by_the_chat_template(tiny_tokenizer):
         )["input_ids"]
         np.testing.assert_array_equal(tokens[row][mask[row]], want)
         assert mask[row, -1] and (np.diff(mask[row].astype(int)) >= 0).all()  # against the right edge
+
+
+class Column:
+    """As a column of `datasets`: no list, and no string."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Column(["Hi", "How is it going?"]),
+        [{"text": "Hi", "label": 1}, {"text": "How is it going?", "label": 0}],
+        Column([{"prompt": "Hi"}, {"messages": [{"role": "user", "content": "How is it going?"}]}]),
+        (text for text in ("Hi", "How is it going?")),
+        np.array(["Hi", "How is it going?"]),
+    ],
+    ids=["column", "rows", "table", "generator", "array"],
+)
+def test_data_sets_are_lists_of_prompts(given, tiny_tokenizer):
+    got = chat.encode(tiny_tokenizer, given)
+    for a, b in zip(got, chat.encode(tiny_tokenizer, ["Hi", "How is it going?"])):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train": ["Hi"], "test": ["Ho"]}, "a dictionary of train, test"),
+        ([{"question": "Hi"}], "row with question: needs one of messages, prompt, text, has 0"),
+        ([{"prompt": "Hi", "text": "Ho"}], "has 2 of them"),
+    ],
+)
+def test_rows_that_do_not_say_what_is_meant_are_refused(given, said, tiny_tokenizer):
+    with pytest.raises(InputError, match=said) as error:
+        chat.encode(tiny_tokenizer, given)
+    assert "\n" not in str(error.value)

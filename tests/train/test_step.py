@@ -163,9 +163,9 @@ def test_merged_adapters_play_the_same_episodes(world, played, collect):
 
 
 def test_episodes_follow_from_seed_and_step(collect, played):
-    again, grids = collect()
+    again, starts = collect()
     assert jax.tree.all(jax.tree.map(jnp.array_equal, again, played))
-    assert grids.shape == (2, 15, 15)
+    assert starts.grid.shape == (2, 15, 15)
     assert (played.x[:4, 0] == played.x[0, 0]).all() and (played.order[:4, 0] == played.order[0, 0]).all()
     for other in (collect(i=1)[0], collect(seed=jax.random.key(1))[0]):
         assert not jnp.array_equal(other.tokens, played.tokens)

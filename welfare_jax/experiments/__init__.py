@@ -42,9 +42,7 @@ class Experiment(NamedTuple):
             known = ", ".join(repr(job) for job, one in EXPERIMENTS.items() if one.plan)
             raise InputError(f"config.plan: job {config.job!r} cannot be planned, only {known}")
         if planning(config) == "compile" and config.job != "rl":
-            raise InputError(
-                f"config.plan=compile: compiles the main job's programs, not those of {config.job!r}"
-            )
+            raise InputError(f"config.plan=compile: compiles the main job's programs, not those of {config.job!r}")
         return getattr(self.part("plan"), self.plan)(config, workdir)
 
 

@@ -134,6 +134,22 @@ def _attend_bwd(scale, cap, filled, saved, d_out):
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
+def pattern(q, parts, qpos, window, scale, cap=0.0, sinks=None):
+    """The attention weights [B, T, H, S] in float32, over the slots of all parts side by side; arguments as in
+    `attend`. Zero where a query does not see a slot; with sinks the weights of a query add up to less than one."""
+    B, H, T, _ = q.shape
+    folded = _fold(q, parts[0][0].shape[1])
+    every = _all_scores(folded, parts, qpos, window, scale, cap, False)
+    scores = jnp.concatenate([jnp.where(counts, s * by, _HIDDEN) for s, by, counts in every], -1).reshape(B, H, T, -1)
+    top = scores.max(-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks.astype(jnp.float32)[None, :, None, None]
+        top = jnp.maximum(top, sinks)
+    weights = jnp.where(scores > _HIDDEN, jnp.exp(scores - top), 0.0)
+    total = weights.sum(-1, keepdims=True) + (0.0 if sinks is None else jnp.exp(sinks - top))
+    return (weights / jnp.where(total > 0.0, total, 1.0)).swapaxes(1, 2)
+
+
 def attend_library(q, parts, qpos, window, scale, implementation):
     """As `attend`, by `jax.nn.dot_product_attention` ("xla" or "cudnn"): no caps, no sinks, windows by its mask."""
     k, v = (jnp.concatenate([part[i] for part in parts], 2).swapaxes(1, 2) for i in (0, 1))

@@ -1,13 +1,43 @@
 """Conversations as padded token rows, and which of their tokens the assistant said."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from welfare_jax import templates
 from welfare_jax.errors import InputError
 
+FIELDS = ("messages", "prompt", "text")  # of a data set's row, the one that holds what is said
+
+
+def rows(given) -> list:
+    """Texts or conversations as a list: of a list, or of whatever can be gone through, such as a data set.
+
+    Of `datasets` (Hugging Face) that is a column, `data["text"]`, or a table, whose rows are told apart by `content`.
+    """
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, Mapping) and "role" not in given:  # going through it would give its keys
+        raise InputError(f"texts: got a dictionary of {', '.join(map(str, given))}; choose one, such as data['train']")
+    return list(given)
+
+
+def content(row):
+    """What is said in a row of a data set: its field "messages", "prompt" or "text"; all else as it is."""
+    if not isinstance(row, Mapping) or "role" in row:
+        return row
+    found = [name for name in FIELDS if row.get(name)]
+    if len(found) != 1:
+        raise InputError(
+            f"row with {', '.join(map(str, row))}: needs one of {', '.join(FIELDS)}, has {len(found)} of them; "
+            f"pass the column that is meant, such as data['question']"
+        )
+    return row[found[0]]
+
 
 def messages(prompt) -> list[dict]:
-    """A string as one user message; a list of {"role", "content"} as it is."""
+    """A string as one user message; a list of {"role", "content"} as it is; of a data set's row, its `content`."""
+    prompt = content(prompt)
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     good = isinstance(prompt, list | tuple) and all(
@@ -27,9 +57,9 @@ def render(tokenizer, prompt, template=None) -> str:
 def encode(tokenizer, prompts, template=None, *, multiple: int = 1):
     """(tokens int32 [B, T], mask bool [B, T]) of rendered conversations, left-padded NumPy arrays.
 
-    prompts: one string, or a list of strings (one user message each) or of lists of {"role", "content"}; template:
-    keyword arguments of the chat template, e.g. {"enable_thinking": False}. T is rounded up to a `multiple`, so that
-    few shapes are compiled.
+    prompts: one string, or a list of strings (one user message each) or of lists of {"role", "content"}, or a data
+    set of them (`rows`); template: keyword arguments of the chat template, e.g. {"enable_thinking": False}. T is
+    rounded up to a `multiple`, so that few shapes are compiled.
     Raises `InputError` on an empty list, and where the template refuses a prompt or there is none.
     """
     prompts = several(tokenizer, prompts)
@@ -38,8 +68,8 @@ def encode(tokenizer, prompts, template=None, *, multiple: int = 1):
 
 
 def several(tokenizer, prompts) -> list:
-    """Prompts as a list; a single text is a list of one."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    """Prompts as a list, as `rows` has them; refuses an empty one."""
+    prompts = rows(prompts)
     if not prompts:
         raise InputError(f"prompts {prompts!r} for tokenizer {tokenizer.name_or_path}: need a list of at least one")
     return prompts

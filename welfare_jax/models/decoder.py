@@ -173,8 +173,8 @@ class _Rows(NamedTuple):
     window: jax.Array | None  # int32 [L], None where every layer sees everything
 
 
-def _attention(block, spec, h, rows, window, rope, older, take, fresh, hook):
-    """One block's attention: (what it adds before the post norm, new keys, new values)."""
+def _attention(block, spec, h, rows, window, rope, older, take, fresh, hook, see):
+    """One block's attention: (what it adds before the post norm, new keys, new values); `see` gets its pattern."""
     k, v = block.attn.keys_values(h, rope)
     k = attention.fill(k, rows.kpos) if fresh else k
     qpos = rows.qpos
@@ -185,6 +185,8 @@ def _attention(block, spec, h, rows, window, rope, older, take, fresh, hook):
         q = attention.grown(q, qpos, spec.query_growth, spec.query_span)
     sinks = None if block.attn.sinks is None else block.attn.sinks[...]
     parts = (*older, (k, v, rows.kpos))
+    if see is not None:
+        see(lambda q, qpos: attention.pattern(q, parts, qpos, window, spec.scale, spec.attn_cap, sinks), q, qpos)
     if spec.attention != "plain":
         heads = attention.attend_library(q, parts, qpos, window, spec.scale, spec.attention)
     elif take is None and (fresh or not older):
@@ -197,9 +199,21 @@ def _attention(block, spec, h, rows, window, rope, older, take, fresh, hook):
     return block.attn.o(hook("z", z, take)), k, v
 
 
-def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fresh=False):
-    """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values, every hook point)."""
+def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fresh=False, read=None):
+    """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values, every hook point).
+
+    read: the positions [B, P] of which the attention pattern is kept, or weights, where it is `wanted`.
+    """
     seen = {}
+
+    def see(weights, q, qpos):
+        """Of the queries read alone, unless what is read is an average over them."""
+        if take is not None:  # which are all that is left of them
+            seen["pattern"] = weights(q, qpos)
+        elif jnp.issubdtype(read.dtype, jnp.floating):
+            seen["pattern"] = _take(weights(q, qpos), read)
+        else:
+            seen["pattern"] = weights(_take(q.swapaxes(1, 2), read).swapaxes(1, 2), _take(qpos, read))
 
     def hook(at, y, select=None):
         seen[at] = interventions.apply(iv, at, layer, spec.layers, y, select)
@@ -210,7 +224,8 @@ def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fres
     window = None if rows.window is None else rows.window[layer]
     x = hook("resid_pre", x)
     h = x if block.attn_norm is None else block.attn_norm(x)
-    out, k, v = _attention(block, spec, h, rows, window, rope, older, take, fresh, hook)
+    see = see if "pattern" in wanted else None
+    out, k, v = _attention(block, spec, h, rows, window, rope, older, take, fresh, hook, see)
     if take is not None:
         x = take(x)
     out = block.attn_post_norm(out) if block.attn_post_norm is not None else out
@@ -270,10 +285,11 @@ def backbone(
     def run(x, block, layer, older, select=None):
         x = hold(x)
         older = [(*kv, c.pos) for kv, c in zip(older, caches)]
-        x, k, v, seen = _block(block, spec, x, layer, rows, iv, older, select, wanted, fresh)
+        x, k, v, seen = _block(block, spec, x, layer, rows, iv, older, select, wanted, fresh, read)
 
         def pick(at):
-            return seen[at] if select is not None and at != "resid_pre" else _take(seen[at], read)
+            picked = at == "pattern" or (select is not None and at != "resid_pre")
+            return seen[at] if picked else _take(seen[at], read)
 
         resid = jax.tree.map(pick, hook) if wanted else None
         return x, ((k, v) if fresh or caches else None, resid)
@@ -332,13 +348,14 @@ def forward(
     kin; read [B] or [B, P], the positions whose residual stream is returned (-1: the last), or weights float
     [B, P, T] to average over tokens with; cache from `empty_cache`, with room for T more slots. Returns `.logits`
     [B, T, V] float32, `.residual` [L, B, P, D] (the output of every block, resid_post, or what another `hook` point
-    holds; a tuple of hook points gives a tuple), `.cache`. What is not used is not computed under your own jit; a
+    holds; a tuple of hook points gives a tuple; hook="pattern" gives attention weights [L, B, P, heads, slots], those
+    of a cache before the tokens), `.cache`. What is not used is not computed under your own jit; a
     plain call is compiled once for each shape. Raises `InputError` on shapes that do not fit, and on token ids
     without a row and positions beyond the end where these are known, outside of any trace.
     """
     tokens, mask = inputs.tokens(tokens), inputs.mask(mask)
     check_inputs(static(graphdef)[0], tokens, mask, interventions)
-    read, hook = inputs.positions(read, tokens.shape), inputs.hooks(hook)
+    read, hook = inputs.positions(read, tokens.shape), inputs.hooks(hook, inputs.READ)
     inputs.room(cache, static(graphdef)[0], tokens.shape)
     given = (params, tokens, mask, interventions, read, cache)
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given)):

@@ -112,13 +112,18 @@ def chat(
 ):  # fmt: skip
     """Answers of a loaded model as texts: one for a single prompt, else a list.
 
-    prompts: a string or a list of strings (one user message each) or of lists of {"role", "content"}; steer: an
-    `Interventions` that acts on every token, or None; temperature: 0 is greedy; template: keyword arguments of the
-    chat template; stop_strings: texts that end an answer, beside the ids that the model's files name. Whatever the
-    vector, layer and scale, one program is compiled for each number of prompts and each 32 tokens of their length.
+    prompts: a string or a list of strings (one user message each) or of lists of {"role", "content"}, or a data set as
+    in `wj.encode`; steer: an `Interventions` that acts on every token, or None; temperature: 0 is greedy; template:
+    keyword arguments of the chat template; stop_strings: texts that end an answer, beside the ids that the model's
+    files name. Whatever the vector, layer and scale, one program is compiled for each number of prompts and each 32
+    tokens of their length.
     """
-    one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
-    tokens, mask = conversations.encode(lm.tokenizer, [prompts] if one else prompts, template, multiple=32)
+    single = isinstance(prompts, str)
+    prompts = conversations.rows(prompts)
+    one = single or (len(prompts) > 0 and isinstance(prompts[0], dict) and "role" in prompts[0])
+    tokens, mask = conversations.encode(
+        lm.tokenizer, [prompts] if one and not single else prompts, template, multiple=32
+    )
     new, kept = generate(
         lm.graphdef, lm.params, tokens, mask, seed, max_new_tokens=max_new_tokens, temperature=temperature,
         top_p=top_p, stop=stops.stop_ids(lm.tokenizer, template), interventions=steer,

@@ -69,12 +69,15 @@ def room(cache, spec, shape):
         )
 
 
-def hooks(at):
-    """A hook point's name, or a tuple of them."""
+READ = (*interventions.HOOKS, "pattern")  # attention weights can be read, and not acted on
+
+
+def hooks(at, known=interventions.HOOKS):
+    """A hook point's name, or a tuple of them, each one of `known`."""
     at = at if isinstance(at, str) else tuple(at)
     for name in (at,) if isinstance(at, str) else at:
-        if name not in interventions.HOOKS:
-            raise InputError(f"hook point {name!r} is unknown: use one of {', '.join(interventions.HOOKS)}")
+        if name not in known:
+            raise InputError(f"hook point {name!r} is unknown: use one of {', '.join(known)}")
     return at
 
 

@@ -25,15 +25,16 @@ class Trajectory(NamedTuple):
     read: jax.Array  # int32 [B, N], the slots at which the player answers
     actions: jax.Array  # int32 [B, N]
     logits: jax.Array  # float32 [B, N, 4], of the four answers, before temperature
-    neighbours: jax.Array  # int32 [B, N, 4], tile roles before the move
+    neighbours: jax.Array | None  # int32 [B, N, 4], tile roles before the move; None outside the maze, as below
     rewards: jax.Array  # float32 [B, N]
-    gold: jax.Array  # int32 [B, N], gold tiles entered
-    mold: jax.Array  # int32 [B, N]
-    x: jax.Array  # int32 [B, N], before the move
-    y: jax.Array
-    wind: jax.Array  # int32 [B, N], the push after the move, -1 for none
-    landed: jax.Array  # int32 [B, N, 2], after the own move, before the wind
-    order: jax.Array  # int32 [B, N, 4]
+    gold: jax.Array | None = None  # int32 [B, N], gold tiles entered
+    mold: jax.Array | None = None  # int32 [B, N]
+    x: jax.Array | None = None  # int32 [B, N], before the move
+    y: jax.Array | None = None
+    wind: jax.Array | None = None  # int32 [B, N], the push after the move, -1 for none
+    landed: jax.Array | None = None  # int32 [B, N, 2], after the own move, before the wind
+    order: jax.Array | None = None  # int32 [B, N, 4]
+    info: dict | None = None  # numbers [B, N] that another environment wants averaged
 
 
 class Policy(NamedTuple):
@@ -103,61 +104,8 @@ def from_model(model: decoder.Decoder, letters, iv=None, lay=lambda cache: cache
 
 def draw(logits, keys, temperature):
     """Actions [B] at `temperature` (0: the most likely), one key an episode."""
-    noise = jax.vmap(lambda k: jax.random.gumbel(k, (4,)))(keys)
+    noise = jax.vmap(lambda k: jax.random.gumbel(k, logits.shape[-1:]))(keys)
     return jnp.argmax(logits + temperature * noise, -1).astype(jnp.int32)
-
-
-def play(
-    policy: Policy, carry, pieces_table, size, widths, params: maze.Params, states, keys, temperature, segments=None,
-    alike: int = 1,
-):  # fmt: skip
-    """Play `params.turns` turns of all episodes.
-
-    states: batched `maze.State` [B, ...]; keys [B]: everything random in an episode follows from its own key;
-    temperature: scalar, may be traced; size, and widths of the first and of a later turn: those of the piece tables.
-    After the first turn what was read is kept in static `segments` (by default up to four, of at least 100 slots):
-    attention early in the episode does not pay for its end. alike: so many consecutive episodes begin with the same
-    turn (`begin_alike`), which the policy reads once for all of them.
-    """
-    turns, (first, later) = params.turns, widths
-    most = min(segments or max(1, min(4, turns * later // 100)), turns - 1)
-    starts = [1 + (turns - 1) * s // most for s in range(most)]
-
-    def turn(state, t, width=later, alike=1):
-        carry, states, answer = state
-        obs = jax.vmap(maze.observe, (0, None))(states, params)
-        numbers = text.observation_pieces(obs, answer, t == 0, size)
-        tokens, mask = text.pack(pieces_table, numbers, width)
-        carry, logits = policy.act(carry, *jax.tree.map(lambda a: _one_of(a, alike), (tokens, mask, obs)))
-        if alike > 1:
-            carry, logits = policy.repeat(carry, alike), decoder.repeat_rows(logits, alike)
-        now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-        k_act, k_env = jnp.moveaxis(jax.vmap(jax.random.split)(now), 1, 0)
-        action = draw(logits, k_act, temperature)
-        _, after, reward, _, _, info = jax.vmap(maze.step, (0, 0, 0, None))(k_env, states, action, params)
-        out = (
-            action, logits, obs.neighbours, reward, info["gold"], info["mold"], obs.x, obs.y, after.wind,
-            info["landed"], obs.order,
-        )  # fmt: skip
-        return (carry, after, action), ((tokens, mask), out)
-
-    state = (carry, states, jnp.zeros(keys.shape[0], jnp.int32))
-    state, (shown, out) = turn(state, jnp.int32(0), first, alike)
-    shown, outs = [shown], [jax.tree.map(lambda a: a[None], out)]
-    for start, end in itertools.pairwise([*starts, turns]):
-        state = (policy.grow(state[0], end - start, later), *state[1:])
-        state, (part, out) = jax.lax.scan(turn, state, jnp.arange(start, end))
-        tokens, mask = (jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1) for a in part)
-        shown.append((tokens, mask))
-        outs.append(out)
-    tokens, mask = (jnp.concatenate(parts, 1) for parts in zip(*shown, strict=True))
-    read = jnp.broadcast_to(first - 1 + later * jnp.arange(turns), (len(tokens), turns))
-    return Trajectory(tokens, mask, read, *(jnp.moveaxis(jnp.concatenate(p), 0, 1) for p in zip(*outs, strict=True)))
-
-
-def _one_of(a, alike: int):
-    """The first of every `alike` consecutive rows of a [B, ...]."""
-    return a.reshape(-1, alike, *a.shape[1:])[:, 0]
 
 
 def begin_alike(params: maze.Params, group_size: int) -> int:
@@ -173,6 +121,80 @@ def group_states(key, groups: int, group_size: int, params: maze.Params):
         keys = jax.random.split(jax.random.fold_in(key, 1), groups * group_size)
         states = states._replace(order=jax.vmap(maze.listing)(keys))
     return states
+
+
+class Rules(NamedTuple):
+    """What an episode is played by, as pure functions: the maze's, or those of another text environment.
+
+    params: whatever has `turns`, and what else the functions read of it.
+    """
+
+    group_states: Callable  # (key, groups, group_size, params) -> states [groups * group_size, ...]
+    alike: Callable  # (params, group_size) -> how many consecutive episodes are told the same in their first turn
+    observe: Callable  # (state, params) -> observation, of one episode
+    numbers: Callable  # (observations [B, ...], answers [B], whether it is the first turn, size) -> pieces [B, K]
+    step: Callable  # (key, state, action, params) -> what `maze.step` returns, of one episode
+    keep: Callable  # (action, logits, reward, observation, state after, info) -> fields of `Trajectory` from `actions`
+
+
+def _keep(action, logits, reward, obs, after, info):
+    return (
+        action, logits, obs.neighbours, reward, info["gold"], info["mold"], obs.x, obs.y, after.wind,
+        info["landed"], obs.order,
+    )  # fmt: skip
+
+
+MAZE = Rules(group_states, begin_alike, maze.observe, text.observation_pieces, maze.step, _keep)
+
+
+def play(
+    policy: Policy, carry, pieces_table, size, widths, params, states, keys, temperature, segments=None,
+    alike: int = 1, rules: Rules = MAZE,
+):  # fmt: skip
+    """Play `params.turns` turns of all episodes.
+
+    params: `maze.Params`, or what other `rules` read; states: batched `maze.State` [B, ...], or theirs;
+    keys [B]: everything random in an episode follows from its own key; temperature: scalar, may be traced; size, and
+    widths of the first and of a later turn: those of the piece tables.
+    After the first turn what was read is kept in static `segments` (by default up to four, of at least 100 slots):
+    attention early in the episode does not pay for its end. alike: so many consecutive episodes begin with the same
+    turn (`begin_alike`), which the policy reads once for all of them.
+    """
+    turns, (first, later) = params.turns, widths
+    most = min(segments or max(1, min(4, turns * later // 100)), turns - 1)
+    starts = [1 + (turns - 1) * s // most for s in range(most)]
+
+    def turn(state, t, width=later, alike=1):
+        carry, states, answer = state
+        obs = jax.vmap(rules.observe, (0, None))(states, params)
+        numbers = rules.numbers(obs, answer, t == 0, size)
+        tokens, mask = text.pack(pieces_table, numbers, width)
+        carry, logits = policy.act(carry, *jax.tree.map(lambda a: _one_of(a, alike), (tokens, mask, obs)))
+        if alike > 1:
+            carry, logits = policy.repeat(carry, alike), decoder.repeat_rows(logits, alike)
+        now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+        k_act, k_env = jnp.moveaxis(jax.vmap(jax.random.split)(now), 1, 0)
+        action = draw(logits, k_act, temperature)
+        _, after, reward, _, _, info = jax.vmap(rules.step, (0, 0, 0, None))(k_env, states, action, params)
+        return (carry, after, action), ((tokens, mask), rules.keep(action, logits, reward, obs, after, info))
+
+    state = (carry, states, jnp.zeros(keys.shape[0], jnp.int32))
+    state, (shown, out) = turn(state, jnp.int32(0), first, alike)
+    shown, outs = [shown], [jax.tree.map(lambda a: a[None], out)]
+    for start, end in itertools.pairwise([*starts, turns]):
+        state = (policy.grow(state[0], end - start, later), *state[1:])
+        state, (part, out) = jax.lax.scan(turn, state, jnp.arange(start, end))
+        tokens, mask = (jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1) for a in part)
+        shown.append((tokens, mask))
+        outs.append(out)
+    tokens, mask = (jnp.concatenate(parts, 1) for parts in zip(*shown, strict=True))
+    read = jnp.broadcast_to(first - 1 + later * jnp.arange(turns), (len(tokens), turns))
+    return Trajectory(tokens, mask, read, *jax.tree.map(lambda *p: jnp.moveaxis(jnp.concatenate(p), 0, 1), *outs))
+
+
+def _one_of(a, alike: int):
+    """The first of every `alike` consecutive rows of a [B, ...]."""
+    return a.reshape(-1, alike, *a.shape[1:])[:, 0]
 
 
 def replay(model, tokens, mask, read, letters, *, iv=None, remat=False, hold=lambda x: x, opening=(0, 1)):

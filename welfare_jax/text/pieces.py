@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
     tokens: jax.Array  # int32 [pieces, longest]
     lengths: jax.Array  # int32 [pieces]
-    letters: jax.Array  # int32 [4], first token ids of the four answers
+    letters: jax.Array  # int32 [4], first token ids of the answers
 
 
 # Piece numbers: one empty piece, then the kinds in this order. x and y take `size` pieces each.
@@ -54,7 +54,7 @@ class Pieces:
     width: int  # slots of every later turn
     calm_width: int  # the same without wind
     append_only: bool  # False: the template rewrites its own history (thinking templates)
-    wording: Wording
+    wording: Any  # `Wording`, or of another environment whatever has its `letters`
     tokenizer: Any  # None where lengths alone are known
     template: dict  # keyword arguments of apply_chat_template
     before_answer: str = ""  # text that belongs to an answer's tokens: the blank before it in a transcript
@@ -103,16 +103,21 @@ def permuted(table: Table, tiles) -> Table:
     return Table(table.tokens[rows], table.lengths[rows], table.letters)
 
 
-def observation_pieces(obs, letter, first, size: int):
-    """Piece numbers [..., 10] of one turn: the previous answer `letter` (0..3), then what the player is told."""
+def turn_pieces(told, letter, first):
+    """Piece numbers [..., K + 3] of one turn: the previous answer `letter`, then what is `told` [..., K], framed."""
     lead = jnp.where(first, EMPTY, LETTER + letter)
     glue = jnp.broadcast_to(jnp.where(first, FIRST, NEXT), lead.shape)
+    close = jnp.full((*lead.shape, 1), CLOSE)
+    return jnp.concatenate([jnp.stack([lead, glue], -1), told, close], -1).astype(jnp.int32)
+
+
+def observation_pieces(obs, letter, first, size: int):
+    """Piece numbers [..., 10] of one turn: the previous answer `letter` (0..3), then what the player is told."""
     wind = jnp.where(obs.wind >= 0, WIND + obs.wind, EMPTY)
     listed = jnp.take_along_axis(obs.neighbours, obs.order, axis=-1)
     around = NEIGHBOUR + 3 * obs.order + listed
-    head = jnp.stack([lead, glue, wind, X + obs.x, X + size + obs.y], -1)
-    close = jnp.full((*obs.x.shape, 1), CLOSE)
-    return jnp.concatenate([head, around, close], -1).astype(jnp.int32)
+    place = jnp.stack([wind, X + obs.x, X + size + obs.y], -1)
+    return turn_pieces(jnp.concatenate([place, around], -1), letter, first)
 
 
 def pack(table: Table, numbers, width: int, align: str = "right"):
@@ -130,7 +135,7 @@ def pack(table: Table, numbers, width: int, align: str = "right"):
     return jnp.where(mask, tokens, 0), mask
 
 
-def _glue(tokenizer, template):
+def glue(tokenizer, template):
     """Text before the first message, between an answer and the next message, after a message, before an answer.
 
     Then whether the rendering of a longer conversation begins with that of its beginning (append-only).
@@ -188,6 +193,24 @@ def around_answers(template: dict) -> tuple[str, str]:
     return (" ", lines[2] or lines[0]) if lines else ("", "")
 
 
+def tabulate(tokenizer, texts: list[str], answers) -> Table:
+    """The table of pieces, of which those from LETTER on are the `answers`; refuses answers that begin alike."""
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    begin = ids[LETTER : LETTER + len(answers)]
+    if not all(begin) or len({found[0] for found in begin}) < len(answers):
+        raise InputError(
+            f"tokenizer {tokenizer.name_or_path}: the answers {answers} begin with the tokens "
+            f"{[tokenizer.decode(found[:1]) for found in begin]}; the rollout samples that token, so all must "
+            f"differ (text.letters)"
+        )
+    lengths = np.array([len(i) for i in ids], np.int32)
+    tokens = np.zeros((len(ids), lengths.max()), np.int32)
+    for row, piece in zip(tokens, ids, strict=True):
+        row[: len(piece)] = piece
+    letters = tokens[LETTER : LETTER + len(answers), 0]
+    return Table(jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(letters))
+
+
 def build(tokenizer, wording: Wording | None = None, size: int = 100, template: dict | None = None) -> Pieces:
     """Tokenise all pieces and prove that they compose (arXiv:2605.30232 §J; see `prove`).
 
@@ -196,27 +219,16 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
     """
     wording = wording or Wording()
     template = arguments(tokenizer, wording, template)
-    *glue, append_only = _glue(tokenizer, template)
-    ids = tokenizer(_texts(wording, size, *glue), add_special_tokens=False)["input_ids"]
-    answers = ids[LETTER:WIND]
-    if not all(answers) or len({found[0] for found in answers}) < 4:
-        raise InputError(
-            f"tokenizer {tokenizer.name_or_path}: the answers {wording.letters} begin with the tokens "
-            f"{[tokenizer.decode(found[:1]) for found in answers]}; the rollout samples that token, so all four must "
-            f"differ (text.letters)"
-        )
+    *around, append_only = glue(tokenizer, template)
+    table = tabulate(tokenizer, _texts(wording, size, *around), wording.letters)
     another_day = template | {"fixed_day": templates.day("2001-01-01")}
-    dated = "fixed_day" in template and _glue(tokenizer, another_day)[:3] != tuple(glue[:3])
-    lengths = np.array([len(i) for i in ids], np.int32)
-    tokens = np.zeros((len(ids), lengths.max()), np.int32)
-    for row, piece in zip(tokens, ids, strict=True):
-        row[: len(piece)] = piece
-    around = lengths[NEIGHBOUR:X].reshape(4, 3).max(1).sum()
-    calm = lengths[X : X + size].max() + lengths[X + size :].max() + around + lengths[CLOSE]
+    dated = "fixed_day" in template and glue(tokenizer, another_day)[:3] != tuple(around[:3])
+    lengths = np.asarray(table.lengths)
+    tiles = lengths[NEIGHBOUR:X].reshape(4, 3).max(1).sum()
+    calm = lengths[X : X + size].max() + lengths[X + size :].max() + tiles + lengths[CLOSE]
     later = calm + lengths[LETTER:WIND].max() + lengths[NEXT]
     first, windy, later = (int(n) for n in (calm + lengths[FIRST], later + lengths[WIND:NEIGHBOUR].max(), later))
-    table = Table(jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(tokens[LETTER:WIND, 0]))
-    pieces = Pieces(table, size, first, windy, later, append_only, wording, tokenizer, template, glue[3], dated)
+    pieces = Pieces(table, size, first, windy, later, append_only, wording, tokenizer, template, around[3], dated)
     prove(pieces)
     return pieces
 
@@ -224,7 +236,7 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
 def follow_up(pieces: Pieces, question: str) -> list[int]:
     """Token ids of what follows a conversation's last answer: its end, `question` and the head of the next answer."""
     tok, letter = pieces.tokenizer, pieces.wording.letters[0]
-    _, following, close, *_ = _glue(tok, pieces.template)
+    _, following, close, *_ = glue(tok, pieces.template)
     said = (("user", pieces.wording.closing), ("assistant", letter), ("user", question))
     messages = [{"role": r, "content": c} for r, c in said]
     text = templates.render(tok, messages, pieces.template, opening=True)
@@ -254,7 +266,12 @@ def turn_ids(pieces: Pieces, turn, first: bool) -> list[int]:
     letter, x, y, neighbours, order, wind = turn
     numbers = [EMPTY if first else LETTER + letter, FIRST if first else NEXT, WIND + wind if wind >= 0 else EMPTY]
     numbers += [X + x, X + pieces.size + y, *(NEIGHBOUR + 3 * d + neighbours[d] for d in order), CLOSE]
-    tokens, lengths = np.asarray(pieces.table.tokens), np.asarray(pieces.table.lengths)
+    return ids_of(pieces.table, numbers)
+
+
+def ids_of(table: Table, numbers) -> list[int]:
+    """Token ids of pieces side by side."""
+    tokens, lengths = np.asarray(table.tokens), np.asarray(table.lengths)
     return [int(t) for n in numbers for t in tokens[n, : lengths[n]]]
 
 
@@ -265,17 +282,23 @@ def prove(pieces: Pieces, conversations=None):
     (thinking templates drop the empty think block from history): each turn's new tokens equal the template's
     rendering of that turn. Raises `InputError` at the first difference.
     """
-    conversations = conversations or _coverage(pieces, np.random.default_rng(0))
+    said = pieces.wording.observation
+    compare(pieces, (
+        [(turn[0], said(*turn[1:]), turn_ids(pieces, turn, t == 0)) for t, turn in enumerate(conversation)]
+        for conversation in conversations or _coverage(pieces, np.random.default_rng(0))
+    ))  # fmt: skip
+
+
+def compare(pieces: Pieces, conversations):
+    """As `prove`, of lists of turns: (number of the answer before it, the user's message, its token ids)."""
     tok, jobs = pieces.tokenizer, []
     for conversation in conversations:
         messages, shown, ends = [], [], []
-        for t, turn in enumerate(conversation):
-            answer = pieces.wording.letters[turn[0]]
+        for t, (number, message, new) in enumerate(conversation):
+            answer = pieces.wording.letters[number]
             if t:
                 messages.append({"role": "assistant", "content": answer})
-            _, x, y, neighbours, order, wind = turn
-            messages.append({"role": "user", "content": pieces.wording.observation(x, y, neighbours, order, wind)})
-            new = turn_ids(pieces, turn, t == 0)
+            messages.append({"role": "user", "content": message})
             shown += new
             ends.append(len(shown))
             if pieces.append_only and t < len(conversation) - 1:

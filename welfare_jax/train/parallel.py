@@ -31,7 +31,7 @@ def _pmap(program, where, mesh, in_axes, out_axes, donate=()):
 
 
 def collect(program, where, mesh):
-    """`program(trainable, frozen, key, step, temperature, iv, tiles) -> (episodes, grids)`, compiled."""
+    """`program(trainable, frozen, key, step, temperature, iv, tiles) -> (episodes, start states)`, compiled."""
     if where.name is None:
         return jax.jit(program)
     # `jax.pmap` wants something with the mapped axis among its arguments.
@@ -39,8 +39,8 @@ def collect(program, where, mesh):
     join = jax.jit(lambda played: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), played))
 
     def run(*args):
-        played, grids = mapped(np.arange(where.count), *args)
-        return join(played), grids
+        played, starts = mapped(np.arange(where.count), *args)
+        return join(played), starts
 
     return run
 

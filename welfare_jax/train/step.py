@@ -46,14 +46,15 @@ def episode_keys(seed_key, step, groups: int, group_size: int):
 
 
 def make_collect(
-    graphdef, pieces: text.Pieces, params: maze.Params, groups, group_size, merged: bool, mesh=None, dtype=None,
-    at_once: int = 0, devices=mesh_lib.ONE,
+    graphdef, pieces: text.Pieces, params, groups, group_size, merged: bool, mesh=None, dtype=None,
+    at_once: int = 0, devices=mesh_lib.ONE, rules: rollout.Rules = rollout.MAZE,
 ):  # fmt: skip
     """`collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None)`.
 
-    Returns (Trajectory, start grids [groups, H, W]). iv: interventions on the player; tiles int32 [3]: the role whose
-    emoji each role shows. With `merged`, adapters are folded into the kernels first: less work a token, at the cost
-    of a second copy of the weights for as long as the rollout runs. at_once: episodes that play at a time and share
+    Returns (Trajectory, start states [groups, ...]). params: `maze.Params`, or what other `rules` read; iv:
+    interventions on the player; tiles int32 [3]: the role whose emoji each role shows. With `merged`, adapters are
+    folded into the kernels first: less work a token, at the cost of a second copy of the weights for as long as the
+    rollout runs. at_once: episodes that play at a time and share
     the memory of a cache, 0 for all; they play the same episodes. Under `jax.pmap` over `devices` each device returns
     its own episodes.
     """
@@ -61,8 +62,8 @@ def make_collect(
     at_once = (min(at_once, episodes) or episodes) // devices.count
     spread = devices.name is None and mesh is not None and mesh.size > 1
     dealt = mesh_lib.Devices(mesh=mesh).rows if spread else 1
-    alike = math.gcd(rollout.begin_alike(params, group_size), at_once // dealt)
-    widths = pieces.widths(params.calm)
+    alike = math.gcd(rules.alike(params, group_size), at_once // dealt)
+    widths = pieces.widths(rules is rollout.MAZE and params.calm)
 
     def collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None):
         graph, weights = graphdef, join(trainable, frozen, dtype)
@@ -70,21 +71,23 @@ def make_collect(
             graph, weights = lora.merge(graph, weights)
         model = decoder.bind(graph, weights)
         k_maze, keys = episode_keys(seed_key, step, groups, group_size)
-        states = rollout.group_states(k_maze, groups, group_size, params)
-        grids = states.grid[::group_size]
+        states = rules.group_states(k_maze, groups, group_size, params)
+        starts = jax.tree.map(lambda a: a[::group_size], states)
         table = pieces.table if tiles is None else text.permuted(pieces.table, tiles)
         policy = rollout.from_model(model, table.letters, iv, lambda cache: _lay(cache, mesh) if spread else cache)
         common = 1 if interventions.per_row(iv) else alike
 
         def play(some):
-            return rollout.play(policy, None, table, pieces.size, widths, params, *some, temperature, alike=common)
+            return rollout.play(
+                policy, None, table, pieces.size, widths, params, *some, temperature, alike=common, rules=rules
+            )
 
         parts = cut(devices.mine((states, keys)), at_once, dealt)
         if spread:
             parts = jax.lax.with_sharding_constraint(parts, mesh_lib.rows_of_parts(mesh))
         if at_once * devices.count == episodes:
-            return play(jax.tree.map(lambda a: a[0], parts)), grids
-        return uncut(jax.lax.map(play, parts), dealt), grids
+            return play(jax.tree.map(lambda a: a[0], parts)), starts
+        return uncut(jax.lax.map(play, parts), dealt), starts
 
     return collect
 
@@ -210,8 +213,9 @@ def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
 
 
 def make_update(
-    graphdef, pieces: text.Pieces, optimizer, config, params: maze.Params, dtype=None, devices=mesh_lib.ONE
-):
+    graphdef, pieces: text.Pieces, optimizer, config, params, dtype=None, devices=mesh_lib.ONE,
+    rules: rollout.Rules = rollout.MAZE,
+):  # fmt: skip
     """`update(state, frozen, initial, trajectory, temperature, knobs=None, iv=None) -> (state, metrics)`.
 
     Metrics are (sum, count) pairs. `initial` holds the trainable parameters before training where there is a KL term
@@ -219,7 +223,7 @@ def make_update(
     `devices` the trajectory holds each device's own episodes.
     """
     algorithm = ALGORITHMS[config.algorithm]
-    alike = 1 if config.keep_best else rollout.begin_alike(params, config.group_size)  # the best are drawn anew
+    alike = 1 if config.keep_best else rules.alike(params, config.group_size)  # the best are drawn anew
     opening = (pieces.first_width, alike)
     learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, dtype, devices, opening)
 
@@ -259,14 +263,16 @@ def make_update(
             state = State(state.step, initial, optimizer.init(initial))
         heat = 1.0 if algorithm.advantage is None else temperature
         state, metrics = learn(state, frozen, examples, heat, knobs, iv)
-        return state, metrics | objectives.choices(played.neighbours, played.actions) | returns(played)
+        if played.neighbours is not None:
+            metrics |= objectives.choices(played.neighbours, played.actions)
+        return state, metrics | returns(played)
 
     return update
 
 
 def _best(examples, played, config):
     """The `config.keep_best` best distinct episodes of every maze; where there are fewer, the rest do not count."""
-    trace = jnp.concatenate([played.actions, played.x, played.y], 1)
+    trace = played.tokens if played.x is None else jnp.concatenate([played.actions, played.x, played.y], 1)
     same = lambda i, j: (trace[i] == trace[j]).all(-1)
     rows, kept = advantages.best_distinct(played.rewards.sum(-1), same, config.group_size, config.keep_best)
     examples = jax.tree.map(lambda a: a[rows], examples)
@@ -285,11 +291,11 @@ def _gather(path, a, b):
 def returns(played):
     episodes = played.rewards.shape[0]
     returns = played.rewards.sum(-1)
+    counted = (played.info or {}) if played.gold is None else {"gold": played.gold, "mold": played.mold}
     return {
         "reward": (returns.sum(), episodes),
         "reward_std": (jnp.std(returns), 1.0),
-        "gold": (played.gold.sum(), episodes),
-        "mold": (played.mold.sum(), episodes),
+        **{name: (found.sum(), episodes) for name, found in counted.items()},
         "tokens": (played.mask.sum(), 1.0),
     }
 

@@ -225,9 +225,15 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
     result["episodes"], rewards = [], {}
     seed = jax.random.fold_in(jax.random.key(config.seed), 2)  # mazes that training never drew
     for name, trainable in models.items() if collect else ():
-        played, grids = collect(trainable, setup.frozen, seed, 0, config.train.temperature)
+        played, starts = collect(trainable, setup.frozen, seed, 0, config.train.temperature)
         shown, rewards[f"reward_held_out_{name}"] = replays(
-            played, grids, config.train.temperature, setup.pieces, name, config.train.group_size, melt=setup.maze.melt
+            played,
+            starts.grid,
+            config.train.temperature,
+            setup.pieces,
+            name,
+            config.train.group_size,
+            melt=setup.maze.melt,
         )
         result["episodes"] += shown
         bar.update()
