@@ -199,7 +199,7 @@ def _attention(block, spec, h, rows, window, rope, older, take, fresh, hook, see
     return block.attn.o(hook("z", z, take)), k, v
 
 
-def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fresh=False, read=None):
+def _block(block, spec, x, layer, rows, iv, older=(), take=None, wanted=(), fresh=False, read: Any = None):
     """One block: x [B, T, D] -> ([B, T, D], or [B, P, D] with `take`, new keys, new values, every hook point).
 
     read: the positions [B, P] of which the attention pattern is kept, or weights, where it is `wanted`.

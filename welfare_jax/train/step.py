@@ -234,7 +234,7 @@ def make_update(
         return devices.whole(uncut(jax.lax.map(run, parts), devices.rows))
 
     def prepare(state, frozen, initial, played, worth, temperature, iv):
-        """Examples with everything that does not change while they are learnt from; worth [3] or [B, 3]."""
+        """Examples with everything that does not change while they are learnt from; worth: of tiles, [3] or [B, 3]."""
         worth = config.reward_scale * shuffled.taken(worth, played.neighbours) if algorithm.every_action else None
         batch = objectives.Batch(played.actions, None, None, played.neighbours, worth=worth)
         examples = Examples(played.tokens, played.mask, played.read, batch)
@@ -252,7 +252,7 @@ def make_update(
 
     def update(state: State, frozen, initial, played: rollout.Trajectory, temperature, knobs=None, iv=None):
         knobs, played = knobs or Knobs(config.lr, config.entropy_coef), devices.whole(played)
-        worth, learnt = maze.worth(params), played
+        worth, learnt = None if played.neighbours is None else maze.worth(params), played
         if knobs.shuffle is not None:
             worth = shuffled.worth(params, knobs.shuffle, state.step, len(played.rewards), config.group_size)
             learnt = played._replace(rewards=shuffled.rewards(played, worth, params))
