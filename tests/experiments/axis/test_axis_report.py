@@ -97,6 +97,15 @@ def test_an_empty_run_still_gets_a_report(tmp_path):
     assert list((tmp_path / "tables").iterdir()) == []
 
 
+def test_several_side_by_side_have_their_vectors_in_their_own_reports(tmp_path):
+    rows = [{"step": i, "reward": i, "organisms": [{"reward": i}, {"reward": -i}]} for i in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "analysis.json").write_text(json.dumps({"training": {"changes": [-0.1, -0.2], "sham_changes": [0.0]}}))
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert 'href="organisms/1/report.html"' in page and "Left out" not in page.split('id="behaviour"')[0]
+    assert {"cosine", "lens", "replay"}.isdisjoint(re.findall(r'<section id="(\w+)">', page))
+
+
 def test_no_folder_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match="not a folder"):
         write(tmp_path / "nothing")

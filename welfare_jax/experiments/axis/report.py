@@ -84,6 +84,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
+def of_one_model(draw):
+    """A section about one model's vectors: where several were trained side by side, each has it in its own report."""
+    return lambda run, tables: (
+        "" if "organisms" in tables and run.analysis.keys() <= {"training"} else draw(run, tables)
+    )
+
+
 def reward(run: Run, tables: dict) -> Markup:
     """The reward curve, and one of each organism where several were trained side by side."""
     columns = need(tables, "reward", "metrics.jsonl has no reward")
@@ -328,16 +335,16 @@ SECTIONS = (  # id, heading, function; in the order of the page
     ("overview", "What this run shows", overview),
     ("reward", "Reward", trained_here(reward)),
     ("behaviour", "Behaviour", trained_here(behaviour)),
-    ("cosine", "Cosine of v_mold and v_gold, per layer", cosine),
-    ("recruitment", "Cosine over training", trained_here(recruitment)),
-    ("geometry", "Geometry of the class means", geometry),
-    ("selection", "Choice of the steering layer", selection),
-    ("tracking", "Goal tracking", tracking),
-    ("axes", "Comparison axes", axes),
-    ("emotions", "Emotion vectors", emotions),
-    ("lens", "Logit lens", lens),
-    ("samples", "Steered samples", samples),
+    ("cosine", "Cosine of v_mold and v_gold, per layer", of_one_model(cosine)),
+    ("recruitment", "Cosine over training", of_one_model(trained_here(recruitment))),
+    ("geometry", "Geometry of the class means", of_one_model(geometry)),
+    ("selection", "Choice of the steering layer", of_one_model(selection)),
+    ("tracking", "Goal tracking", of_one_model(tracking)),
+    ("axes", "Comparison axes", of_one_model(axes)),
+    ("emotions", "Emotion vectors", of_one_model(emotions)),
+    ("lens", "Logit lens", of_one_model(lens)),
+    ("samples", "Steered samples", of_one_model(samples)),
     ("evals", "Behaviour under steering", evaluations),
-    ("replay", "Episodes, replayed", trained_here(replays)),
+    ("replay", "Episodes, replayed", of_one_model(trained_here(replays))),
     ("steps", "Reward table", trained_here(reward_table)),
 )
