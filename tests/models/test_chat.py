@@ -68,3 +68,13 @@ def test_prompts_are_rendered_by_the_chat_template(tiny_tokenizer):
         )["input_ids"]
         np.testing.assert_array_equal(tokens[row][mask[row]], want)
         assert mask[row, -1] and (np.diff(mask[row].astype(int)) >= 0).all()  # against the right edge
+
+
+def test_padding_at_either_side_and_to_a_width():
+    rows = [[1, 2, 3], [4]]
+    tokens, mask = chat.pad(rows, 4)
+    assert tokens.tolist() == [[0, 1, 2, 3], [0, 0, 0, 4]] and mask.tolist() == (tokens > 0).tolist()
+    tokens, mask = chat.pad(rows, 4, left=False)
+    assert tokens.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]] and mask.tolist() == (tokens > 0).tolist()
+    assert chat.pad(rows, width=5)[0].tolist() == [[0, 0, 1, 2, 3], [0, 0, 0, 0, 4]]
+    assert chat.pad([[], [4]], width=2, left=False)[0].tolist() == [[0, 0], [4, 0]]
