@@ -151,3 +151,14 @@ def test_under_jit_and_vmap(sample):
         alone = whole(stack[i])
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a[i], b, atol=1e-4)
+
+
+def test_numpy_arrays_are_worked_on_in_their_own_precision(rng):
+    """The same as JAX's, and fine enough to see what float32 cannot."""
+    scores, positive, use = rng.normal(size=(L, N)), rng.random(N) < 0.4, rng.random(N) < 0.8
+    for f in (g.auroc, g.cohens_d):
+        got = f(scores, positive, use)
+        assert isinstance(got, np.ndarray) and got.dtype == np.float64
+        np.testing.assert_allclose(got, f(jnp.asarray(scores), jnp.asarray(positive), jnp.asarray(use)), atol=1e-5)
+    close = np.where(np.arange(6) < 3, 1.0 + 1e-12, 1.0)
+    assert g.auroc(close, np.arange(6) < 3) == 1.0 and g.auroc(jnp.asarray(close), jnp.arange(6) < 3) == 0.5

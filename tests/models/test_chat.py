@@ -112,3 +112,13 @@ def test_rows_that_do_not_say_what_is_meant_are_refused(given, said, tiny_tokeni
     with pytest.raises(InputError, match=said) as error:
         chat.encode(tiny_tokenizer, given)
     assert "\n" not in str(error.value)
+
+
+def test_padding_at_either_side_and_to_a_width():
+    rows = [[1, 2, 3], [4]]
+    tokens, mask = chat.pad(rows, 4)
+    assert tokens.tolist() == [[0, 1, 2, 3], [0, 0, 0, 4]] and mask.tolist() == (tokens > 0).tolist()
+    tokens, mask = chat.pad(rows, 4, left=False)
+    assert tokens.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]] and mask.tolist() == (tokens > 0).tolist()
+    assert chat.pad(rows, width=5)[0].tolist() == [[0, 0, 1, 2, 3], [0, 0, 0, 0, 4]]
+    assert chat.pad([[], [4]], width=2, left=False)[0].tolist() == [[0, 0], [4, 0]]

@@ -195,6 +195,17 @@ def test_metrics_of_a_fresh_run_and_of_none(tmp_path):
     assert path.read_text() == ""
 
 
+def test_metrics_of_cells_side_by_side(tmp_path):
+    """A row for each step that every cell has done."""
+    for name, count in (("a", 3), ("b", 2)):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        rows = [{"step": i, "loss": f"{name}{i}"} for i in range(count)]
+        checkpoints.write_metrics(tmp_path / "cells" / name / "metrics.jsonl", rows)
+    checkpoints.join_metrics(tmp_path, ["a", "b"])
+    want = [{"step": i, "cells": {n: {"step": i, "loss": f"{n}{i}"} for n in "ab"}} for i in range(2)]
+    assert checkpoints.read_metrics(tmp_path / "metrics.jsonl") == want
+
+
 def test_the_later_of_two_rows_of_one_step_counts(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 0, "a": 0}\nnonsense\n{"step": 1, "a": 2}\n')
