@@ -13,6 +13,7 @@ COMPARED = {"reviews": 1, "prompts": 2, "assent": 1, "success": 1}  # texts of a
 
 
 def run(config, workdir):
+    work.check(config)
     plan = yield from estimate.lines(config)
     yield from work.report(config, stages(config, workdir, plan))
 
