@@ -288,6 +288,28 @@ def test_killed_in_the_middle(finished, two_layer_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_ended_in_the_analysis(finished, two_layer_dir, tmp_path):
+    """After SIGTERM a repeated command reads only the models that have not been read, with the same results."""
+    running = subprocess.Popen(
+        command(*few(two_layer_dir, tmp_path)), cwd=ROOT, env=runs.environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    part = tmp_path / "parts" / "untrained.safetensors"
+    while running.poll() is None and not part.is_file():
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate()
+    assert running.returncode == main.AGAIN and "asked to end" in said and "Traceback" not in said
+    assert not (tmp_path / "summary.json").exists()
+    written = part.stat().st_mtime_ns
+    done = call(*few(two_layer_dir, tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert part.stat().st_mtime_ns == written and (part.parent / "trained.safetensors").is_file()
+    a, b = (summary(f) for f in (tmp_path, finished))
+    assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "vocab", "dtype"),
     [("qwen3", "qwen3", 151_936, "float32"), ("gemma3", "gemma3", 262_208, "bfloat16")],

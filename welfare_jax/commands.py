@@ -20,6 +20,7 @@ HELP = """Train a language model by RL in a text maze, read directions out of it
 --config.field=value   change a setting, such as --config.train.lr=1e-5
 --config.plan=True     load nothing, write nothing, say what the run needs and takes; with --config.topology=8xH100
                        on that machine, with --config.price=20 (an hour of it) at what cost
+--config.smoke=True    of a main job: two steps and every stage once, beside what the plan says
 --workdir=DIR          the folder of the run; report.html in it is the result
 --version, --help      `python -m welfare_jax.main` is the same program
 

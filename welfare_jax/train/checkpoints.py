@@ -305,8 +305,8 @@ def differences(old: dict, new: dict, bound: bool = True) -> list[tuple]:
     a, b = ({k: v for k, v in flat.items() if k not in RENTING} for flat in (a, b))
     free = lambda k: any(k == f or k.startswith(f + ".") for f in FREE)
     fields = sorted(k for k in set(a) | set(b) if free(k) != bound)
-    # A setting that came later and is left empty changes nothing; runs from before `outcome` were held to none.
-    later = lambda k: k not in a and k.startswith("outcome.")
+    # A setting that came later and is left empty, or off, changes nothing; before `outcome` runs were held to none.
+    later = lambda k: k not in a and (k.startswith("outcome.") or b[k] is False)
     return [(k, a.get(k), b.get(k)) for k in fields if a.get(k, "") != b.get(k, "") and not later(k)]
 
 

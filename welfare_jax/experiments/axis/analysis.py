@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from welfare_jax import hosts
 from welfare_jax.envs import walks as walks_lib
+from welfare_jax.experiments.axis.parts import Parts, content
 from welfare_jax.interp import extract, geometry, outcome, reading, vectors
 from welfare_jax.interp.axes import comparison
 from welfare_jax.models import chat, decoder, generate, hf, interventions, stops
 from welfare_jax.rl import baselines, record
 from welfare_jax.text import pieces as text
+from welfare_jax.train import checkpoints
 
 
 def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, config, template, key) -> list[dict]:
@@ -76,37 +78,43 @@ def resampling():
     return jax.random.key(0)
 
 
-def read_models(setup, models: dict, data, config, join, progress=lambda: None, known=None):
+def read_models(setup, models: dict, data, config, join, parts, progress=lambda: None, known=None):
     """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}.
 
-    known: likewise, of models that have been read over the same walks and are not read again.
+    parts: what has been read before, and is kept. known: as the result, of models that have been read over the same
+    walks and are not read again.
     """
     cfg, tokenizer, template = config.axes, setup.pieces.tokenizer, setup.pieces.template
     draws = config.extract.replicates
     program = reading.make(setup.graphdef, join, draws, permutations=config.extract.permutations)
     texts = axis_texts(setup, config)
     key, found, axes = jax.random.key(config.seed), {}, {}
+    asked = content((texts, config.axes.to_dict(), config.seed, template)) if texts is not None else ""
     for name, trainable in models.items():
         if known and name in known[0]:
             found[name], axes[name] = (part[name] for part in known)
             progress()
             continue
-        axes[name] = None
+        axes[name], weights = None, checkpoints.digest(trainable)
         if texts is not None:
             full = join(trainable, setup.frozen)
-            axes[name] = comparison.read(setup.graphdef, full, texts, tokenizer, cfg, key, template, draws)
+            axes[name] = parts.axes(f"axes_{name}", {"weights": weights, "asked": asked}, functools.partial(
+                comparison.read, setup.graphdef, full, texts, tokenizer, cfg, key, template, draws
+            ))  # fmt: skip
         others = comparison.compared(axes[name], setup.lm.spec, draws)
-        found[name] = hosts.get(program(trainable, setup.frozen, data, others, resampling()))
+        bound = {"weights": weights, "axes": content(others)}
+        found[name] = parts.tree(name, bound, program, trainable, setup.frozen, data, others, resampling())
         progress()
     return found, axes
 
 
-def read_shams(setup, shams, data, config, join, progress) -> dict:
+def read_shams(setup, shams, data, config, join, parts, progress) -> dict:
     """{"shams": their `uncertainty.Grams`}, read as `read_models` reads a model."""
     program = reading.make_grams(setup.graphdef, join, config.extract.replicates)
     grams = []
-    for trainable in shams:
-        grams.append(hosts.get(program(trainable, setup.frozen, data.fit, resampling())))
+    for i, trainable in enumerate(shams):
+        bound = {"weights": checkpoints.digest(trainable)}
+        grams.append(parts.tree(f"sham_{i}", bound, program, trainable, setup.frozen, data.fit, resampling()))
         progress()
     return {"shams": grams}
 
@@ -178,8 +186,9 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
     )  # fmt: skip
     bar.update()
     known = {} if known is None else known
-    found, axes = read_models(setup, models, data, config, join, bar.update, known.get(facts["data"]))
-    known.setdefault(facts["data"], tuple({"untrained": part["untrained"]} for part in (found, axes)))
+    parts = Parts(workdir / "parts", setup.frozen, walks=facts, extract=cfg.to_dict(), text=setup.pieces.digest)
+    found, axes = read_models(setup, models, data, config, join, parts, bar.update, known.get(facts["data"]))
+    known.setdefault(facts["data"], tuple({"untrained": of["untrained"]} for of in (found, axes)))
     grams = {name: out["grams"] for name, out in found.items()}
     for name, trainable in models.items() if cfg.store else ():
         store(setup, join, trainable, data, workdir / "activations" / name)
@@ -196,7 +205,7 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
             vectors.save(workdir / "vectors" / "permuted.safetensors", found[name]["permuted"], **kind, **about)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])
-        grams |= read_shams(setup, shams, data, config, join, bar.update)
+        grams |= read_shams(setup, shams, data, config, join, parts, bar.update)
         result["outcome"], result["training"] = outcomes(config, [grams])
     directions = {v: found[last]["vectors"][f"{v}/rest"] for v in ("mold", "gold")}
     full = {name: join(trainable, setup.frozen) for name, trainable in models.items()}

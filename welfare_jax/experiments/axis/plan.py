@@ -1,6 +1,7 @@
 """What the main job, and the analysis alone, would need: memory on every device, then hours and cost."""
 
 from welfare_jax.envs import walks
+from welfare_jax.experiments.axis import smoke
 from welfare_jax.experiments.axis.settings import of_run
 from welfare_jax.interp.axes import comparison, texts
 from welfare_jax.planning import estimate, evaluations, work
@@ -14,6 +15,7 @@ COMPARED = {"reviews": 1, "prompts": 2, "assent": 1, "success": 1}  # texts of a
 
 def run(config, workdir):
     work.check(config)
+    config = smoke.shortened(config) if config.smoke else config
     plan = yield from estimate.lines(config)
     yield from work.report(config, stages(config, workdir, plan))
 

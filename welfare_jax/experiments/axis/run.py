@@ -7,7 +7,7 @@ import jax
 from welfare_jax import experiments, runtime
 from welfare_jax.envs import walks
 from welfare_jax.errors import InputError
-from welfare_jax.experiments.axis import analysis
+from welfare_jax.experiments.axis import analysis, plan, smoke
 from welfare_jax.experiments.axis.settings import of_run
 from welfare_jax.experiments.evals import run as evaluation
 from welfare_jax.interp import extract, outcome, reading, vectors
@@ -18,10 +18,12 @@ from welfare_jax.train import loop, organisms, shams, supervised
 
 def run(config, workdir):
     """Train, read the axis, steer with it; then the evaluations that `config.evals` names."""
-    seconds, begin = {}, time.perf_counter()
+    seconds, memory, begin = {}, {}, time.perf_counter()
+    config = smoke.shortened(config) if config.smoke else config
 
     def lap(name):
         seconds[name] = round(time.perf_counter() - begin - sum(seconds.values()), 2)
+        memory[name] = smoke.peak()
 
     def curve(setup):
         data, _ = extract.walk_data(
@@ -87,6 +89,11 @@ def run(config, workdir):
     if config.evals.names:
         experiments.report(workdir)  # evaluations may take longer than all before: the rest can be read meanwhile
         evaluation.run(config, workdir)
+        lap("evaluation")
+    if config.smoke:
+        rows = smoke.compare(config, workdir, plan.stages(config, workdir), seconds, memory)
+        print("\n".join(smoke.lines(rows)), flush=True)
+        runtime.write_json(workdir / "smoke.json", rows)
 
 
 def draw_shams(config, initial, trained, first: int = 0, runs: int = 1) -> list:

@@ -23,6 +23,7 @@ def tree() -> dict:
         "job": "rl",
         "seed": 0,
         **RENTING,
+        "smoke": Setting(False, "two steps, a small analysis and one evaluation, beside what the plan says of them"),
         "model": {
             "path": Setting("", "a folder, a GGUF file or a hub name"),
             "revision": Setting("", "of a hub model: a branch, tag or commit"),
