@@ -43,3 +43,27 @@ def test_keep_heap_gives_nothing_back_and_uses_large_pages():
 def test_keep_heap_takes_no_addresses_where_they_are_limited():
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.5, "the part of the addresses allowed that is gone"
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from welfare_jax import errors, runtime
+if "ignored" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+before = signal.getsignal(signal.SIGTERM)
+try:
+    with runtime.asked_to_end():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        print("went on")
+except errors.Unfinished as error:
+    print(error)
+assert signal.getsignal(signal.SIGTERM) == before
+"""
+
+
+@pytest.mark.parametrize(("word", "said"), [("heard", "asked to end; the same command again"), ("ignored", "went on")])
+def test_sigterm_ends_in_one_line(word, said):
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, word], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(said)

@@ -1,5 +1,6 @@
 """python -m welfare_jax.main --config=FILE[:variant] --workdir=DIR [--config.field=value ...]"""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -94,7 +95,7 @@ def start(config, workdir):
         raise InputError(f"--workdir={workdir}: cannot be made ({error.strerror})") from None
     if several:
         workdir = hosts.folder(workdir)
-    with runtime.asked_to_end():
+    with contextlib.nullcontext() if several else runtime.asked_to_end():  # of several, JAX hears the signal
         experiment.run(config, workdir)
     say(f"report: {experiments.report(workdir)}")
     if several:

@@ -53,7 +53,7 @@ class Parts:
         if hosts.first():
             self.folder.mkdir(parents=True, exist_ok=True)
             fresh = self.folder / f"{name}.{os.getpid()}.tmp"
-            whole = {k: np.ascontiguousarray(a) for k, a in arrays.items()}
+            whole = {k: np.asarray(a, order="C") for k, a in arrays.items()}
             save_file(whole, fresh, self._metadata(key))
             fresh.replace(self.folder / f"{name}.safetensors")
 

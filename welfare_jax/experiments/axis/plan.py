@@ -18,6 +18,7 @@ def run(config, workdir):
     if experiments.planning(config) == "compile":
         yield compiled.report(config)
         return
+    work.check(config)
     config = smoke.shortened(config) if config.smoke else config
     plan = yield from estimate.lines(config)
     yield from work.report(config, stages(config, workdir, plan))
