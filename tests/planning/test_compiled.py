@@ -46,6 +46,7 @@ def sent(one, kind=None, loops=None):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_compilers
 def test_eight_chips_with_whole_weights_meet_once_a_step(known):
     """v6e-8 as 8 x 1 x 1: no gradient crosses the network within a loop, and all of them once, in float32."""
@@ -62,6 +63,7 @@ def test_eight_chips_with_whole_weights_meet_once_a_step(known):
     assert update.fits(32e9) and not update.fits(1e6)
 
 
+@pytest.mark.slow
 @needs_compilers
 def test_eight_hosts_gather_weights_and_meet_over_data_once(known):
     """v5e-32 as 8 x 4 x 1: weights are gathered layer by layer. Over the four devices that share them gradients are
@@ -77,6 +79,7 @@ def test_eight_hosts_gather_weights_and_meet_over_data_once(known):
     assert gradients / 4 <= sent(update, "all-reduce", loops=False) <= 2 * gradients
 
 
+@pytest.mark.slow
 @needs_compilers
 def test_one_gpu_sends_nothing(known, monkeypatch, tmp_path):
     c = config(**{"topology": "1xH100", "plan": "compile", "plan_file": str(tmp_path / "plan.json")})
