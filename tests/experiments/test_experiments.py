@@ -41,6 +41,14 @@ def test_what_cannot_be_done_is_refused():
         experiments.Experiment("dice").planned(ConfigDict({"job": "dice"}), ".")
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"), [("", ""), ("False", ""), ("True", "estimate"), ("true", "estimate"), ("compile", "compile")]
+)
+def test_what_is_asked_for_instead_of_a_run(asked, found):
+    assert experiments.planning(ConfigDict({"plan": asked})) == found
+    assert experiments.planning(ConfigDict({})) == ""
+
+
 @pytest.fixture(scope="module")
 def added(tmp_path_factory):
     """`call(*args)` of the program with the experiment of CONTRIBUTING.md: its files, and its line."""

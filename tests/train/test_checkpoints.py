@@ -168,6 +168,7 @@ def test_differences_of_the_real_config():
     assert checkpoints.differences(base, added) == [("more.a", None, 1)]
     before = base | {"model": {k: v for k, v in base["model"].items() if k != "revision"}}
     assert checkpoints.differences(before, base) == []  # of a run from before there were revisions
+    assert checkpoints.differences(base | {"plan": False}, base) == []  # `plan` used to be a bool
     assert checkpoints.differences(before, bound.to_dict())[2] == ("model.revision", None, "step1000")
 
 

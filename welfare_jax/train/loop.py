@@ -194,7 +194,7 @@ def rollout_program(setup: Setup, config, several: bool = False):
     several: of organisms, whose parameters, keys and tiles have a leading axis.
     """
     cfg, where = config.train, parallel.devices(config, setup.mesh)
-    # Organisms that play at once would each need the whole merged weights for itself.
+    # Organisms that play at once would each need merged weights of their own.
     merged = cfg.merge_lora and (not several or organisms.one_by_one())
     program = step.make_collect(
         setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, merged, setup.mesh, setup.dtype,
