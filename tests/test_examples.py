@@ -34,6 +34,38 @@ def test_what_a_page_shows_runs_as_it_stands(page, least):
         assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
 
 
+@pytest.mark.parametrize(
+    ("page", "least"), [("vectors", 4), ("reward", 2), ("own_environment", 1), ("prompts", 1), ("models", 1)]
+)
+def test_a_guide_runs_from_top_to_bottom(page, least):
+    """Its blocks build on one another."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide" / f"{page}.md").read_text(), re.S)
+    assert len(blocks) >= least
+    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
+
+
+def example(name, lines, folder):
+    """What an example printed as {name: (before, after)}; it stays as short as it promises."""
+    file = ROOT / "examples" / f"{name}.py"
+    code = [line for line in file.read_text().split('"""', 2)[2].splitlines() if line.strip()]
+    assert len(code) <= lines
+    done = subprocess.run([sys.executable, file, "tiny", folder / "run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.findall(r"(?m)^(\w+) (-?[\d.]+) -> (-?[\d.]+)", done.stdout)
+    return {key: (float(before), float(after)) for key, before, after in found}
+
+
+def test_a_reward_of_ones_own_rises(tmp_path):
+    before, after = example("reward", 30, tmp_path)["reward"]
+    assert after > before + 0.05
+
+
+def test_an_environment_of_ones_own_runs(tmp_path):
+    found = example("environment", 60, tmp_path)
+    assert found.keys() == {"reward", "logs"} and all(0 < logs < 6 for logs in found["logs"])
+
+
 PAGES = [p for p in ROOT.rglob("*.md") if not {".venv", "node_modules", "runs"} & {*p.relative_to(ROOT).parts}]
 
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # what type checkers and editors see, and nobody runs
     from welfare_jax.interp.geometry import project as project
     from welfare_jax.interp.geometry import residualise as residualise
     from welfare_jax.interp.geometry import select_layer as select_layer
+    from welfare_jax.interp.hub import push_to_hub as push_to_hub
     from welfare_jax.interp.lens import logit_lens as logit_lens
+    from welfare_jax.interp.probe import Probe as Probe
+    from welfare_jax.interp.probe import probe as probe
     from welfare_jax.models.chat import assistant_tokens as assistant_tokens
     from welfare_jax.models.chat import encode as encode
     from welfare_jax.models.decoder import empty_cache as empty_cache
@@ -41,6 +44,9 @@ if TYPE_CHECKING:  # what type checkers and editors see, and nobody runs
     from welfare_jax.models.peft import save_peft as save_peft
     from welfare_jax.models.stops import stop_ids as stop_ids
     from welfare_jax.models.stops import stop_strings as stop_strings
+    from welfare_jax.rl.environment import Environment as Environment
+    from welfare_jax.train.rewarded import train_in_environment as train_in_environment
+    from welfare_jax.train.rewarded import train_on_reward as train_on_reward
 else:
     _HOME = {
         "load": "models.hf",
@@ -65,6 +71,12 @@ else:
         "Interventions": "models.interventions",
         "read_direction": "interp.contrast",
         "Direction": "interp.contrast",
+        "probe": "interp.probe",
+        "Probe": "interp.probe",
+        "push_to_hub": "interp.hub",
+        "train_on_reward": "train.rewarded",
+        "train_in_environment": "train.rewarded",
+        "Environment": "rl.environment",
         "class_sums": "interp.geometry",
         "difference_in_means": "interp.geometry",
         "select_layer": "interp.geometry",

@@ -97,3 +97,12 @@ def test_chat_answers_as_generate_does(lm):
     assert wj.chat(lm, prompts[:1], steer, max_new_tokens=9) == want[:1]
     assert wj.chat(lm, prompts[1], max_new_tokens=9) != want[1]
     assert "." not in wj.chat(lm, prompts[0], max_new_tokens=9, stop_strings=["."])[:-1]
+
+
+def test_columns_of_a_data_set_are_lists_of_texts(lm):
+    """Whatever can be gone through, with and without the chat template."""
+    for plain in (False, True):
+        want = wj.read_direction(lm, GOOD, BAD, folds=2, plain=plain)
+        rows = ({"text": text, "label": 1} for text in GOOD)
+        found = wj.read_direction(lm, rows, np.array(BAD), folds=2, plain=plain)
+        np.testing.assert_array_equal(found.vectors, want.vectors)

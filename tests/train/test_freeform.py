@@ -66,6 +66,12 @@ def update(model, played, cfg, **changes):
     return now, step.values(metrics)
 
 
+def test_every_prompt_has_its_turn_once_an_epoch():
+    rows = np.concatenate([freeform.chosen(0, i, 6, 16) for i in range(8)])
+    epochs = rows.reshape(3, 16)
+    assert all(sorted(e) == list(range(16)) for e in epochs.tolist()) and (epochs[0] != epochs[1]).any()
+
+
 def test_grpo_against_numpy(model, played):
     """Loss, entropy and k3 at the first update: the ratio is one, so the loss is -A and the penalty's, by length."""
     other = {k: v * 1.05 for k, v in model[1].items()}

@@ -2,18 +2,22 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.interp import extract, geometry
+from welfare_jax.interp import extract, geometry, vectors
 from welfare_jax.interp.axes import texts as tokens_of
-from welfare_jax.models import decoder, inputs, interventions
+from welfare_jax.models import chat, decoder, inputs, interventions
 
 METHODS = ("means", "pca")
 POSITIONS = ("last", "mean")
+ENTRY = "positive/negative"  # a direction's name in its file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,29 @@ class Direction:
     auroc: np.ndarray  # [L], of texts in folds that the direction tested had not seen; 0.5 is chance
     layer: int  # that of the highest AUROC and, among equals, of the largest difference in standard deviations
     hook: str  # where it was read, and acts
+    model: str = ""  # what it was read from
+    data: str = ""  # a hash of the texts that it was made from
+    operation: str = "difference in means"
+
+    def save(self, path, model: str = "") -> pathlib.Path:
+        """Write a vector file, safetensors whose metadata says what it is; model: its name, in place of its path."""
+        auroc = json.dumps(np.asarray(self.auroc).tolist())
+        return vectors.save(
+            path, {ENTRY: self.vectors}, model=model or self.model, hook=self.hook, data=self.data,
+            layers={"positive": self.layer}, operation=self.operation, more={"auroc": auroc},
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path) -> "Direction":
+        """What `save` wrote. Raises `InputError` on any other file."""
+        arrays, said = vectors.load(path)
+        layer = vectors.chosen(path, said).get("positive")
+        if ENTRY not in arrays or layer is None or "auroc" not in said:
+            raise InputError(
+                f"{path}: not a direction's file; welfare_jax.interp.vectors.load reads other vector files"
+            )
+        auroc = np.array(json.loads(said["auroc"]))
+        return cls(arrays[ENTRY], auroc, layer, said["hook"], said["model"], said["data"], said["operation"])
 
     def steer(self, scale=1.0, layer: int | None = None, where=None) -> interventions.Interventions:
         """Adds `scale` times the layer's vector at that layer; `where` bool [B, T] as in `wj.add`."""
@@ -41,19 +68,21 @@ def read_direction(
 ) -> Direction:  # fmt: skip
     """The direction in which a model's activations differ between two lists of texts, at every layer.
 
-    positive, negative: strings (one user message each) or lists of {"role", "content"}; plain: strings are read as
-    they are, without the chat template. method: "means", the difference in means; or "pca", the first principal
-    component of the differences within pairs (positive[i], negative[i]), as long as the difference in means.
+    positive, negative: strings (one user message each) or lists of {"role", "content"}, or data sets of them as in
+    `wj.encode`; plain: strings are read as they are, without the chat template. method: "means", the difference in
+    means; or "pca", the first principal component of the differences within pairs (positive[i], negative[i]), as long
+    as the difference in means.
     position: "last", the token after which the model speaks, or "mean" over all tokens. hook: a hook point.
     The AUROC is of held-out texts: the lists are cut in `folds`, each projected on the direction from the others.
     Raises `InputError` where a list is shorter than `folds`, which is two or more, where "pca" is given lists of
     different lengths, and where a text has no token.
     """
-    for name, value, known in (("method", method, METHODS), ("position", position, POSITIONS)):
-        if value not in known:
-            raise InputError(f"{name}={value!r}: use one of {', '.join(known)}")
+    if method not in METHODS:
+        raise InputError(f"method={method!r}: use one of {', '.join(METHODS)}")
+    known_position(position)
     if any(isinstance(texts, str) for texts in (positive, negative)):
         raise InputError("positive and negative: need a list of texts each, not a single text")
+    positive, negative = chat.rows(positive), chat.rows(negative)
     if method == "pca" and len(positive) != len(negative):
         raise InputError(f"method='pca': needs pairs, there are {len(positive)} positive and {len(negative)} negative")
     if not 2 <= folds <= min(len(positive), len(negative)):
@@ -72,12 +101,25 @@ def read_direction(
     is_positive = jnp.arange(act.shape[1]) < len(positive)
     area, d = (np.asarray(f(scores, is_positive)) for f in (geometry.auroc, geometry.cohens_d))
     layer = int(np.lexsort((d, area))[-1])
-    return Direction(np.asarray(_direction(up, down, method)), area, layer, hook)
+    found = np.asarray(_direction(up, down, method))
+    said = hashlib.sha256(repr((positive, negative)).encode()).hexdigest()[:16]
+    how = {"means": "difference in means", "pca": "first principal component of paired differences"}[method]
+    return Direction(found, area, layer, hook, getattr(lm, "path", ""), said, how)
+
+
+def known_position(position):
+    if position not in POSITIONS:
+        raise InputError(f"position={position!r}: use one of {', '.join(POSITIONS)}")
 
 
 def activations(lm, texts, position="last", hook="resid_post", batch=32, template=None, plain=False) -> np.ndarray:
     """float32 [L, N, width of the hook point] of N texts or conversations, at their last token or averaged."""
-    rows = tokens_of.plain(lm.tokenizer, texts, None) if plain else tokens_of.chats(lm.tokenizer, texts, template)
+    texts = chat.rows(texts)
+    rows = (
+        tokens_of.plain(lm.tokenizer, [chat.content(text) for text in texts], None)
+        if plain
+        else tokens_of.chats(lm.tokenizer, texts, template)
+    )
     if not all(rows):
         raise InputError(f"text {next(i for i, row in enumerate(rows) if not row)}: has no token to be read at")
     number = range(len(rows))  # in place of a class: readings come in the order of their lengths

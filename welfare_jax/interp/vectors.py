@@ -33,12 +33,12 @@ def data_hash(*arrays) -> str:
 
 def save(
     path, vectors: dict, *, model: str, hook: str, data: str, layers: dict, position="",
-    operation="difference in means",
+    operation="difference in means", more=None,
 ):  # fmt: skip
     """Write vectors {"mold/rest": [L, D], ...}; `layers` maps a class to its chosen steering layer.
 
     Metadata: model, hook point, position in a trajectory, classes, baselines, operation, norms per layer, chosen
-    layers, data hash.
+    layers, data hash, and what else of texts `more` has.
     """
     if hook not in HOOKS:
         raise InputError(f"{path}: hook point {hook!r} is unknown: use one of {', '.join(HOOKS)}")
@@ -48,7 +48,7 @@ def save(
         "classes": json.dumps(sorted({Vector.of_entry(k).of for k in arrays})),
         "layers": json.dumps(layers),
         "norms": json.dumps({k: np.linalg.norm(v, axis=-1).round(6).tolist() for k, v in arrays.items()}),
-        "convention": "row l acts at block l, zero-based",
+        "convention": "row l acts at block l, zero-based", **(more or {}),
     }  # fmt: skip
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,9 +58,10 @@ def _prefix(lm) -> str:
     return "model.language_model.layers." if inside else "model.layers."
 
 
-def save_peft(lm: hf.LM, folder) -> pathlib.Path:
+def save_peft(lm: hf.LM, folder, base: str = "") -> pathlib.Path:
     """Write the LoRA adapters of `lm` as a folder that `peft.PeftModel.from_pretrained(base, folder)` loads.
 
+    base: the name by which the folder is to know the model under the adapters; empty: the path it was loaded from.
     Raises `InputError` where there are none, or where PEFT has no form for them (experts, routers).
     """
     _, adapters = decoder.static(lm.graphdef)
@@ -96,9 +97,9 @@ def save_peft(lm: hf.LM, folder) -> pathlib.Path:
             tensors[f"base_model.model.{prefix}{i}.{module}.lora_B.weight"] = b
     names = sorted({key.split(".lora_")[0].rsplit(".", 1)[-1] for key in tensors})
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(lm.path), "r": adapters.rank,
-        "lora_alpha": adapters.alpha, "rank_pattern": ranks, "alpha_pattern": alphas, "lora_dropout": 0.0,
-        "bias": "none", "fan_in_fan_out": False, "use_rslora": False, "inference_mode": True,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base or str(lm.path),
+        "r": adapters.rank, "lora_alpha": adapters.alpha, "rank_pattern": ranks, "alpha_pattern": alphas,
+        "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "use_rslora": False, "inference_mode": True,
         "target_modules": rf".*language_model.*\.({'|'.join(names)})" if "language_model" in prefix else names,
     }  # fmt: skip
     folder = pathlib.Path(folder)

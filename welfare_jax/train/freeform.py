@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
 from welfare_jax.models.generate import generate
 from welfare_jax.rl import advantages, objectives, rollout
@@ -17,7 +19,8 @@ from welfare_jax.train import step
 from welfare_jax.train.algorithms import ALGORITHMS
 from welfare_jax.train.state import State, join
 
-KNOWN = ("dr_grpo", "grpo", "ppo", "expert_iteration")  # the algorithms of `train.algorithms` that free text takes
+# Algorithms of `train.algorithms` that free text takes.
+KNOWN = ("dr_grpo", "grpo", "ppo", "expert_iteration")
 
 
 class Episodes(NamedTuple):
@@ -37,6 +40,38 @@ class Episodes(NamedTuple):
         """Slots [B, N] after which each token of the answer was drawn."""
         B, N = self.kept.shape
         return jnp.broadcast_to(jnp.arange(N) + self.tokens.shape[1] - N - 1, (B, N))
+
+
+def check(cfg):
+    """Refuse settings of the trainer that would end in an error, or mean nothing, long after the start."""
+    if cfg.algorithm not in KNOWN:
+        raise InputError(f"train.algorithm={cfg.algorithm!r}: choose one of {', '.join(KNOWN)}")
+    if cfg.kl != "k3" or cfg.entropy != "plain":
+        raise InputError(f"train.kl={cfg.kl!r}, train.entropy={cfg.entropy!r}: free text has 'k3' and 'plain' only")
+    check_batch(cfg)
+
+
+def check_batch(cfg):
+    """Refuse counts below one, and gradient passes and optimiser steps that do not divide the episodes of a step."""
+    for name in ("steps", "groups", "group_size", "micro_batch", "epochs", "minibatches", "checkpoint_every"):
+        if cfg[name] < 1:
+            raise InputError(f"train.{name}={cfg[name]}: must be at least 1")
+    rows = cfg.groups * (min(cfg.keep_best, cfg.group_size) if cfg.keep_best else cfg.group_size)
+    if rows % cfg.minibatches or rows // cfg.minibatches % min(cfg.micro_batch, rows // cfg.minibatches):
+        raise InputError(f"train.micro_batch={cfg.micro_batch}, minibatches={cfg.minibatches}: must divide {rows}")
+
+
+def chosen(seed: int, step: int, groups: int, count: int) -> np.ndarray:
+    """Numbers of a step's prompts: all `count` in a new order every time they have been gone through."""
+    numbers = range(step * groups, (step + 1) * groups)
+    orders = {e: np.random.default_rng((seed, e)).permutation(count) for e in {n // count for n in numbers}}
+    return np.array([orders[n // count][n % count] for n in numbers])
+
+
+def texts(tokenizer, new, kept) -> list[str]:
+    """Answers [B, N] as text."""
+    rows = [ids[on] for ids, on in zip(*jax.device_get((new, kept)))]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 def episodes(prompts, mask, new, kept, rewards) -> Episodes:

@@ -62,13 +62,6 @@ def test_a_prompt_and_any_solution_are_the_document(kind, tokenizer, tmp_path):
         amplify.pool(tokenizer, problems, width=8)
 
 
-def test_every_problem_is_asked_once_an_epoch():
-    cfg = config(**{"train.groups": 6})
-    rows = np.concatenate([amplify.chosen(cfg, i, 16) for i in range(8)])
-    epochs = rows.reshape(3, 16)
-    assert all(sorted(e) == list(range(16)) for e in epochs.tolist()) and (epochs[0] != epochs[1]).any()
-
-
 def test_written_answers_are_read():
     p = arithmetic.problem(0, 0)
     text = f"The answer is {p.answer}."

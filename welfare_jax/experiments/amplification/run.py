@@ -68,13 +68,6 @@ class Written(NamedTuple):
         return cls(text, arithmetic.classify(text), found, found == problem.answer)
 
 
-def chosen(config, step: int, count: int) -> np.ndarray:
-    """The problems of a step: the pool in a new order every time it has been gone through."""
-    numbers = range(step * config.train.groups, (step + 1) * config.train.groups)
-    orders = {e: np.random.default_rng((config.seed, e)).permutation(count) for e in {n // count for n in numbers}}
-    return np.array([orders[n // count][n % count] for n in numbers])
-
-
 class Programs(NamedTuple):
     sample: Callable
     judge: Callable
@@ -120,9 +113,7 @@ class Cell:
         new, kept = self.programs.sample(
             trainable, self.frozen, prompts, mask, jax.random.split(key, len(rows)), temperature
         )
-        texts = self.lm.tokenizer.batch_decode(
-            [ids[on] for ids, on in zip(*jax.device_get((new, kept)))], skip_special_tokens=True
-        )
+        texts = freeform.texts(self.lm.tokenizer, new, kept)
         found = [Written.read(text, which.problems[i]) for text, i in zip(texts, rows)]
         rewards = state.spread(np.array([f.right for f in found], np.float32), self.mesh)
         return freeform.episodes(prompts, mask, new, kept, rewards), found
@@ -130,7 +121,7 @@ class Cell:
     def play(self, i: int, trainable):
         """(episodes of step i, shares and accuracies by format)."""
         cfg = self.config.train
-        rows = np.repeat(chosen(self.config, i, len(self.train.problems)), cfg.group_size)
+        rows = np.repeat(freeform.chosen(self.config.seed, i, cfg.groups, len(self.train.problems)), cfg.group_size)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), 1), i)
         played, found = self.write(self.train, rows, key, cfg.temperature, trainable)
         return played, attempts.by_format([f.style for f in found], [f.right for f in found], STYLES)
@@ -206,12 +197,8 @@ def _setting(config, name):
 def check(config):
     """Refuse what would otherwise end in an error long after the start."""
     cfg, measure = config.train, config.measure
-    if cfg.algorithm not in freeform.KNOWN:
-        raise InputError(f"train.algorithm={cfg.algorithm!r}: choose one of {', '.join(freeform.KNOWN)}")
-    if cfg.kl != "k3" or cfg.entropy != "plain":
-        raise InputError(f"train.kl={cfg.kl!r}, train.entropy={cfg.entropy!r}: free text has 'k3' and 'plain' only")
-    counts = {f"train.{k}": cfg[k] for k in ("steps", "groups", "group_size", "micro_batch", "epochs", "minibatches")}
-    counts |= {f"measure.{k}": measure[k] for k in ("every", "problems", "samples", "batch")}
+    freeform.check(cfg)
+    counts = {f"measure.{k}": measure[k] for k in ("every", "problems", "samples", "batch")}
     for name, value in (counts | {"problems": config.problems, "max_new_tokens": config.max_new_tokens}).items():
         if value < 1:
             raise InputError(f"{name}={value}: must be at least 1")
@@ -223,9 +210,6 @@ def check(config):
         )
     if bad := [k for k in measure.ks if not 1 <= k <= measure.samples]:
         raise InputError(f"measure.ks: {bad[0]} is not in 1..measure.samples={measure.samples}")
-    rows = cfg.groups * (min(cfg.keep_best, cfg.group_size) if cfg.keep_best else cfg.group_size)
-    if rows % cfg.minibatches or rows // cfg.minibatches % min(cfg.micro_batch, rows // cfg.minibatches):
-        raise InputError(f"train.micro_batch={cfg.micro_batch}, minibatches={cfg.minibatches}: must divide {rows}")
     for name, known in (("shape", config.shapes), ("mixture", config.mixtures)):
         for value in config.sweep[name] or [config[name]]:
             if value not in known:

@@ -2,9 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from welfare_jax.experiments.axis import settings as axis
 from welfare_jax.experiments.pretraining import settings as pretraining
 from welfare_jax.settings import RENTING, Setting, defaults
+from welfare_jax.train import settings as train
 
 
 def amplify() -> ConfigDict:
@@ -13,11 +13,10 @@ def amplify() -> ConfigDict:
     # The base is to know all formats, and none of them perfectly.
     config.pretrain.steps = 160
     config.pretrain.level.update(steps=2, largest=20, operations="+-*")
-    for name in ("merge_lora", "eval_every", "intervene"):
+    for name in train.MAZE_ONLY:
         del config.train[name]
     config.train.update(
-        algorithm="grpo", steps=40, schedule_steps=40, schedule="constant", warmup=2, groups=32, group_size=8,
-        lr=3e-4, trainable=".*", adam_b2=0.95, entropy_coef=0.0, entropy="plain", kl="k3", kl_coef=0.0, remat=False,
+        train.FREE_TEXT, steps=40, schedule_steps=40, groups=32, group_size=8, lr=3e-4, trainable=".*",
         checkpoint_every=10, keep=1,
     )  # fmt: skip
     config.train.lora.rank = 0
@@ -41,7 +40,7 @@ def tree() -> dict:
         "mesh": {"data": 0, "fsdp": 1, "tensor": 1},
         "problems": Setting(4096, "to learn from"),
         "max_new_tokens": 40,
-        "train": axis.tree()["train"],
+        "train": train.tree(),
         "measure": Setting(
             {"every": 10, "problems": 64, "samples": 16, "batch": 16, "ks": (1, 4, 16)},
             "greedy accuracy is over all held-out problems, the rest over so many samples of each, a batch at a time",
