@@ -145,7 +145,8 @@ def programs(run: Run, config, lie: dict) -> Iterator[Program]:
     if not algorithm.planned or config.sft.policy_samples:
         with layers.for_accelerators():
             shapes = jax.eval_shape(collect, *rollout.args)[0]
-        deal = lambda a: mesh_lib.rows(setup.mesh, a.shape[own.several])
+        among = mesh_lib.rows_of_parts if own.several else mesh_lib.rows
+        deal = lambda a: among(setup.mesh, a.shape[own.several])
         played = placed(shapes, lie["rollout"][0] if lie.get("rollout") else jax.tree.map(deal, shapes))
     rows, width = None, 0
     if algorithm.planned:
