@@ -125,7 +125,7 @@ def test_without_the_compiler_the_extra_is_named(name, monkeypatch):
 def test_bad_rehearsals_end_in_one_line(changes, said, known, monkeypatch):
     monkeypatch.setattr(estimate, "source", lambda config: known)
     with pytest.raises(InputError) as error:
-        experiments.find("rl").planned(config(**{"plan": "compile"} | changes))
+        list(experiments.find("rl").planned(config(**{"plan": "compile"} | changes), None))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from welfare_jax.errors import InputError
 from welfare_jax.evals import temporal_stats
 from welfare_jax.evals.cells import Cell
-from welfare_jax.evals.directions import COHORTS, Bank, Direction
+from welfare_jax.evals.directions import Bank, Direction
 from welfare_jax.interp import geometry, null
 from welfare_jax.interp.axes import texts
 from welfare_jax.interp.names import Vector
@@ -68,7 +68,7 @@ def _like(values, like):
 
 def grid(lab, welfare: str) -> tuple[list[int], list[float]]:
     """(layers, doses) of the run's grid: the welfare direction's own layer where each vector steers at its own."""
-    mine = [c for c in lab.cells if c.vector and lab.bank.directions[c.vector].kind not in COHORTS]
+    mine = [c for c in lab.cells if c.vector and not Vector.of_label(c.vector).control]
     of = {name: {c.layer for c in mine if c.vector == name} for name in {c.vector for c in mine}}
     if all(len(layers) == 1 for layers in of.values()):
         layers = [lab.bank.directions[welfare].layer]
