@@ -74,7 +74,7 @@ def test_a_price_needs_a_machine(toy, monkeypatch):
     assert [line.split(":")[0].removesuffix(" of") for line in said[2:]] == [
         "1xtoy",
         "4xtoy",
-        "for a price, name the machine that it is of",
+        "for a price, name the machine that it is",
     ]
 
 

@@ -26,8 +26,8 @@ def test_replays_say_what_was_played(world, tiny_tokenizer):
     """Every message decodes from the tokens that were shown, and the path of the player is continuous."""
     cfg = worlds.train_config(group_size=2)
     windy = world._replace(maze=maze.Params(size=15, turns=worlds.TURNS, wind=0.9))
-    played, grids = worlds.collector(windy, cfg)(world.trainable, world.frozen, jax.random.key(1), 0, 0.7)
-    episodes, reward = analysis.replays(played, grids, 0.7, world.pieces, "trained", 2)
+    played, starts = worlds.collector(windy, cfg)(world.trainable, world.frozen, jax.random.key(1), 0, 0.7)
+    episodes, reward = analysis.replays(played, starts.grid, 0.7, world.pieces, "trained", 2)
     assert reward == pytest.approx(float(np.asarray(played.rewards).sum(1).mean()), rel=1e-5)
     assert [e["title"] for e in episodes] == ["trained, maze 1", "trained, maze 2"]
     pushed = 0
