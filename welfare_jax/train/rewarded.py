@@ -6,7 +6,6 @@ Both train adapters of a loaded model and return the model with them. `train.set
 import dataclasses
 import hashlib
 import inspect
-import time
 from collections.abc import Callable
 
 import jax
@@ -139,16 +138,13 @@ def train(initial, frozen, tx, cfg, workdir, bound: dict, play: Callable, update
     needs = cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart
     trainable = jax.tree.map(jnp.copy, initial)  # the update gives its input's memory away
     now = state.State(jnp.int32(0), trainable, tx.init(trainable))
-    with record.Record(workdir, now, bound, cfg) as run:
-        now = run.now
-        for i in run:
-            begin = time.perf_counter()
-            played = play(now.trainable, i)
-            now, metrics = update(now, frozen, initial if needs else None, played, cfg.temperature)
-            row = {"step": i} | step.values(metrics) | {"seconds": time.perf_counter() - begin}
-            run.check(row)
-            run.write(row, now, reward=f"{row['reward']:.2f}")
-    return now.trainable
+
+    def advance(i, now, _):
+        played = play(now.trainable, i)
+        now, metrics = update(now, frozen, initial if needs else None, played, cfg.temperature)
+        return now, step.values(metrics)
+
+    return record.train(workdir, now, bound, cfg, advance, shown={"reward": ("reward", 2)}).trainable
 
 
 def numbers(paid, count: int) -> np.ndarray:
