@@ -110,6 +110,7 @@ def configured(settings: dict) -> ConfigDict:
     for name in trainer.MAZE_ONLY:
         del cfg[name]
     cfg.update(trainer.FREE_TEXT | START)
+    cfg.lock()  # what it does not know is refused from here on
     try:
         cfg.update(settings)
     except (KeyError, TypeError, ValueError) as error:
