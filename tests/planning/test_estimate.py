@@ -238,7 +238,7 @@ def test_a_run_asks_before_it_loads(small_run, monkeypatch, tmp_path):
     monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
     monkeypatch.setattr(loop, "build", lambda c: pytest.fail("loaded a model that does not fit"))
     present(monkeypatch, Fake("TPU v5 lite", 1e7, "tpu"))
-    with pytest.raises(InputError, match="of each device here, which has 0.01 GB"):
+    with pytest.raises(InputError, match="of each device here, which has 0.01;"):
         run.run(settings(), tmp_path)
 
 
