@@ -136,7 +136,7 @@ def test_misspelt_extra_is_refused(checkout):
     done = checkout.run("local.sh", WELFARE_EXTRAS="tpu,cuad")
     assert done.returncode != 0 and checkout.installs() == []
     last = done.stderr.splitlines()[-1]
-    assert "cuad" in last and "cuda, cuda12, tpu, docs, test" in last
+    assert "cuad" in last and "cuda, cuda12, tpu, rehearse, docs, test" in last
 
 
 def test_broken_venv_is_made_anew(checkout):

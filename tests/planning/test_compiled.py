@@ -84,7 +84,7 @@ def test_eight_hosts_gather_weights_and_meet_over_data_once(known):
 def test_one_gpu_sends_nothing(known, monkeypatch, tmp_path):
     c = config(**{"topology": "1xH100", "plan": "compile", "plan_file": str(tmp_path / "plan.json")})
     monkeypatch.setattr(estimate, "source", lambda config: known)
-    said = experiments.find("rl").planned(c)
+    said = "\n".join(experiments.find("rl").planned(c, None))
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["topology"] == "1xH100" and found["fits"] and "the run fits" in said
     assert [one["name"] for one in found["programs"]] == ["rollout", "update"]

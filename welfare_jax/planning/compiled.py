@@ -86,7 +86,7 @@ def setup_of(config, mesh, known: estimate.Source) -> loop.Setup:
     trainable, frozen = ({k: placed(v, where(k, v)) for k, v in part.items()} for part in (trainable, frozen))
     base, _ = decoder.structure(known.spec, None, config.model.dtype)
     lm = hf.LM(base, shapes, known.spec, known.pieces.tokenizer, config.model.path)
-    return loop.Setup(lm, graphdef, trainable, frozen, known.pieces, params, mesh)
+    return loop.Setup(lm, graphdef, trainable, frozen, mesh, known.pieces, params)
 
 
 class Run(NamedTuple):
@@ -115,7 +115,7 @@ def begin(setup: loop.Setup, config) -> Run:
         lm = hf.LM(setup.lm.graphdef, params, setup.lm.spec, None, "")
         graph, trainable, frozen = loop.start(lm, config)
         del graph, frozen
-        own = loop.runs(loop.Setup(lm, None, trainable, {}, setup.pieces, setup.maze, setup.mesh), config)
+        own = loop.runs(loop.Setup(lm, None, trainable, {}, setup.mesh, setup.pieces, setup.maze), config)
         found.append(own.configs)
         return own._replace(configs=None), loop.begin(own, state.optimizer(config.train))
 
