@@ -87,12 +87,12 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
     assert not fake.asked  # it is not asked for
     monkeypatch.setenv("WANDB_MODE", "offline")
     cfg = worlds.train_config(steps=3, checkpoint_every=1, keep=1, spike=0.0)
-    now = state.State(jnp.int32(0), {"a": jnp.zeros(2)}, ())
+    settings = {"train": {"lr": 0.1}, "content": {"weights": "x"}}
+    advance = lambda i, now, _: (now, {"loss": float(i), "grad_norm": 1.0, "cos": [0.0, 1.0]})
     for upto in (2, 3):  # stopped after two steps, and gone on
         cfg.steps = upto
-        with record.Record(tmp_path / "run", now, {"train": {"lr": 0.1}, "content": {"weights": "x"}}, cfg) as run:
-            for i in run:
-                run.write(row(i, loss=float(i)) | {"cos": [0.0, 1.0]}, run.now)
+        now = state.State(jnp.int32(0), {"a": jnp.zeros(2)}, ())
+        record.train(tmp_path / "run", now, settings, cfg, advance)
     assert fake.ended == 2 and [step for step, _ in fake.rows] == [0, 1, 2]
     assert fake.rows[1][1]["loss"] == 1.0 and fake.rows[1][1]["cos/mean"] == 0.5
     first, again = fake.asked
