@@ -77,4 +77,4 @@ def lines(rows: list[dict]) -> list[str]:
          show(r["bytes"], "GB", 1e9), show(r["planned_bytes"], "GB", 1e9))
         for r in rows
     ]  # fmt: skip
-    return ["".join(f"{cell:>15}" for cell in row) for row in (head, *body)]
+    return [" ".join(f"{cell:>15}" for cell in row) for row in (head, *body)]
