@@ -42,6 +42,8 @@ TRAINING = OUTCOME | {
          "3 training runs, 2 shams (random adapters of the same size)"),
         (TRAINING | {"sham_changes": []}, "the trained vectors of Gold and Mold are more opposed than", "more opposed",
          "3 training runs, no shams"),
+        (TRAINING | {"shuffled": TRAINING}, "training left the vectors of Gold and Mold more opposed than",
+         "more opposed", "3 training runs, 2 shams (random adapters of the same size), 2 of shuffled rewards"),
         (TRAINING | {"verdict": "unknown"}, "whether it moved the vectors of Gold and Mold cannot be told",
          "cannot be told", "3 training runs, 2 shams (random adapters of the same size)"),
         (TRAINING | {"verdict": "small"}, "training moved the vectors of Gold and Mold by less than 0.10",

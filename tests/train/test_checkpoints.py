@@ -202,7 +202,7 @@ def test_metrics_of_cells_side_by_side(tmp_path):
         (tmp_path / "cells" / name).mkdir(parents=True)
         rows = [{"step": i, "loss": f"{name}{i}"} for i in range(count)]
         checkpoints.write_metrics(tmp_path / "cells" / name / "metrics.jsonl", rows)
-    checkpoints.join_metrics(tmp_path, ["a", "b"])
+    checkpoints.metrics_side_by_side(tmp_path, ["a", "b"])
     want = [{"step": i, "cells": {n: {"step": i, "loss": f"{n}{i}"} for n in "ab"}} for i in range(2)]
     assert checkpoints.read_metrics(tmp_path / "metrics.jsonl") == want
 

@@ -52,6 +52,17 @@ def together(settings, tmp_path_factory):
     return cfg, workdir, jax.device_get(trained), time.perf_counter() - begin
 
 
+def test_means_leave_out_organisms_of_shuffled_rewards(settings):
+    """They speak for themselves; where no other was trained, they speak for the run."""
+    rows = [{"reward": x, "entropy": None if x == 2 else x} for x in (1.0, 2.0, 6.0)]
+    mean = lambda *shuffled: organisms.mean_row(
+        rows, organisms.configs(settings(**{"organisms.shuffle_rewards": list(shuffled)}))
+    )
+    assert mean(False, False, True)["reward"] == 1.5 and mean(False, False, True)["entropy"] == 1.0
+    assert mean(True, True, True)["reward"] == mean(False, False, False)["reward"] == 3.0
+    assert mean(True, False, False)["organisms"] == rows
+
+
 @pytest.mark.slow
 def test_four_organisms_are_four_runs(together, settings, tmp_path):
     """Other seeds, tiles, rates: each as in a run of its own, to 1e-5 of what it moved or said, and sooner done."""

@@ -143,6 +143,8 @@ def test_an_environment_of_ones_own(lm, tmp_path):
     assert moved == ["q", "v"]
     with pytest.raises(InputError):
         wj.train_in_environment(lm, dataclasses.replace(cups, closing="Say L or R."), tmp_path, **few)
+    with pytest.raises(InputError, match="no tiles to even out"):
+        wj.train_in_environment(lm, cups, tmp_path / "odd", entropy="equalised", **few)
 
 
 @pytest.mark.slow

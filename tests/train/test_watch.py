@@ -1,6 +1,7 @@
 """The guard, the best parameters, TensorBoard: what looks on while a run trains."""
 
 import math
+import shutil
 import sys
 import types
 
@@ -98,8 +99,11 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
     first, again = fake.asked
     assert first == again and first["resume"] == "allow" and first["config"] == {"train": {"lr": 0.1}}
     assert first["dir"] == str(tmp_path / "run") and first["name"] == "run"
-    other = watch.Wandb(tmp_path, {})
-    assert fake.asked[-1]["id"] != first["id"]
+    shutil.copytree(tmp_path / "run", tmp_path / "elsewhere" / "run")
+    watch.Wandb(tmp_path / "elsewhere" / "run", {}).close()
+    assert fake.asked[-1]["id"] == first["id"]  # on another machine it goes on
+    other = watch.Wandb(tmp_path / "other" / "run", {})  # a folder of the same name is another run
+    assert fake.asked[-1]["id"] != first["id"] and fake.asked[-1]["name"] == "run"
     other.close()
 
 

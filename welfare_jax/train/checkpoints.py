@@ -337,7 +337,7 @@ def write_metrics(path, rows) -> None:
     runtime.write_whole(pathlib.Path(path), "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def join_metrics(workdir, names) -> None:
+def metrics_side_by_side(workdir, names) -> None:
     """The metrics of the runs in `workdir/cells/NAME` side by side, a row for each step that all have."""
     rows = [read_metrics(pathlib.Path(workdir) / "cells" / name / "metrics.jsonl") for name in names]
     joined = ({"step": i, "cells": dict(zip(names, own))} for i, own in enumerate(zip(*rows)))

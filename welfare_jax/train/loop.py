@@ -268,7 +268,7 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
     update = updater(setup, config, tx, places, own.several, supply.width if supply else 0)
     initial = own.initial if cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart else None
     fold = jax.vmap(jax.random.fold_in, (0, None)) if own.several else jax.random.fold_in
-    plays = supply is None or config.sft.policy_samples
+    plays, beside = supply is None or config.sft.policy_samples, own.configs if own.several else []
 
     def play(key_number, i, trainable):
         """Episodes of the present parameters: training draws from key 1, held-out mazes from key 2."""
@@ -284,12 +284,12 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
         lasted = {"rollout_seconds": time.perf_counter() - lap, "curve_seconds": lap - begin}
         rows = state.spread(next(supply.batches), setup.mesh) if supply else None
         now, metrics = update(now, setup.frozen, initial, rows, played, own.knobs)
-        return now, row_of(metrics, points, len(own.configs) if own.several else 0) | lasted
+        return now, row_of(metrics, points, beside) | lasted
 
     def measure(i, now, row):
         row = rates(row, cfg, len(own.configs))
         due = cfg.eval_every and ((i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps)
-        return evaluate(row, play(2, 0, now.trainable), own.several) if due else row
+        return evaluate(row, play(2, 0, now.trainable), beside) if due else row
 
     pipeline, best = supply.batches if supply else None, bool(cfg.eval_every)
     now = record.train(
@@ -330,13 +330,13 @@ def curve_points(curve, trainable, frozen):
     return [f(organisms.take(trainable, i), frozen) for i, f in enumerate(curve)]
 
 
-def row_of(metrics, points, several: int) -> dict:
-    """A step's metrics; of organisms, their means and under `organisms` each one's own."""
-    if not several:
+def row_of(metrics, points, own: list) -> dict:
+    """A step's metrics; of organisms, whose settings are `own`, their means and under `organisms` each one's own."""
+    if not own:
         return (points or {}) | step.values(metrics)
     metrics = jax.device_get(metrics)
-    rows = [step.values(organisms.take(metrics, k)) | (points[k] if points else {}) for k in range(several)]
-    return organisms.mean_row(rows)
+    rows = [step.values(organisms.take(metrics, k)) | (points[k] if points else {}) for k in range(len(own))]
+    return organisms.mean_row(rows, own)
 
 
 @jax.jit
@@ -344,18 +344,18 @@ def _judged(played):
     return step.returns(played) | objectives.choices(played.neighbours, played.actions)
 
 
-def evaluate(row: dict, played, several: bool) -> dict:
-    """The row with reward and behaviour on held-out mazes, after this step's update."""
+def evaluate(row: dict, played, own: list) -> dict:
+    """The row with reward and behaviour on held-out mazes, after this step's update; own: as for `row_of`."""
     kept = ("reward", "gold_taken", "mold_avoided")
 
     def one(found):
         return {f"eval_{k}": v for k, v in step.values(found).items() if k in kept}
 
-    if not several:
+    if not own:
         return row | one(_judged(played))
     found = jax.device_get(jax.vmap(_judged)(played))
-    rows = [own | one(organisms.take(found, k)) for k, own in enumerate(row["organisms"])]
-    return row | organisms.mean_row(rows)
+    rows = [before | one(organisms.take(found, k)) for k, before in enumerate(row["organisms"])]
+    return row | organisms.mean_row(rows, own)
 
 
 def rates(row, cfg, several: int) -> dict:

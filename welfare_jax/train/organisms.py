@@ -100,9 +100,15 @@ def folder(workdir, i: int) -> pathlib.Path:
     return pathlib.Path(workdir) / "organisms" / str(i)
 
 
-def mean_row(rows: list[dict]) -> dict:
-    """The means over organisms of everything that is a number, and under `organisms` each one's own."""
-    numbers = {k: [r[k] for r in rows if isinstance(r.get(k), int | float)] for k in rows[0]}
+def rewarded(own: list[ConfigDict]) -> list[int]:
+    """The numbers of the organisms that speak for the run: those whose rewards are not shuffled, or else all."""
+    return [i for i, config in enumerate(own) if not config.train.shuffle_rewards] or list(range(len(own)))
+
+
+def mean_row(rows: list[dict], own: list[ConfigDict]) -> dict:
+    """The means over the organisms that are `rewarded` of everything that is a number, and under `organisms` each
+    one's own."""
+    numbers = {k: [rows[i][k] for i in rewarded(own) if isinstance(rows[i].get(k), int | float)] for k in rows[0]}
     return {k: sum(v) / len(v) for k, v in numbers.items() if v} | {"organisms": rows}
 
 

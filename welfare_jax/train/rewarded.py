@@ -81,6 +81,8 @@ def train_in_environment(
         raise InputError(
             f"algorithm={cfg.algorithm!r}: an environment takes {', '.join((*freeform.KNOWN, 'reinforce'))}"
         )
+    if cfg.entropy != "plain":
+        raise InputError(f"entropy={cfg.entropy!r}: an environment has no tiles to even out; it takes 'plain'")
     freeform.check_batch(cfg)
     pieces = environments.tables(environment, lm.tokenizer, template)
     rollout.check_ids(lm.spec, pieces)

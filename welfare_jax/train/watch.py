@@ -1,7 +1,6 @@
 """What looks on while a run trains: the guard, the best parameters so far, TensorBoard."""
 
 import concurrent.futures
-import hashlib
 import math
 import os
 import pathlib
@@ -10,11 +9,12 @@ import statistics
 import threading
 import time
 import urllib.request
+import uuid
 
 import jax
 from jax.experimental import multihost_utils
 
-from welfare_jax import hosts
+from welfare_jax import hosts, runtime
 from welfare_jax.errors import InputError
 from welfare_jax.train import checkpoints
 
@@ -100,7 +100,8 @@ class Board:
 class Wandb:
     """The same numbers for Weights & Biases, where the environment has `WANDB_MODE` or `WANDB_API_KEY`.
 
-    A folder is one run there: what was stopped goes on in the same place. Nothing is sent in `WANDB_MODE=offline`.
+    A folder is one run there, by the name in its `wandb_id`: what was stopped goes on in the same place, also where
+    the folder was copied to another machine. Nothing is sent in `WANDB_MODE=offline`.
     """
 
     def __init__(self, folder, settings: dict):
@@ -113,7 +114,11 @@ class Wandb:
             checkpoints.say("wandb is asked for by the environment and not installed: pip install wandb")
             return
         folder = pathlib.Path(folder).resolve()
-        name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        place = folder / "wandb_id"
+        if not place.is_file():  # a path would be shared by machines that call their folders alike
+            folder.mkdir(parents=True, exist_ok=True)
+            runtime.write_whole(place, uuid.uuid4().hex[:16])
+        name = place.read_text().strip()
         settings = {k: v for k, v in settings.items() if k != checkpoints.CONTENT}
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "welfare_jax"), name=folder.name, id=name, resume="allow",

@@ -149,5 +149,5 @@ def test_runs_of_shuffled_rewards_are_held_against_the_others(without_reward, sa
     beside = found["shuffled"]
     assert beside["verdict"] in (says, "small") and beside["runs"] == 4 and len(beside["sham_changes"]) == 3
     assert beside["change"] == pytest.approx(-0.5 - without_reward, abs=0.1)
-    _, alone = analysis.outcomes(config, runs[4:], [True] * 3)
+    _, alone = analysis.outcomes(config, runs[4:], [False] * 3)  # with nothing beside them
     assert alone["runs"] == 3 and "shuffled" not in alone

@@ -255,7 +255,7 @@ def run(config, workdir) -> dict:
     if "" in found:
         return found[""]
     runtime.write_json(workdir / "config.json", config.to_dict())
-    checkpoints.join_metrics(workdir, list(found))
+    checkpoints.metrics_side_by_side(workdir, list(found))
     summary = {
         "algorithm": config.train.algorithm, "cells": found, "over_seeds": over_seeds(list(found.values())),
         "device": jax.devices()[0].device_kind, "seconds": {"last_call": round(time.perf_counter() - begin, 1)},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 
@@ -125,18 +126,19 @@ def outcomes(config, runs: list[dict], shuffled=()):
     """(what can be said of the one checkpoint, what of training) from what `run` returned for every trained run.
 
     The first is None where there are several runs; the second where there is one and no sham beside it. shuffled: a
-    bool a run, whether its rewards were. Such runs are what the others are held against besides, under "shuffled".
+    bool a run, whether its rewards were and others' were not. Such runs are what those are held against besides, under
+    "shuffled".
     """
     rule = outcome.Rule(**config.outcome)
     one = outcome.of_run(rule, runs[0]["trained"], runs[0]["untrained"]) if len(runs) == 1 else None
-    apart = [run for run, no_reward in zip(runs, shuffled) if no_reward]
-    kept = [run for run in runs if not any(run is other for other in apart)] or runs
+    apart = list(itertools.compress(runs, shuffled))
+    kept = list(itertools.compress(runs, [not x for x in shuffled])) if apart else runs
     ends = lambda some: [(run["trained"], run["untrained"]) for run in some]
     shams = [(sham, run["untrained"]) for run in kept for sham in run["shams"]]
     if one and not shams:
         return one, None
     found = outcome.of_training(rule, ends(kept), shams)
-    if apart and len(apart) < len(runs):
+    if apart:
         found["shuffled"] = outcome.of_training(rule, ends(kept), ends(apart))
     return one, found
 

@@ -65,10 +65,12 @@ def _change(run: Run) -> tuple[str, str, str]:
 
 
 def _seeds(run: Run) -> str:
-    runs = max(len(finite(numbers(dig(run.analysis, "training", "changes")))), len(_organisms(run)), 1)
+    runs = len(finite(numbers(dig(run.analysis, "training", "changes")))) or max(len(_organisms(run)), 1)
     shams = len(finite(numbers(dig(run.analysis, "training", "sham_changes"))))
     beside = f"{shams} shams (random adapters of the same size)" if shams else "no shams"
-    return f"{runs} training run{'s' * (runs > 1)}, {beside}"
+    apart = len(finite(numbers(dig(run.analysis, "training", "shuffled", "sham_changes"))))
+    more = f", {apart} of shuffled rewards" if apart else ""
+    return f"{runs} training run{'s' * (runs > 1)}, {beside}{more}"
 
 
 def _organisms(run: Run) -> list:

@@ -115,7 +115,10 @@ def _organisms(run: Run, columns) -> Markup:
         where = Markup('<a href="organisms/{}/report.html">its report</a>').format(i)
         rows.append((i, told, *ends, num(mine["mold_avoided"][-1], 2), where))
     head = ("organism", "its own settings", "first reward", "last reward", "Mold avoided", "")
-    caption = "All were trained in one program over one frozen base; everything else on this page is their mean."
+    caption = (
+        "All were trained in one program over one frozen base; everything else on this page is the mean of those "
+        "whose rewards were not shuffled."
+    )
     return embed((figures.organisms, columns), "Reward of each organism", caption, "organisms") + table(
         head, rows, numeric=(0, 2, 3, 4)
     )

@@ -66,8 +66,7 @@ def run(config, workdir):
         summary = loop.ends(workdir) | found | facts
     else:
         parts, grams, known = [], [], {}
-        no_reward = [c.train.shuffle_rewards for c in runs.configs]
-        whole = [i for i, without in enumerate(no_reward) if not without] or list(range(len(own)))
+        whole = organisms.rewarded(runs.configs)
         for i, (mine, cfg) in enumerate(zip(own, runs.configs)):
             folder, look, ours = organisms.folder(workdir, i), loop.collector(mine, cfg), organisms.take(trained, i)
             beside = draw_shams(config, mine.initial, ours, whole.index(i), len(whole)) if i in whole else []
@@ -77,7 +76,7 @@ def run(config, workdir):
             grams.append(read)
             runtime.write_json(folder / "summary.json", parts[-1] | {"seconds": seconds})
             experiments.report(folder)
-        _, training = analysis.outcomes(config, grams, no_reward)
+        _, training = analysis.outcomes(config, grams, [i not in whole for i in range(len(own))])
         runtime.write_json(workdir / "analysis.json", {"training": training})
         lap("analysis")
         summary = loop.ends(workdir) | facts | {"organisms": parts}

@@ -226,7 +226,7 @@ def run(config, workdir) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     runtime.write_json(workdir / "config.json", config.to_dict())
     found = {name: cell(own, name.rpartition("-")[0], workdir) for name, own in cells(config).items()}
-    checkpoints.join_metrics(workdir, list(found))
+    checkpoints.metrics_side_by_side(workdir, list(found))
     summary = {
         "cells": {name: {k: v for k, v in c.items() if k != "settings"} for name, c in found.items()},
         "over_seeds": over_seeds(list(found.values())), "device": jax.devices()[0].device_kind,
