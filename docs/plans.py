@@ -9,7 +9,10 @@ from welfare_jax.planning import estimate
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "guide" / "platforms.md"
 BEGIN, END = "<!-- python docs/plans.py writes this table -->\n", "<!-- until here -->"
-MODELS = ("Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B")
+MODELS = (
+    "Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "google/gemma-3-4b-it", "google/gemma-3-27b-it",
+    "openai/gpt-oss-20b",
+)  # fmt: skip
 MACHINES = ("1xH100", "8xH100", "1xH200", "v5e-8", "v5e-32", "v5p-16", "v6e-8", "v6e-32")
 SHORT = {"train.rollout_batch": "r", "mesh.fsdp": "f", "train.micro_batch": "m"}
 
