@@ -31,10 +31,12 @@ def _train_only():
     from welfare_jax import experiments
     from welfare_jax.experiments.axis import run
     from welfare_jax.train import loop
+    from welfare_jax.train.job import Job
 
     def train(config, workdir):
-        setup = loop.build(config)
-        loop.train(setup, config, workdir, loop.collector(setup, config))
+        job = Job.of(config)
+        setup = loop.build(job)
+        loop.train(setup, job, workdir, loop.collector(setup, job))
 
     run.run, experiments.report = train, str
 

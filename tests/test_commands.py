@@ -11,7 +11,6 @@ import pytest
 import welfare_jax
 from welfare_jax import commands, config
 from welfare_jax.errors import InputError
-from welfare_jax.train import settings as train
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "configs"
@@ -132,7 +131,7 @@ def test_what_is_documented_is_a_setting(job):
     documented, found = config.documented(job), getattr(config, job)().to_dict()
     there = {name for name, _ in flat(found)}
     absent = {name for name, meaning in documented.items() if meaning and not any(n.startswith(name) for n in there)}
-    assert absent == ({f"train.{name}" for name in train.MAZE_ONLY} if job == "amplify" else set())
+    assert absent == set()
     assert sum(map(bool, documented.values())) >= 10 and config.documented("no such job") == {}
 
 

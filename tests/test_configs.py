@@ -13,7 +13,8 @@ from welfare_jax.experiments.pretraining import run as pretraining
 from welfare_jax.models import hf
 from welfare_jax.sft import corpus
 from welfare_jax.text import wording
-from welfare_jax.train import checkpoints, loop, organisms
+from welfare_jax.train import checkpoints, organisms
+from welfare_jax.train.job import Job
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -73,11 +74,10 @@ def test_configs_change_only_settings_that_exist(config_file):
     if found.job == "rl":
         flat = lambda c: checkpoints.flatten(c.to_dict() | {"text": {**c.text, "template": None}}).keys()
         assert flat(found) == flat(config.rl())
-        loop.check(found)
-        organisms.configs(found)
+        organisms.jobs(Job.of(found))
     if found.job == "pretrain":
         pretraining.check(found)
-        corpus.phases(found)
+        corpus.Mixture.of(found)
     if found.job == "amplify":
         amplification.check(found)
         for own in amplification.cells(found).values():

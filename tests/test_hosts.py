@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import runs
 import worlds
-from ml_collections import ConfigDict
 
 from welfare_jax import hosts
 from welfare_jax.errors import InputError
+from welfare_jax.settings import Distributed, typed
 from welfare_jax.train import checkpoints
 
 STEPS = 5
@@ -121,12 +121,12 @@ GOOD = {"coordinator": "localhost:1", "processes": 2, "process": 0, "timeout": 1
 )
 def test_bad_settings_end_in_one_line(changes, said):
     with pytest.raises(InputError) as error:
-        hosts.join(ConfigDict(GOOD | changes))
+        hosts.join(typed(Distributed, {"distributed": GOOD | changes}, "distributed"))
     assert "\n" not in str(error.value) and said in str(error.value)
 
 
 def test_one_process_needs_nothing(tmp_path):
-    hosts.join(ConfigDict(GOOD | {"coordinator": ""}))
+    hosts.join(Distributed())
     assert hosts.first() and hosts.everywhere(True) and not hosts.everywhere(False)
     tree = {"a": np.arange(6.0)}
     assert (hosts.get(hosts.put(tree, jax.devices()[1]))["a"] == tree["a"]).all()

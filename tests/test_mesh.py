@@ -11,7 +11,6 @@ import worlds
 from helpers import tiny_spec
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
@@ -132,13 +131,13 @@ CFG = worlds.train_config(groups=4, micro_batch=8, rollout_batch=8)
 
 def learn(world, mesh=None, way="jit"):
     """{rule: (metrics of five steps, trajectories, change of the parameters)}, and the last state on its devices."""
-    where = parallel.devices(ConfigDict({"parallel": way}), mesh)
+    where = parallel.devices(way, mesh)
     one = jax.make_mesh((1, 1, 1), mesh_lib.AXES, devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 3)
-    mesh, tx, settings = mesh or one, either(), (CFG.groups, CFG.group_size, False)
+    mesh, tx, settings = mesh or one, either(), {"groups": CFG.groups, "group_size": CFG.group_size}
     collect = step.make_collect(
-        world.graphdef, world.pieces, world.maze, *settings, mesh, None, CFG.rollout_batch, where
+        world.graphdef, world.pieces, world.maze, **settings, mesh=mesh, at_once=CFG.rollout_batch, devices=where
     )
-    update = step.make_update(world.graphdef, world.pieces, tx, CFG, world.maze, None, where)
+    update = step.make_update(world.graphdef, world.pieces, tx, CFG, world.maze, devices=where)
     place = lambda part: {
         k: jax.device_put(np.asarray(v), mesh_lib.sharding(mesh, k, v.shape)) for k, v in part.items()
     }

@@ -106,6 +106,13 @@ def test_the_walk_sees(here, line):
     assert len(list(violations(ROOT / here, ast.parse(line)))) == 1
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_configs_end_where_experiments_read_them(path):
+    """What is below takes frozen dataclasses: a step cannot be handed settings that nobody has checked."""
+    reads = any(name.startswith("ml_collections") for name in imports(ast.parse(path.read_text())))
+    assert not reads or room(path) in ("main", "commands", "experiments")
+
+
 def test_the_walk_lets_through():
     text = "import jax\nfrom welfare_jax import mesh\nfrom welfare_jax.text.wording import LETTERS"
     assert not list(violations(ROOT / "sft/x.py", ast.parse(text)))

@@ -9,8 +9,10 @@ from helpers import tiny_model
 from welfare_jax import config
 from welfare_jax.envs import maze
 from welfare_jax.models.layers import Lora
+from welfare_jax.settings import typed
 from welfare_jax.text import pieces as text
 from welfare_jax.train import state, step
+from welfare_jax.train.settings import MazeTraining
 
 TURNS = 3
 
@@ -33,10 +35,8 @@ def make(tokenizer, kind="qwen3", size=15, turns=TURNS, **changes) -> World:
 
 
 def train_config(**changes):
-    cfg = config.rl().train
-    cfg.update(groups=2, group_size=4, micro_batch=8, remat=False, lr=1e-2, schedule_steps=5, entropy_coef=0.2)
-    cfg.update(changes)
-    return cfg
+    few = {"groups": 2, "group_size": 4, "micro_batch": 8, "remat": False, "lr": 1e-2, "schedule_steps": 5}
+    return typed(MazeTraining, config.rl(), "train", **few | {"entropy_coef": 0.2} | changes)
 
 
 def same(row, other, but=()):
@@ -50,7 +50,15 @@ def same(row, other, but=()):
 
 def collector(world, cfg, merged=False, mesh=None):
     return jax.jit(
-        step.make_collect(world.graphdef, world.pieces, world.maze, cfg.groups, cfg.group_size, merged, mesh)
+        step.make_collect(
+            world.graphdef,
+            world.pieces,
+            world.maze,
+            groups=cfg.groups,
+            group_size=cfg.group_size,
+            merged=merged,
+            mesh=mesh,
+        )
     )
 
 

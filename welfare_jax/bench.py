@@ -42,7 +42,9 @@ class Bench:
             vocab, self.pieces = stops.vocabulary_size(tokenizer), pieces.build(tokenizer)
         else:
             self.pieces = pieces.stand_in()
-        self.spec = spec.small(vocab, args.layers, args.width, args.heads, args.kv_heads, args.head_dim, args.mlp)
+        self.spec = spec.small(
+            vocab, **{k: getattr(args, k) for k in ("layers", "width", "heads", "kv_heads", "head_dim", "mlp")}
+        )
         if args.name != "load":  # which reads its parameters
             self.graphdef, params = decoder.init(self.spec, self.key, args.dtype)
             self.params = jax.device_put(params, mesh_lib.replicated(self.mesh))
@@ -68,10 +70,8 @@ class Bench:
 
         from welfare_jax.train import step
 
-        program = step.make_collect(
-            graphdef, self.pieces, self.maze, self.args.groups, self.args.group_size, merged=False, mesh=self.mesh
-        )
-        return jax.jit(program)
+        sizes = {"groups": self.args.groups, "group_size": self.args.group_size}
+        return jax.jit(step.make_collect(graphdef, self.pieces, self.maze, **sizes, mesh=self.mesh))
 
     def lora(self):
         import jax
@@ -130,15 +130,16 @@ def update(b: Bench) -> dict:
     import jax.numpy as jnp
 
     from welfare_jax import config
+    from welfare_jax.settings import typed
     from welfare_jax.train import parallel, state, step
+    from welfare_jax.train.settings import MazeTraining
 
-    settings = config.rl()
-    cfg = settings.train
-    cfg.group_size, cfg.micro_batch, cfg.remat = b.args.group_size, min(b.args.micro_batch, b.episodes), b.args.remat
+    sizes = {"group_size": b.args.group_size, "micro_batch": min(b.args.micro_batch, b.episodes)}
+    cfg = typed(MazeTraining, config.rl(), "train", remat=b.args.remat, **sizes)
     graphdef, trainable, frozen = b.lora()
     played, _ = b.collect(graphdef)(trainable, frozen, b.key, 0, 0.7)
     tx = state.optimizer(cfg)
-    where = parallel.devices(settings, b.mesh)
+    where = parallel.devices("jit", b.mesh)
     program = jax.jit(step.make_update(graphdef, b.pieces, tx, cfg, b.maze, devices=where))
     now = state.State(jnp.int32(0), trainable, tx.init(trainable))
     seconds, compiling, _ = b.time(lambda i: program(now, frozen, None, played, 0.7))

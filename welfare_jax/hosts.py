@@ -6,7 +6,6 @@ scratch folder, checkpoints excepted, which all of them write together.
 
 import os
 import pathlib
-import re
 import shutil
 import sys
 import tempfile
@@ -17,12 +16,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from welfare_jax.errors import InputError
+from welfare_jax.settings import Distributed
 
-AUTO = "auto"
 _kept: list[tempfile.TemporaryDirectory] = []  # this process's scratch, until it ends
 
 
-def join(config):
+def join(config: Distributed):
     """Make this process one of the run's, before anything asks for a device.
 
     config: `coordinator`, empty for a run of one process, "auto" where JAX knows the cluster (Cloud TPU, Slurm,
@@ -32,14 +31,7 @@ def join(config):
     if not config.coordinator:
         return
     known = {}
-    if config.coordinator != AUTO:
-        if not re.fullmatch(r".+:\d+", config.coordinator):
-            raise InputError(f"distributed.coordinator={config.coordinator!r}: name HOST:PORT of process 0, or 'auto'")
-        if not 0 <= config.process < config.processes:
-            raise InputError(
-                f"distributed.process={config.process}: must be one of 0 to {config.processes - 1} "
-                "(distributed.processes - 1), another one on every host"
-            )
+    if config.coordinator != "auto":
         known = dict(coordinator_address=config.coordinator, num_processes=config.processes, process_id=config.process)
     patience = 3 * config.timeout
     try:

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from welfare_jax import commands, experiments, runtime
 from welfare_jax.errors import InputError, Unfinished
+from welfare_jax.settings import Distributed, typed
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment: a Python file with get_config().", lock_config=True
@@ -88,7 +89,7 @@ def start(config, workdir):
     if several:
         from welfare_jax import hosts
 
-        hosts.join(config.distributed)
+        hosts.join(typed(Distributed, config, "distributed"))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,10 +4,8 @@ import json
 
 import numpy as np
 import scripted
-from ml_collections import ConfigDict
 
-from welfare_jax import config
-from welfare_jax.evals import prompts
+from welfare_jax.evals import prompts, temporal
 
 WORDS = ["well", "badly", "J", "V", *"0123456789"]
 WENT_WELL = tuple(json.loads(line)["well"] for line in prompts.locate("temporal").read_text().splitlines())
@@ -76,10 +74,8 @@ class Planted(scripted.Script):
 
 
 def settings(**changes):
-    cfg = ConfigDict(config.evals()["temporal"])
-    cfg.update(random=30, orthogonal=30, control_families=8, draws=400, variants=2, map_families=1)
-    cfg.update(changes)
-    return cfg
+    few = {"random": 30, "orthogonal": 30, "control_families": 8, "draws": 400, "variants": 2, "map_families": 1}
+    return temporal.Dose(**few | changes)
 
 
 def laboratory(folder, state=only_the_last, alphas=(-2, 0, 2), models=("untrained",), silent=(), deaf=(), sentiment=3,

@@ -1,6 +1,7 @@
 """An endpoint as a judge: a server of `transformers` with a released model, and one that fails in every way."""
 
 import contextlib
+import dataclasses
 import http.server
 import json
 import pathlib
@@ -16,12 +17,14 @@ from collections import Counter
 import jax
 import pytest
 import scripted
-from ml_collections import ConfigDict
 
 import welfare_jax as wj
 from welfare_jax import config, mesh
 from welfare_jax.errors import InputError
 from welfare_jax.evals import cells, endpoint, journal, judge, refusal
+from welfare_jax.evals.evaluation import Judged
+from welfare_jax.evals.settings import JudgeSettings
+from welfare_jax.settings import typed
 from welfare_jax.text import pieces
 
 REAL = pathlib.Path(__file__).parents[2] / "models" / "smollm2"
@@ -90,16 +93,18 @@ def late(handler):
     send(handler, completion(FINE))
 
 
+def settings(**changes):
+    return typed(JudgeSettings, {"evals": config.evals()}, "evals.judge", **changes)
+
+
 @pytest.fixture
 def served():
     servers = []
 
     def serve(*answers, port=0, **changes):
         servers.append(Server(*answers, port=port))
-        cfg = ConfigDict(config.evals()["judge"])
-        cfg.update(kind="endpoint", url=servers[-1].url, model="m", wait=0.01, per_minute=0.0, key_env="A_KEY")
-        cfg.update(changes)
-        return servers[-1], cfg
+        fast = {"kind": "endpoint", "url": servers[-1].url, "wait": 0.01, "per_minute": 0.0}
+        return servers[-1], settings(**fast | {"model": "m", "key_env": "A_KEY"} | changes)
 
     yield serve
     for s in servers:
@@ -115,12 +120,12 @@ def evaluate(folder, cfg, answers=ANSWERS, load=None) -> list:
     on as the same command would."""
     rows = "".join(json.dumps({"prompt": f"request {i}"}) + "\n" for i in range(len(answers)))
     (folder / "requests.jsonl").write_text(rows)
-    settings = config.evals()["refusal"] | {"prompts": (str(folder / "requests.jsonl"),), "samples": 1}
+    asked = Judged((str(folder / "requests.jsonl"),), samples=1)
     script = scripted.Script(lambda cell, talk, sample: answers[int(talk.split()[-1])])
     lab = scripted.make(folder, script, None, models=("untrained",), alphas=(0.0,))
     lab.judge = judge.build(cfg, load, ())
     try:
-        return refusal.refusal(lab, ConfigDict(settings))
+        return refusal.refusal(lab, asked)
     finally:
         for book in (lab.judgements, lab.answers, lab.readouts):
             book.close()
@@ -169,13 +174,12 @@ def test_fields_of_the_request(served, tmp_path):
     sent = server.seen[0][2]
     assert sent.keys() == {"model", "messages", "max_completion_tokens", "seed"}
     assert (sent["max_completion_tokens"], sent["seed"]) == (9, 3)
-    cfg.body = '{"temperature": 0.5}'
+    cfg = dataclasses.replace(cfg, body='{"temperature": 0.5}')
     evaluate(tmp_path, cfg, ANSWERS[:1])
     assert server.seen[1][2]["temperature"] == 0.5 and server.seen[1][2]["max_tokens"] == cfg.max_new_tokens
     for bad in ("[1]", "{", '{"messages": []}'):
-        cfg.body = bad
         with pytest.raises(InputError, match="evals.judge.body"):
-            endpoint.make(cfg)
+            settings(kind="endpoint", url=server.url, model="m", body=bad)
 
 
 @pytest.mark.parametrize("text", [None, "", "\ud83d"])
@@ -278,11 +282,10 @@ def test_a_server_that_dies_and_comes_back(served, tmp_path):
 def test_what_is_refused_before_anything_is_asked(served, tmp_path):
     server, cfg = served(FINE, price_in=1e6, max_cost=1.0)
     refused(tmp_path, cfg, ANSWERS, "max_cost")
-    cfg.update(price_in=0.0, url=server.url.removeprefix("http://"))
-    refused(tmp_path, cfg, ANSWERS, "evals.judge.url='127.0.0.1", "http://")
     assert not server.seen
-    with pytest.raises(InputError, match="judge.url"):
-        endpoint.make(ConfigDict(config.evals()["judge"]))
+    for url, said in ((server.url.removeprefix("http://"), "evals.judge.url='127.0.0.1.*http://"), ("", "judge.url")):
+        with pytest.raises(InputError, match=said):
+            settings(kind="endpoint", url=url, model="m")
 
 
 def test_the_pace_is_kept(served):
@@ -323,16 +326,22 @@ def test_a_real_server(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for one another take long on a busy machine
     lm, log = wj.load(REAL), tmp_path / "log"
     folder = wj.save_hf(lm, tmp_path / "model")
-    cfg = ConfigDict(config.evals()["judge"])
-    cfg.update(kind="endpoint", model=str(folder), max_new_tokens=8, timeout=300.0, parallel=2, per_minute=0.0)
+    asked = {"kind": "endpoint", "model": str(folder), "max_new_tokens": 8, "timeout": 300.0, "parallel": 2}
     with transformers_server(folder, log) as url:
-        cfg.url = url
+        cfg = settings(**asked | {"url": url, "per_minute": 0.0})
         rows = evaluate(tmp_path, cfg)
         assert evaluate(tmp_path, cfg) == rows and log.read_text().count("POST /v1/chat/completions") == 6
-        cfg.model = "another"
-        refused(tmp_path, cfg, ANSWERS, url, "HTTP 400", "another", "evals.judge.model")
+        refused(
+            tmp_path,
+            dataclasses.replace(cfg, model="another"),
+            ANSWERS,
+            url,
+            "HTTP 400",
+            "another",
+            "evals.judge.model",
+        )
     (tmp_path / "local").mkdir()
-    cfg.kind = "model"
+    cfg = dataclasses.replace(cfg, kind="model")
     model = cells.Model(lm.graphdef, lm.params, lm.tokenizer, "")
     one = jax.make_mesh((1, 1, 1), mesh.AXES, devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3)
     device = cells.Device({"judge": model}, None, one, len(ANSWERS), 1, pieces.arguments(lm.tokenizer))

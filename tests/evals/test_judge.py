@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import scripted
-from ml_collections import ConfigDict
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import agreement, backtracking, cells, journal, judge, prompts, refusal, replies
+from welfare_jax.evals.settings import JudgeSettings
 
 
 def test_a_judge_sees_prompt_and_answer_and_nothing_else():
@@ -79,7 +79,7 @@ def test_recorded(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     ask = judge.recorded(tmp_path / "a.jsonl")
     assert list(ask([q])) == [[(q, "Verdict: direct refusal")]]
-    cfg = ConfigDict({"kind": "recorded", "path": str(tmp_path / "a.jsonl")})
+    cfg = JudgeSettings(kind="recorded", path=str(tmp_path / "a.jsonl"))
     before = judge.build(cfg, None, ()).content()
     (tmp_path / "a.jsonl").write_text(json.dumps(row | {"reply": "Verdict: direct answer"}) + "\n")
     assert judge.build(cfg, None, ()).content() != before
@@ -118,7 +118,7 @@ def test_a_local_judge_is_our_own_model():
             asked.append((self.think, longest, temperature, {row.cell for row in rows}))
             yield [(row, row.talk.upper()) for row in rows]
 
-    cfg = ConfigDict({"thinking": True, "thinking_tokens": 99, "max_new_tokens": 7})
+    cfg = JudgeSettings(thinking=True, thinking_tokens=99, max_new_tokens=7)
     ask = judge.local(Fake, cfg, {"backtracking"})
     for evaluation, want in (("backtracking", (True, 99)), ("refusal", (False, 7))):
         q = judge.question(evaluation, "m", "", "{answer}", "?", "no")

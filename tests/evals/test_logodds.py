@@ -1,5 +1,6 @@
 """Read-outs without a judge: the program against whole forwards in NumPy, the words, and scores worked out by hand."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 import scripted
 from helpers import tiny_model
-from ml_collections import ConfigDict
 from test_cells import bank, collect, device, rows_of
 
 from welfare_jax import config
@@ -106,7 +106,7 @@ WORDS = ("Good", " glad", " bad", "sad", "Sorry", "Sure", "The")
 
 
 def settings(name, **changes):
-    return ConfigDict(config.evals()[name] | changes)
+    return dataclasses.replace(EVALUATIONS[name].settings, **changes)
 
 
 def laboratory(folder, logp=None, say=None, vocabulary=WORDS, **kw):
@@ -147,7 +147,8 @@ def test_openings_of_several_tokens_stay_whole(tmp_path):
     ],
 )
 def test_words_that_cannot_be_told_apart_are_refused(name, changes, said, tmp_path):
-    lab, cfg = laboratory(tmp_path), ConfigDict(config.evals()[name] | {"bad": ("sad",)} | changes)
+    changes = changes | ({"bad": ("sad",)} if name == "sentiment_logodds" else {})
+    lab, cfg = laboratory(tmp_path), settings(name, **changes)
     with pytest.raises(InputError, match=said) as error:
         EVALUATIONS[name].run(lab, cfg)
     assert "\n" not in str(error.value) and not lab.device.calls
@@ -199,8 +200,7 @@ def test_refusal_by_hand(tmp_path):
         assert r["metrics"]["mass"] == pytest.approx(0.2 * math.exp(r["cell"].alpha) + 0.4)
     calls = lab.device.calls
     assert refusal_logodds.refusal_logodds(lab, cfg) == scores and lab.device.calls == calls
-    cfg.answer = ("Sure",)  # other words are another question
-    refusal_logodds.refusal_logodds(lab, cfg)
+    refusal_logodds.refusal_logodds(lab, dataclasses.replace(cfg, answer=("Sure",)))  # other words: another question
     assert lab.device.calls == 2 * calls
 
 
@@ -218,9 +218,8 @@ def test_samples_are_of_vectors_alone(tmp_path):
 
 def test_what_needs_a_judge():
     """By name, with the package's settings and with grading by a judge."""
-    needs = lambda **changes: {
-        name for name, e in EVALUATIONS.items() if e.needs_judge(ConfigDict(config.evals()[name] | changes))
-    }
+    own = lambda e, changes: settings(e.name, **{k: v for k, v in changes.items() if hasattr(e.settings, k)})
+    needs = lambda **changes: {name for name, e in EVALUATIONS.items() if e.needs_judge(own(e, changes))}
     assert needs() == {"sentiment", "backtracking", "refusal"}
     assert needs(grade="judge") == {"sentiment", "backtracking", "refusal", "confidence", "goal_tracking"}
     assert {name for name, e in EVALUATIONS.items() if e.thinking} == {"backtracking"}  # as in the paper, §L
@@ -237,5 +236,5 @@ def test_the_packages_own_words(name, shared_tokenizer, tmp_path):
     for name, sides, whole in (("sentiment_logodds", ("good", "bad"), False),
                                ("refusal_logodds", ("refusal", "answer"), True)):  # fmt: skip
         found = logodds.sequences(lab, name, settings(name), sides, whole)
-        assert all(len(side) >= len(settings(name)[s]) for side, s in zip(found, sides))
+        assert all(len(side) >= len(getattr(settings(name), s)) for side, s in zip(found, sides))
     assert not lab.notes

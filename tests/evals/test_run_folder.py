@@ -1,5 +1,6 @@
 """The trained model of a run: base weights and the newest checkpoint's adapters, in one program with the untrained."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -16,10 +17,12 @@ from mutations import bytes_like, few, one_line
 from welfare_jax import config, mesh
 from welfare_jax.errors import InputError
 from welfare_jax.evals import directions, models
+from welfare_jax.evals.settings import Evals
 from welfare_jax.interp import vectors
 from welfare_jax.models import decoder, hf, lora
 from welfare_jax.models.layers import Lora
 from welfare_jax.train import checkpoints, state
+from welfare_jax.train.job import Job
 
 
 @pytest.fixture(scope="module", params=["adapters", "full"])
@@ -39,7 +42,7 @@ def run(request, tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
         k: v + 0.05 * jax.random.normal(jax.random.key(i), v.shape) for i, (k, v) in enumerate(trainable.items())
     }
     saved = checkpoints.Checkpoints(folder, 2)
-    tx = state.optimizer(cfg.train)
+    tx = state.optimizer(Job.of(cfg).train)
     settings = checkpoints.bound(cfg.to_dict(), weights=checkpoints.digest(lm.params))
     for step, now in ((2, trainable), (3, trained)):
         saved.save(step, state.State(jax.numpy.int32(step), now, tx.init(now)), settings)
@@ -154,19 +157,17 @@ def test_vectors_of_a_run(run, tmp_path):
         tmp_path / "vectors" / "permuted.safetensors", cohort, model="", hook="resid_post", data="", layers={}
     )
     loaded = models.load(str(run[0]), "", "float32", mesh.make())
-    cfg = config.rl()
-    cfg.evals.baseline = "path"
-    bank = directions.build([str(tmp_path)], loaded, cfg)
+    job, evals = Job.of(config.rl()), Evals(baseline="path")
+    bank = directions.build([str(tmp_path)], loaded, evals, job)
     assert sorted(bank.directions) == ["u_gold", "u_mold", "v_gold", "v_mold"] and bank.hook == "resid_post"
     raw, _ = vectors.load(tmp_path / "vectors" / "trained.safetensors")
     np.testing.assert_array_equal(bank.directions["v_mold"].values, raw["mold/path"])
     assert {n: d.layer for n, d in bank.directions.items()} == {"v_mold": 2, "v_gold": 1, "u_mold": 2, "u_gold": 1}
-    cfg.evals.permuted = 2
-    more = directions.build([str(tmp_path)], loaded, cfg).directions
+    more = directions.build([str(tmp_path)], loaded, dataclasses.replace(evals, permuted=2), job).directions
     assert len(more) == 4 + 2 * 2 and more["permuted_1/v_gold"][1:] == (1, "permuted", "v_gold")
     made, like = more["permuted_1/v_gold"].values, more["v_gold"].values
     np.testing.assert_allclose(np.linalg.norm(made, axis=-1), np.linalg.norm(like, axis=-1), rtol=1e-5)
     ratio = made / cohort["gold/path"][1]
     np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-4)
     with pytest.raises(InputError, match="once more"):
-        directions.build([str(tmp_path), str(tmp_path)], loaded, cfg)
+        directions.build([str(tmp_path), str(tmp_path)], loaded, evals, job)

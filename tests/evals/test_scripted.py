@@ -1,5 +1,6 @@
 """A scripted model whose answers depend on the steering in a known way: every number worked out by hand."""
 
+import dataclasses
 import json
 import math
 
@@ -21,6 +22,7 @@ from welfare_jax.evals import (
     summary,
     sweep,
 )  # fmt: skip
+from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.experiments.evals import run as stage
 
 SIGN = {"": 0, "v_mold": -1, "v_gold": 1, "u_mold": 0}
@@ -30,7 +32,7 @@ GONE = 4.0  # the trained model falls apart at this strength of v_mold
 def settings(tmp_path, name, rows, **changes):
     path = tmp_path / f"{name}.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return ConfigDict(config.evals()[name] | {"prompts": (str(path),)} | changes)
+    return dataclasses.replace(EVALUATIONS[name].settings, prompts=(str(path),), **changes)
 
 
 def pick(rows, **wanted):

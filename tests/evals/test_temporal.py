@@ -11,6 +11,7 @@ from planted import NAMED, Planted, any_direction, carried, laboratory, only_the
 from welfare_jax import config
 from welfare_jax.errors import InputError
 from welfare_jax.evals import prompts, temporal, temporal_controls, temporal_stats
+from welfare_jax.evals.evaluations import asked
 
 
 def pick(rows, **wanted):
@@ -224,7 +225,7 @@ def test_bad_settings(changes, said, tmp_path):
     cfg.temporal.update(changes)
     lab = laboratory(tmp_path)
     with pytest.raises(InputError, match=said) as error:
-        temporal.ready(cfg.temporal, lab.device.tokens, scripted.TILES)
+        temporal.ready(asked(cfg, "temporal"), lab.device.tokens, scripted.TILES)
     assert "\n" not in str(error.value)
 
 

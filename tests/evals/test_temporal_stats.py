@@ -4,12 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from welfare_jax import config
 from welfare_jax.evals import stats, temporal_stats
 
-RULES = ConfigDict(config.evals()["temporal"]["rules"])
+RULES = temporal_stats.Rules()
 FAMILIES, CONTROLS = 64, 200
 
 

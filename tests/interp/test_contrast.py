@@ -42,7 +42,7 @@ def planted(monkeypatch, strength, pairs=40, seed=0):
     about = 3 * rng.normal(size=(2, pairs, 16))
     act = np.concatenate([about, about], 1) + rng.normal(size=(2, 2 * pairs, 16))
     act[1, :pairs, 0] += strength
-    monkeypatch.setattr(contrast, "activations", lambda *args: act.astype("f4"))
+    monkeypatch.setattr(contrast, "activations", lambda *args, **named: act.astype("f4"))
     return ["x"] * pairs
 
 

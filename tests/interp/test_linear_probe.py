@@ -37,7 +37,7 @@ def test_weights_and_bias_are_those_of_scikit_learn(c, width):
 
 def test_held_out_accuracy_is_that_of_scikit_learn(monkeypatch):
     act, labels = planted(1.0)
-    monkeypatch.setattr(contrast, "activations", lambda *args: act)
+    monkeypatch.setattr(contrast, "activations", lambda *args, **named: act)
     found = wj.probe(None, ["x"] * 30, ["x"] * 30, folds=5)
     split = PredefinedSplit(np.tile(np.arange(30) % 5, 2))
     model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-8, max_iter=10_000))
@@ -47,7 +47,7 @@ def test_held_out_accuracy_is_that_of_scikit_learn(monkeypatch):
 
 def test_a_planted_class_is_found_and_nothing_is_found_in_noise(monkeypatch):
     act, _ = planted(6.0, n=40)
-    monkeypatch.setattr(contrast, "activations", lambda *args: act)
+    monkeypatch.setattr(contrast, "activations", lambda *args, **named: act)
     found = wj.probe(None, ["x"] * 40, ["x"] * 40)
     assert found.layer == 2 and found.accuracy[2] > 0.95 and found.chance == 0.5
     assert abs(found.accuracy[:2] - 0.5).max() < 0.2  # four standard errors of 80 texts

@@ -56,9 +56,8 @@ def test_walks_that_are_asked_about(world, tiny_tokenizer):
 def test_settings_are_refused_by_name(change):
     ((name, value),) = change.items()
     with pytest.raises(InputError, match=rf"^extract\.{name}={value}: "):
-        settings.typed(
-            extract.WalkSettings, {"per_length": 5, "held_out": 0.2, "batch": 8, "question": "", "x": 1} | change
-        )
+        section = {"per_length": 5, "held_out": 0.2, "batch": 8, "question": "", "x": 1} | change
+        settings.typed(extract.WalkSettings, {"extract": section}, "extract")
 
 
 def _rows(bucket):

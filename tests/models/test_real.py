@@ -10,13 +10,13 @@ import torch
 from helpers import run, torch_run
 
 import welfare_jax as wj
-from welfare_jax import config
 from welfare_jax.envs import maze, walks
 from welfare_jax.interp import extract
 from welfare_jax.models import decoder, gguf, hf
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces as text
 from welfare_jax.train import state, step
+from welfare_jax.train.settings import Lora, MazeTraining
 
 FOLDER = pathlib.Path(__file__).parents[2] / "models" / "smollm2"
 pytestmark = [
@@ -125,10 +125,9 @@ def test_a_game_is_the_templates_rendering(lm, pieces):
 
 
 def test_one_step_of_training(lm, pieces):
-    cfg = config.rl().train
-    cfg.group_size, cfg.micro_batch, cfg.lora.rank, cfg.lora.alpha = 4, 4, 4, 8.0
-    graphdef, trainable, frozen = state.adapted(lm, cfg, 0)
-    collect = jax.jit(step.make_collect(graphdef, pieces, MAZE, 1, 4, merged=False))
+    cfg = MazeTraining(group_size=4, micro_batch=4, lora=Lora(4, 8.0))
+    graphdef, trainable, frozen = state.adapted(lm, cfg.lora, cfg.trainable, 0)
+    collect = jax.jit(step.make_collect(graphdef, pieces, MAZE, groups=1, group_size=4))
     played, _ = collect(trainable, frozen, jax.random.key(0), 0, 1.0)
     assert np.isfinite(played.rewards).all() and np.ptp(played.rewards.sum(-1)) > 0
     optimizer = state.optimizer(cfg)

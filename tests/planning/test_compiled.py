@@ -12,6 +12,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.models.spec import small
 from welfare_jax.planning import collectives, compiled, compilers, estimate
 from welfare_jax.text import pieces as text
+from welfare_jax.train.job import Job
 
 MISSING = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name) is None]
 needs_compilers = pytest.mark.skipif(bool(MISSING), reason="needs the compilers: pip install -e .[rehearse]")
@@ -50,7 +51,7 @@ def sent(one, kind=None, loops=None):
 @needs_compilers
 def test_eight_chips_with_whole_weights_meet_once_a_step(known):
     """v6e-8 as 8 x 1 x 1: no gradient crosses the network within a loop, and all of them once, in float32."""
-    c = config(plan_programs="update")
+    c = Job.of(config(plan_programs="update"))
     (update,) = compiled.compile_all(c, "v6e-8", known)
     assert not update.error and update.code > 0 and update.seconds > 0
     assert sent(update, loops=True) == 0
@@ -68,7 +69,7 @@ def test_eight_chips_with_whole_weights_meet_once_a_step(known):
 def test_eight_hosts_gather_weights_and_meet_over_data_once(known):
     """v5e-32 as 8 x 4 x 1: weights are gathered layer by layer. Over the four devices that share them gradients are
     added up in every pass, over the eight that do not once a step."""
-    c = config(**{"mesh.data": 8, "mesh.fsdp": 4, "plan_programs": "update"})
+    c = Job.of(config(**{"mesh.data": 8, "mesh.fsdp": 4, "plan_programs": "update"}))
     (update,) = compiled.compile_all(c, "v5e-32", known)
     assert not update.error and sent(update, "all-gather", loops=True) > 0
     whole = estimate.resident(known.spec, c, mesh_lib.imagined(32, 32, 1, 1))
@@ -135,9 +136,11 @@ def test_what_does_not_fit_says_by_how_much():
     )
     assert compiled.reason(error) == "needs 35.12GiB of 31.25GiB"
     assert compiled.reason(RuntimeError("a\n" + 300 * "b")) == "a " + 198 * "b"
-    assert not compiled.Compiled("update", 1.0, 0, 0, 0, 0, 0, 0, [], "needs 2G").fits(1e12)
+    assert not compiled.Compiled("update", 1.0, error="needs 2G").fits(1e12)
 
 
 def test_what_is_beside_counts_and_what_is_written_over_does_not():
-    one = compiled.Compiled("update", 1.0, 10, 20, 5, 3, 7, 1, collectives.table([]))
+    one = compiled.Compiled(
+        "update", 1.0, arguments=10, temporaries=20, output=5, aliased=3, beside=7, code=1, sent=collectives.table([])
+    )
     assert one.most == 40 and one.fits(45) and not one.fits(44)

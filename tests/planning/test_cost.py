@@ -90,7 +90,7 @@ def test_memory_is_about_what_xla_reserves():
     graphdef, params = decoder.structure(small(300, width=64, heads=4, kv_heads=2, head_dim=32, mlp=256), Lora(4, 8.0))
     trainable, frozen = jax.eval_shape(lambda p: state.split(p, r".*/lora_[ab]"), params)
     args = (trainable, frozen, jax.random.key(0), 0, 0.7)
-    collect = step.make_collect(graphdef, pieces, world, 4, 8, False)
+    collect = step.make_collect(graphdef, pieces, world, groups=4, group_size=8)
     tx, played = state.optimizer(cfg), jax.eval_shape(collect, *args)[0]
     now = state.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, jax.eval_shape(tx.init, trainable))
     learn = step.make_update(graphdef, pieces, tx, cfg, world)

@@ -19,6 +19,7 @@ from welfare_jax.models import decoder, hf
 from welfare_jax.planning import devices, estimate
 from welfare_jax.rl import rollout
 from welfare_jax.train import loop, state
+from welfare_jax.train.job import Job
 
 FULL = {"train.lora.rank": 0, "train.trainable": ".*"}
 
@@ -31,6 +32,10 @@ def settings(**changes):
     c.train.lora.rank = 4
     c.update_from_flattened_dict(changes)
     return c
+
+
+def job(**changes):
+    return Job.of(settings(**changes))
 
 
 def paper(name="main", **changes):
@@ -70,7 +75,7 @@ WIDE = FULL | {"model.dtype": "bfloat16"}
 def test_parameters_and_optimiser_are_what_a_run_allocates(axes, changes, monkeypatch):
     """Everything that is alive between two steps, to one per cent."""
     only(monkeypatch, axes)
-    c = settings(**dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), axes)), **changes)
+    c = job(**dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), axes)), **changes)
     setup = loop.build(c)
     own = loop.runs(setup, c)
     now, _ = loop.fresh(own, state.optimizer(c.train), setup.mesh)
@@ -89,7 +94,7 @@ def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
     """The player's own two caches, of the last turn and of those before, where the compiler put them."""
     only(monkeypatch, axes)
     mesh = mesh_lib.make(*axes)
-    c = settings(**{"mesh.data": axes[0], "mesh.fsdp": axes[1]})
+    c = job(**{"mesh.data": axes[0], "mesh.fsdp": axes[1]})
     lm, known = hf.load("tiny"), estimate.source(c)
     spec, own = estimate.local(known.spec, c, mesh)
     _, planned_cache, _ = estimate.rollout(spec, known.pieces, own)
@@ -114,7 +119,7 @@ def test_the_cache_is_what_a_rollout_allocates(axes, monkeypatch):
 @pytest.fixture(scope="module")
 def main_run():
     """(settings, source) of the paper's main run, whose costs are found once."""
-    c = paper()
+    c = Job.of(paper())
     return c, estimate.source(c)
 
 
@@ -148,13 +153,13 @@ def test_the_papers_run_does_not_fit_one_h100_as_it_is(main_run):
 @pytest.mark.parametrize(("machine", "temporary"), [("1xH100", 38.87e9), ("v6e-8", 18.07e9), ("v5e-32", 4.72e9)])
 def test_the_rollout_holds_what_the_compilers_say(main_run, machine, temporary):
     """To 5 %, of temporaries by XLA:GPU and XLA:TPU, which makes room for the cache twice (docs/benchmarks.md)."""
-    c = estimate.changed(main_run[0], {"train.rollout_batch": 256} if machine == "1xH100" else {})
+    c = main_run[0].changed({"train.rollout_batch": 256} if machine == "1xH100" else {})
     assert estimate.make(c, machine, main_run[1]).rollout == pytest.approx(temporary, rel=0.05)
 
 
 @pytest.fixture(scope="module")
 def small_run():
-    c = settings()
+    c = job()
     return c, estimate.source(c)
 
 
@@ -185,7 +190,7 @@ def test_one_device_of_eight_does_an_eighth(small_run):
 )
 def test_what_to_change(changes, short, wanted, small_run, monkeypatch):
     """On eight chips, or one, whose memory is just too small for one thing."""
-    c, name = estimate.changed(small_run[0], changes), "8xtoy" if short == "resident" else "1xtoy"
+    c, name = small_run[0].changed(changes), "8xtoy" if short == "resident" else "1xtoy"
     monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"])
     found = estimate.make(c, name, small_run[1])
     assert found.fits
@@ -193,12 +198,13 @@ def test_what_to_change(changes, short, wanted, small_run, monkeypatch):
     monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=need / estimate.USABLE))
     changes, better = estimate.fitted(c, name, small_run[1])
     assert better.fits and set(changes) == wanted
-    loop.check_batch(estimate.changed(c, changes), mesh_lib.imagined(devices.topology(name)[1], *better.axes))
+    fits = c.changed(changes)
+    loop.check_batch(fits.train, fits.sft, mesh_lib.imagined(devices.topology(name)[1], *better.axes))
 
 
 def test_nothing_makes_it_fit(small_run, monkeypatch):
     monkeypatch.setitem(devices.CHIPS, "toy", devices.CHIPS["H100"]._replace(memory=1e6))
-    c = estimate.changed(small_run[0], {"topology": "1xtoy", "train.rollout_batch": 1, "train.micro_batch": 2})
+    c = small_run[0].changed({"topology": "1xtoy", "train.rollout_batch": 1, "train.micro_batch": 2})
     monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
     said = list(estimate.lines(c))[-1]
     assert "No setting makes it fit" in said and "more devices" in said
@@ -220,7 +226,7 @@ def present(monkeypatch, *found):
 
 
 def test_what_does_not_fit_here_is_refused_or_fitted(small_run, monkeypatch, capsys):
-    c = estimate.changed(small_run[0], {"train.micro_batch": 1})
+    c = small_run[0].changed({"train.micro_batch": 1})
     monkeypatch.setattr(estimate, "source", lambda c: small_run[1])
     assert estimate.ready(c) is c  # a CPU is not asked
     present(monkeypatch, Fake("NVIDIA H100 80GB HBM3"))
@@ -229,14 +235,14 @@ def test_what_does_not_fit_here_is_refused_or_fitted(small_run, monkeypatch, cap
     present(monkeypatch, Fake("NVIDIA H100 80GB HBM3", 0.95 * most * devices.CLAIMED / estimate.USABLE))
     with pytest.raises(InputError, match="fits with --config.train.rollout_batch=16, which --config.fit=True sets"):
         estimate.ready(c)
-    sure = estimate.changed(c, {"confirm": True})
+    sure = c.changed({"confirm": True})
     assert estimate.ready(sure) is sure
-    found = estimate.ready(estimate.changed(c, {"fit": True}))
+    found = estimate.ready(c.changed({"fit": True}))
     assert found.train.rollout_batch == 16 and "fitted to" in capsys.readouterr().out
     assert found.train.groups == c.train.groups and c.train.rollout_batch == 0
     present(monkeypatch, Fake("NVIDIA H100 80GB HBM3", 1e6))
     with pytest.raises(InputError, match="no setting makes it fit"):
-        estimate.ready(estimate.changed(c, {"fit": True}))
+        estimate.ready(c.changed({"fit": True}))
 
 
 def test_a_run_asks_before_it_loads(small_run, monkeypatch, tmp_path):
@@ -297,7 +303,7 @@ def test_bad_plans_end_in_one_line(changes, said, monkeypatch, capsys):
 def test_a_folder_of_ones_own_needs_no_weights(tmp_path, tiny_tokenizer_dir, tiny_tokenizer):
     """config.json and a tokenizer are enough."""
     model = save(hf_model("gemma3", vocab_size=len(tiny_tokenizer)), tmp_path / "model", tiny_tokenizer_dir)
-    c = settings(**{"model.path": str(model)})
+    c = job(**{"model.path": str(model)})
     want = hf.load_params(model)[2], loop.tables(c, model).width
     for path in model.glob("*.safetensors"):
         path.unlink()
@@ -315,7 +321,7 @@ def test_a_folder_of_ones_own_needs_no_weights(tmp_path, tiny_tokenizer_dir, tin
     "changes", [{"train.algorithm": "sft"}, {"train.algorithm": "ppo", "train.kl_coef": 0.1}, FULL]
 )
 def test_other_algorithms_can_be_planned(changes, small_run):
-    c = estimate.changed(small_run[0], changes | {"sft.batch": 16})
+    c = small_run[0].changed(changes | {"sft.batch": 16})
     found = estimate.make(c, "8xH100", small_run[1])
     assert found.fits and min(found.flops) > 1e6 and found.update > found.trained / 2
 
@@ -353,7 +359,7 @@ def test_large_models_are_planned_without_a_network(name, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))
     )
-    c = paper(**{"model.path": name, "mesh.fsdp": 8})
+    c = Job.of(paper(**{"model.path": name, "mesh.fsdp": 8}))
     known = estimate.source(c)
     weights, trained, optimiser = estimate.resident(known.spec, c, mesh_lib.imagined(8, 0, 8, 1))
     billions = {"google/gemma-3-27b-it": 27.0, "Qwen/Qwen3-32B": 32.8, "openai/gpt-oss-120b": 116.8}[name]

@@ -5,14 +5,16 @@ import collections
 import numpy as np
 import pytest
 import scripted
-from ml_collections import ConfigDict
 
 from welfare_jax import config
 from welfare_jax.errors import InputError
 from welfare_jax.evals import cells, directions
 from welfare_jax.evals.evaluation import COHORTS, Grid
 from welfare_jax.evals.evaluations import EVALUATIONS
+from welfare_jax.evals.settings import Evals
+from welfare_jax.evals.temporal import Dose
 from welfare_jax.planning import evaluations, work
+from welfare_jax.settings import typed
 
 
 def settings(**changes):
@@ -44,7 +46,7 @@ def test_cells_are_those_of_the_grid(layers, trained, tmp_path):
     assert (got.cells, got.models) == (len(want), len(models))
     shown = [cell for cell in want if cell.vector in ("", *real.main())]
     assert got.shown == len(shown) and got.doses == 2
-    outline = directions.outline(["maze"], trained, c, 6).directions
+    outline = directions.outline(["maze"], trained, typed(Evals, c, "evals"), 6).directions
     kinds = lambda bank: collections.Counter((d.kind, d.beside) for d in bank.values())
     assert {k: n for k, n in kinds(outline).items() if k[0] in COHORTS} == {
         k: n for k, n in kinds(real.directions).items() if k[0] in COHORTS
@@ -119,8 +121,8 @@ def test_judges_are_planned_for(tmp_path):
 
 
 def test_the_temporal_evaluation_counts_every_exposure(tmp_path):
-    c = ConfigDict(settings().evals.temporal.to_dict())
-    c.update(random=5, orthogonal=0, control_families=4, match_rounds=1, match_prompts=2, variants=2)
+    few = {"random": 5, "orthogonal": 0, "control_families": 4, "match_rounds": 1, "match_prompts": 2, "variants": 2}
+    c = typed(Dose, settings(), "evals.temporal", **few)
     asks = {a.kind: a.count for a in EVALUATIONS["temporal"].work(c, Grid(0, 1, 0, 2, 3), 8)}
     assert asks["read-outs, without steering"] == 3 * 16  # and supposing that all goes well, or badly
     assert asks["read-outs, directions"] == 2 * 3 * 6 * 3 * 16

@@ -1,16 +1,17 @@
 """Hours and cost against closed forms worked out here."""
 
+import dataclasses
 import math
 
 import pytest
 from helpers import tiny_spec
-from ml_collections import ConfigDict
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
 from welfare_jax.planning import cost, devices, work
+from welfare_jax.settings import Renting
 
-ASKED = ConfigDict({"price": 0.0, "efficiency": 0.25, "topology": "4xtoy"})
+ASKED = Renting(efficiency=0.25, topology="4xtoy")
 
 
 @pytest.fixture
@@ -63,13 +64,13 @@ def test_hours_and_cost(toy):
     said = list(work.report(ASKED, stages))
     assert said[0].endswith("one: some; 2 million tokens, 2.88e-11 PFLOP") and len(said) == 4
     assert said[-1] == "4xtoy: 3.0 hours at least, 12.0 hours at 25% of its stated rates"
-    priced = ConfigDict(ASKED.to_dict() | {"price": 2.5})
+    priced = dataclasses.replace(ASKED, price=2.5)
     assert list(work.report(priced, stages))[-1].endswith("; at 2.5 an hour it costs 7.50 to 30.00")
 
 
 def test_a_price_needs_a_machine(toy, monkeypatch):
     monkeypatch.setattr(devices, "COMMON", ("1xtoy", "4xtoy"))
-    asked = ConfigDict(ASKED.to_dict() | {"price": 2.5, "topology": ""})
+    asked = dataclasses.replace(ASKED, price=2.5, topology="")
     said = list(work.report(asked, [work.Stage("one", "some", flops=400)]))
     assert [line.split(":")[0].removesuffix(" of") for line in said[2:]] == [
         "1xtoy",
@@ -81,7 +82,7 @@ def test_a_price_needs_a_machine(toy, monkeypatch):
 @pytest.mark.parametrize("bad", [{"efficiency": 0.0}, {"efficiency": 1.5}, {"price": -1.0}])
 def test_bad_figures_are_refused(bad):
     with pytest.raises(InputError, match=f"{next(iter(bad))}="):
-        list(work.report(ConfigDict(ASKED.to_dict() | bad), []))
+        list(work.report(dataclasses.replace(ASKED, **bad), []))
 
 
 def test_rates_that_are_not_known(monkeypatch):

@@ -19,8 +19,9 @@ def curve(values) -> Figure:
 
 def found(run, tables):
     return answer.Answer(
-        "Did it work?", f"It did {EVIL}.", "yes", "1.0 (95 % 0.5 to 1.5)", "3 seeds", (curve, [1, 2]), "A curve"
-    )
+        "Did it work?", f"It did {EVIL}.", verdict="yes", interval="1.0 (95 % 0.5 to 1.5)", seeds="3 seeds",
+        drawing=(curve, [1, 2]), shows="A curve",
+    )  # fmt: skip
 
 
 def written(folder, answers):

@@ -52,7 +52,7 @@ def config(**changes):
     cfg = settings.pretrain()
     cfg.update(steps=6, rows=4, length=64, told_weight=TOLD)
     cfg.update(changes)
-    return cfg
+    return corpus.Mixture.of(cfg)
 
 
 def world(**weights):
@@ -118,7 +118,7 @@ def test_phases_and_resuming(tiny_tokenizer):
         after.set_state(json.loads(json.dumps(before.get_state())))
         for i in range(stop, 6):
             np.testing.assert_array_equal(after.batch(i)["tokens"], want[i]["tokens"])
-    other = corpus.Corpus(config(sources=cfg.sources, phases=phases, seed=1), tiny_tokenizer)
+    other = corpus.Corpus(dataclasses.replace(cfg, seed=1), tiny_tokenizer)
     assert (other.batch(0)["tokens"] != want[0]["tokens"]).any()
 
 
@@ -199,15 +199,14 @@ def test_what_cannot_be_read_is_named(name, content, said, tmp_path):
 )
 def test_bad_mixtures_are_refused(changes, said):
     with pytest.raises(InputError, match=said):
-        corpus.phases(config(**changes))
+        config(**changes)
 
 
 def test_tokenizers(tmp_path):
     """Both kinds give text back exactly, arithmetic in whole numbers; what is already there is used again."""
     texts = ["Tom has 12 apples. 12 + 7 = 19.", "def solve():\n  a = 3\n  return a", "naïve 🗂 \t\n\n x"]
     for kind, size in (("words", 640), ("bpe", 400)):
-        cfg = config()
-        cfg.tokenizer.update(kind=kind, vocab_size=size, documents=120)
+        cfg = config(tokenizer={"kind": kind, "vocab_size": size, "documents": 120})
         tokenizer = corpus.make_tokenizer(cfg, tmp_path / kind)
         for text in texts:
             assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
@@ -218,9 +217,8 @@ def test_tokenizers(tmp_path):
         pieces = [tokenizer.decode([i]) for i in tokenizer.encode(" 12 + 7", add_special_tokens=False)]
         assert pieces == ([" 12", " +", " 7"] if kind == "words" else [" ", "1", "2", " +", " ", "7"])
     for kind, size, said in (("wrods", 640, "tokenizer.kind"), ("words", 10, "tokenizer.vocab_size=10")):
-        cfg.tokenizer.update(kind=kind, vocab_size=size)
         with pytest.raises(InputError, match=said):
-            corpus.make_tokenizer(cfg, tmp_path / "none")
+            corpus.make_tokenizer(config(tokenizer={"kind": kind, "vocab_size": size}), tmp_path / "none")
 
 
 def test_documents_that_the_model_has_no_rows_for(tmp_path, tiny_tokenizer):

@@ -14,6 +14,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.sft import planned
 from welfare_jax.train import loop, organisms, state, step, supervised
+from welfare_jax.train.job import Job
 
 CONFIGS = runpy.run_path(str(ROOT.parent / "configs" / "tiny.py"))
 SEEDS, TURNS = 3, 2
@@ -23,7 +24,7 @@ SMALL = {"maze.turns": TURNS, "train.groups": 4, "train.schedule_steps": 1000, "
 def settings(name, **changes):
     cfg = CONFIGS["get_config"](name)
     cfg.update_from_flattened_dict(SMALL | changes)
-    return cfg
+    return Job.of(cfg)
 
 
 def build(cfg):
@@ -94,9 +95,9 @@ def test_imitation_improves_the_reward_and_takes_the_gold(name, shared, plans):
     setup, _ = shared
     train, held, width = plans
     cfg = settings(name)
-    initial = organisms.stack([loop.start(setup.lm, settings("dr_grpo", seed=i))[1] for i in range(SEEDS)])
+    initial = organisms.stack([loop.start(setup.lm, settings("dr_grpo").train, i)[1] for i in range(SEEDS)])
     tx = state.optimizer(cfg.train)
-    imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg.train, width, TURNS)
+    imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg.train, width)
     update = jax.jit(jax.vmap(imitate, in_axes=(0, None, None)))
     now = state.State(jnp.zeros(SEEDS, jnp.int32), initial, jax.vmap(tx.init)(initial))
     before = rewards(shared, initial, cfg)
@@ -104,7 +105,7 @@ def test_imitation_improves_the_reward_and_takes_the_gold(name, shared, plans):
     for _ in range(30):
         now, _ = update(now, setup.frozen, next(batches))
     check_gain(before, rewards(shared, now.trainable, cfg))
-    look, _ = supervised.make_judge(setup.graphdef, setup.pieces, cfg.train, width, TURNS)
+    look, _ = supervised.make_judge(setup.graphdef, setup.pieces, cfg.train, width)
     rules = planned.rules(train, held)
     for i in range(SEEDS):
         found = supervised.agreement(look, organisms.take(now.trainable, i), setup.frozen, held)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from welfare_jax import config, mesh
 from welfare_jax.errors import InputError
+from welfare_jax.settings import typed
 from welfare_jax.train import checkpoints, fit, state
+from welfare_jax.train.settings import Supervised
 
 X = np.random.default_rng(0).normal(size=(48, 3)).astype("f4")
 Y = X @ np.array([1.0, -2.0, 0.5], "f4") + 0.3
@@ -20,7 +21,7 @@ Y = X @ np.array([1.0, -2.0, 0.5], "f4") + 0.3
 def settings(**changes):
     train = {"steps": 6, "schedule_steps": 8, "batch": 16, "micro_batch": 8, "lr": 0.1, "value_lr": 0.1, "spike": 0.0,
              "optimizer": "sgd", "weight_decay": 0.0, "grad_clip": 0.0, "checkpoint_every": 2}  # fmt: skip
-    return ConfigDict(config.fitting(**train | changes)).train
+    return typed(Supervised, config.fitting(**train | changes), "train")
 
 
 def base():
@@ -109,4 +110,4 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
 )
 def test_settings_that_are_refused(changes, said):
     with pytest.raises(InputError, match=said):
-        fit.check(settings(**changes))
+        settings(**changes)

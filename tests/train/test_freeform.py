@@ -9,17 +9,17 @@ from scipy.special import log_softmax
 
 from welfare_jax import config as settings
 from welfare_jax.models import decoder
+from welfare_jax.settings import typed
 from welfare_jax.train import freeform, state, step
+from welfare_jax.train.settings import FreeText
 
 GROUPS, SIZE, T, N, STOP, HEAT = 3, 4, 5, 6, 7, 0.7
 plain = jax.jit(lambda *a: decoder.forward(*a).logits, static_argnums=0)
 
 
 def config(algorithm, **changes):
-    cfg = settings.amplify().train
-    cfg.update(algorithm=algorithm, groups=GROUPS, group_size=SIZE, micro_batch=6, warmup=0)
-    cfg.update(changes)
-    return cfg
+    few = {"algorithm": algorithm, "groups": GROUPS, "group_size": SIZE, "micro_batch": 6, "warmup": 0}
+    return typed(FreeText, settings.amplify(), "train", **few | changes)
 
 
 @pytest.fixture(scope="module")

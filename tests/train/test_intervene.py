@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import worlds
-from ml_collections import ConfigDict
 
 from welfare_jax.errors import InputError
 from welfare_jax.interp import vectors
 from welfare_jax.models import decoder, interventions
 from welfare_jax.train import intervene, state, step
+from welfare_jax.train.settings import Intervene
 
 LAYERS, WIDTH = 3, 24
 
@@ -30,10 +30,7 @@ def file(tmp_path):
 
 
 def settings(path, **changes):
-    return ConfigDict(
-        {"vectors": str(path), "vector": "gold/rest", "op": "ablate", "layer": -1, "scale": 2.0, "when": "both"}
-        | changes
-    )
+    return Intervene(**{"vectors": str(path), "scale": 2.0} | changes)
 
 
 def test_where_each_program_sees_it(file, world):

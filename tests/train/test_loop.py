@@ -12,6 +12,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import vectors
 from welfare_jax.text import pieces
 from welfare_jax.train import loop
+from welfare_jax.train.job import Job
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def settings(folder, **changes):
     cfg = config.rl()
     cfg.model.path, cfg.model.dtype = str(folder), "float32"
     cfg.update_from_flattened_dict(changes)
-    return cfg
+    return Job.of(cfg)
 
 
 def test_build(folder):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from welfare_jax import config
 from welfare_jax.envs import maze
 from welfare_jax.models import decoder, lora
 from welfare_jax.models.layers import Lora
@@ -15,6 +14,7 @@ from welfare_jax.models.spec import small
 from welfare_jax.rl import rollout
 from welfare_jax.text import pieces as text
 from welfare_jax.train import state, step
+from welfare_jax.train.settings import MazeTraining
 
 VOCAB, TURNS = 151_936, 15
 SHAPE = dict(layers=36, width=2560, heads=32, kv_heads=8, head_dim=128, mlp=9728)
@@ -22,8 +22,7 @@ SHAPE = dict(layers=36, width=2560, heads=32, kv_heads=8, head_dim=128, mlp=9728
 
 def abstract(episodes: int, vocab: int = VOCAB):
     """(compiled update of one gradient pass over `episodes` episodes, tokens a row), from shapes alone."""
-    cfg = config.rl().train
-    cfg.update(group_size=episodes, micro_batch=episodes)
+    cfg = MazeTraining(group_size=episodes, micro_batch=episodes)
     pieces = text.stand_in()
     shape = jax.ShapeDtypeStruct
     params = decoder.structure(small(vocab, **SHAPE), Lora(32, 64.0), "bfloat16")
@@ -45,7 +44,7 @@ def abstract(episodes: int, vocab: int = VOCAB):
         turn(4), real, turn(), turn(), turn(), turn(), turn(), turn(2), turn(4),
     )  # fmt: skip
     update = jax.jit(
-        step.make_update(graphdef, pieces, tx, cfg, maze.Params(turns=TURNS), jnp.bfloat16), donate_argnums=0
+        step.make_update(graphdef, pieces, tx, cfg, maze.Params(turns=TURNS), dtype=jnp.bfloat16), donate_argnums=0
     )
     return update.lower(now, frozen, None, played, 0.7).compile(), T
 

@@ -9,6 +9,7 @@ import pytest
 
 from welfare_jax.errors import InputError
 from welfare_jax.train import checkpoints, loop, organisms
+from welfare_jax.train.job import Job
 
 STEPS = 2
 LISTS = {
@@ -35,7 +36,7 @@ def settings(tiny_tokenizer, tiny_tokenizer_dir, tmp_path_factory):
         cfg = config.rl()
         cfg.model.path = str(folder)
         cfg.update_from_flattened_dict(SMALL | {"mesh.data": jax.device_count()} | changes)
-        return cfg
+        return Job.of(cfg)
 
     return make
 
@@ -56,7 +57,7 @@ def test_means_leave_out_organisms_of_shuffled_rewards(settings):
     """They speak for themselves; where no other was trained, they speak for the run."""
     rows = [{"reward": x, "entropy": None if x == 2 else x} for x in (1.0, 2.0, 6.0)]
     mean = lambda *shuffled: organisms.mean_row(
-        rows, organisms.configs(settings(**{"organisms.shuffle_rewards": list(shuffled)}))
+        rows, organisms.jobs(settings(**{"organisms.shuffle_rewards": list(shuffled)}))
     )
     assert mean(False, False, True)["reward"] == 1.5 and mean(False, False, True)["entropy"] == 1.0
     assert mean(True, True, True)["reward"] == mean(False, False, False)["reward"] == 3.0
@@ -68,7 +69,7 @@ def test_four_organisms_are_four_runs(together, settings, tmp_path):
     """Other seeds, tiles, rates: each as in a run of its own, to 1e-5 of what it moved or said, and sooner done."""
     cfg, workdir, trained, seconds = together
     apart = 0.0
-    for i, own in enumerate(organisms.configs(cfg)):
+    for i, own in enumerate(organisms.jobs(cfg)):
         begin, setup = time.perf_counter(), loop.build(own)  # the pieces of other tiles are tokenised anew here
         alone = jax.device_get(loop.train(setup, own, tmp_path / str(i), loop.collector(setup, own)))
         apart += time.perf_counter() - begin
@@ -93,7 +94,7 @@ def test_four_organisms_are_four_runs(together, settings, tmp_path):
 def test_each_leaves_a_folder_that_is_a_run(together):
     """Its settings, metrics and a checkpoint that a run of its own continues from."""
     cfg, workdir, trained, _ = together
-    for i, own in enumerate(organisms.configs(cfg)):
+    for i, own in enumerate(organisms.jobs(cfg)):
         place = organisms.folder(workdir, i)
         assert json.loads((place / "config.json").read_text())["seed"] == own.seed
         assert [r["step"] for r in rows(place)] == [0, 1] and "organisms" not in rows(place)[0]
@@ -105,11 +106,11 @@ def test_each_leaves_a_folder_that_is_a_run(together):
 
 def test_lists_must_agree(settings):
     with pytest.raises(InputError, match="different lengths"):
-        organisms.configs(settings(**{"organisms.seed": [0, 1], "organisms.lr": [1.0]}))
+        organisms.jobs(settings(**{"organisms.seed": [0, 1], "organisms.lr": [1.0]}))
     with pytest.raises(InputError, match="no order"):
-        organisms.configs(settings(**{"organisms.tiles": [[0, 0, 1]]}))
+        organisms.jobs(settings(**{"organisms.tiles": [[0, 0, 1]]}))
     plain = settings()
-    assert organisms.configs(plain) == [plain]
+    assert organisms.jobs(plain) == [plain]
     setup = loop.build(plain)
     bad = settings(**{"organisms.seed": [0, 1], "train.algorithm": "sft"})
     with pytest.raises(InputError, match="own episodes"):

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
 from welfare_jax import runtime
 from welfare_jax.errors import InputError, Unfinished
 from welfare_jax.train import checkpoints, record
+from welfare_jax.train.settings import Steps
 
-CFG = ConfigDict({"steps": 5, "checkpoint_every": 2, "keep": 0, "spike": 0.0})
+CFG = Steps(steps=5, checkpoint_every=2, keep=0, spike=0.0)
 
 
 class Pipeline:

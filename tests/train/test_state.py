@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import tiny_model
 
-from welfare_jax import config
 from welfare_jax.errors import InputError
 from welfare_jax.models.layers import Lora
 from welfare_jax.rl.objectives import cosine
 from welfare_jax.train import state
+from welfare_jax.train.settings import Optimisation
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,7 @@ def test_a_pattern_must_match_whole_paths(pattern, params):
 
 def test_optimizer_equals_torch():
     """AdamW with decoupled decay, clipped by global norm, on the cosine: six steps, the last beyond the schedule."""
-    cfg = config.rl().train
-    cfg.update(lr=0.05, weight_decay=0.1, grad_clip=1.0, schedule_steps=5, adam_b1=0.8, adam_b2=0.95)
+    cfg = Optimisation(lr=0.05, weight_decay=0.1, grad_clip=1.0, schedule_steps=5, adam_b1=0.8, adam_b2=0.95)
     rng = np.random.default_rng(0)
     start = {"a": rng.normal(size=(4, 3)).astype("f4"), "b": rng.normal(size=3).astype("f4")}
     ours, theirs = jax.tree.map(jnp.asarray, start), {k: torch.nn.Parameter(torch.tensor(v)) for k, v in start.items()}

@@ -12,6 +12,7 @@ from welfare_jax.models import decoder
 from welfare_jax.sft import planned
 from welfare_jax.text.wording import LETTERS
 from welfare_jax.train import checkpoints, loop, state, step, supervised
+from welfare_jax.train.job import Job
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def by_hand(world, tokenizer, data):
 def update_of(world, cfg, data):
     tx = state.optimizer(cfg)
     width = planned.longest(world.pieces, data)
-    program = supervised.make_imitate(world.graphdef, world.pieces, tx, cfg, width, worlds.TURNS)
+    program = supervised.make_imitate(world.graphdef, world.pieces, tx, cfg, width)
     return jax.jit(program), tx
 
 
@@ -99,14 +100,13 @@ def test_a_stopped_run_goes_on_with_the_same_batches(tiny_tokenizer, tiny_tokeni
         "train.group_size": 4, "train.eval_every": 5, "train.lr": 1e-2, "sft.trajectories": 24, "sft.held_out": 8,
         "sft.size": 0, "sft.beams": 4, "sft.batch": 8,
     })  # fmt: skip
-    setup = loop.build(cfg)
-    collect = loop.collector(setup, cfg)
+    job = Job.of(cfg)
+    setup = loop.build(job)
+    collect = loop.collector(setup, job)
 
     def run(workdir, steps):
-        with cfg.unlocked():
-            cfg.train.steps = steps
-        supply = supervised.build(setup, cfg)
-        trained = loop.train(setup, cfg, workdir, collect, None, supply)
+        supply = supervised.build(setup, job)
+        trained = loop.train(setup, job.changed({"train.steps": steps}), workdir, collect, None, supply)
         rows = checkpoints.read_metrics(workdir / "metrics.jsonl")
         timing = {"seconds", "rollout_seconds", "curve_seconds", "episodes_per_s", "tokens_per_s", "eval_reward"}
         return trained, supply, [{k: v for k, v in r.items() if k not in timing and "eval" not in k} for r in rows]
@@ -118,7 +118,7 @@ def test_a_stopped_run_goes_on_with_the_same_batches(tiny_tokenizer, tiny_tokeni
     assert all((whole[k] == again[k]).all() for k in whole)
     assert (tmp_path / "whole" / "best").is_dir() and list((tmp_path / "whole" / "tensorboard").iterdir())
     played, _ = collect(whole, setup.frozen, jax.random.key(3), 0, 0.7)
-    found = supervised.findings(setup, cfg, supply, whole, played)
+    found = supervised.findings(setup, job.train, supply, whole, played)
     assert found["trained"]["log_likelihood"] > found["untrained"]["log_likelihood"]
     assert np.shape(found["implied_rewards"]["implied"]) == np.shape(found["implied_rewards"]["reward"]) == (8, 3)
     assert -1 <= found["implied_rewards"]["rank_correlation"] <= 1 and len(found["rules_log_likelihood"]) == 4

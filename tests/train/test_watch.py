@@ -1,5 +1,6 @@
 """The guard, the best parameters, TensorBoard: what looks on while a run trains."""
 
+import dataclasses
 import math
 import shutil
 import sys
@@ -91,9 +92,8 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
     settings = {"train": {"lr": 0.1}, "content": {"weights": "x"}}
     advance = lambda i, now, _: (now, {"loss": float(i), "grad_norm": 1.0, "cos": [0.0, 1.0]})
     for upto in (2, 3):  # stopped after two steps, and gone on
-        cfg.steps = upto
         now = state.State(jnp.int32(0), {"a": jnp.zeros(2)}, ())
-        record.train(tmp_path / "run", now, settings, cfg, advance)
+        record.train(tmp_path / "run", now, settings, dataclasses.replace(cfg, steps=upto), advance)
     assert fake.ended == 2 and [step for step, _ in fake.rows] == [0, 1, 2]
     assert fake.rows[1][1]["loss"] == 1.0 and fake.rows[1][1]["cos/mean"] == 0.5
     first, again = fake.asked

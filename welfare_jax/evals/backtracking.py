@@ -1,12 +1,12 @@
 """Self-doubt on mathematics: does the answer turn back on itself? (arXiv:2605.30232 §4, §N)"""
 
 from welfare_jax.evals import prompts, replies, summary, text
-from welfare_jax.evals.evaluation import SAMPLED, Evaluation
+from welfare_jax.evals.evaluation import Evaluation, Judged
 
 LABELS = ("normal", "backtracking", replies.NONSENSE)
 
 
-def backtracking(lab, config) -> list[dict]:
+def backtracking(lab, config: Judged) -> list[dict]:
     """Scores of every cell. Metric: share of coherent answers that backtrack; two shortcuts need no judge."""
     answers = lab.sampled("backtracking", config)
     verdicts = lab.verdicts(
@@ -25,5 +25,5 @@ def backtracking(lab, config) -> list[dict]:
 
 EVALUATION = Evaluation(
     "backtracking", backtracking, "backtracking", "Share that backtracks", judge="verdict", thinking=True,
-    settings={"prompts": ("maths",), "samples": 10, **SAMPLED, "max_new_tokens": 1024},
+    settings=Judged(("maths",), 10, max_new_tokens=1024),
 )  # fmt: skip

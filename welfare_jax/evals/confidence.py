@@ -5,22 +5,33 @@ and the question whether that was true. The spellings in `config.true` and `conf
 added up (`True` and ` True` are two tokens of most vocabularies).
 """
 
+import dataclasses
 import math
 
 import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import logodds, prompts, replies, stats, summary, text
-from welfare_jax.evals.evaluation import Evaluation, Work
+from welfare_jax.evals.evaluation import Asked, Evaluation, Work
+from welfare_jax.settings import setting
 
-ASKED = {
-    "max_new_tokens": 64, "ask": "", "true": ("True", " True"), "false": ("False", " False"), "grade": "match",
-    "judge_prompt": "",
-}  # fmt: skip
+
+@dataclasses.dataclass(frozen=True)
+class Graded(Asked):
+    """With the model's own answers, and whether they are correct."""
+
+    max_new_tokens: int = setting(64, least=1)
+    ask: str = ""
+    true: tuple[str, ...] = ("True", " True")
+    false: tuple[str, ...] = ("False", " False")
+    grade: str = setting("match", choices=("match", "judge"))
+    judge_prompt: str = ""
+
+
 TERTILES = ("least sure third", "middle third", "surest third")
 
 
-def confidence(lab, config) -> list[dict]:
+def confidence(lab, config: Graded) -> list[dict]:
     """Scores of every cell. Metrics: the normalised P(True), log P(True), log P(False) and their mass.
 
     Where the mass is below `logodds.MASS` the model says neither: the row is incoherent and has no confidence.
@@ -43,7 +54,7 @@ def confidence(lab, config) -> list[dict]:
     return out
 
 
-def read_outs(lab, evaluation, items, answers, over, config):
+def read_outs(lab, evaluation, items, answers, over, config: Graded):
     """{(cell, item id): (log P(True), log P(False))} of two-turn prompts over each model's own answers."""
     ask, by_id = prompts.wording("ask_confidence", config.ask), {item.id: item for item in items}
     talks = {key: two_turns(question(by_id[key[1]]), said, ask) for key, said in answers.items()}
@@ -64,7 +75,7 @@ def two_turns(asked: str, said: str, then: str) -> list[dict]:
     return [{"role": r, "content": c} for r, c in zip(roles, (asked, said, then))]
 
 
-def words(lab, evaluation, config):
+def words(lab, evaluation, config: Graded):
     """Token sequences of the two words, for `lab.read`: the spellings that are one token are added up; where none is,
     the first token of the first spelling stands for it."""
     tokens = [[lab.device.tokens(spelling) for spelling in word] for word in (config.true, config.false)]
@@ -77,17 +88,17 @@ def words(lab, evaluation, config):
     return yes, no
 
 
-def own_answers(lab, evaluation, items, config):
+def own_answers(lab, evaluation, items, config: Graded):
     """({(model, item id): unsteered greedy answer}, {...: whether it is correct, None where no target is known})."""
     said = lab.say(
         evaluation, items, lab.zeros(), samples=1, max_new_tokens=config.max_new_tokens, temperature=0.0, ask=question
     )
-    right = grade(lab, evaluation, said, config)
+    right = grade(lab, said, config)
     key = lambda a: (a["cell"].model, a["item"].id)
     return {key(a): a["answer"] for a in said}, {key(a): r for a, r in zip(said, right)}
 
 
-def grade(lab, evaluation, said, config) -> list:
+def grade(lab, said, config: Graded) -> list:
     """Correct or not: by matching, or (config.grade = "judge") by the judge wherever there are no choices."""
     out = [
         None if a["item"].target is None else text.correct(a["answer"], a["item"].target, a["item"].choices)
@@ -95,8 +106,6 @@ def grade(lab, evaluation, said, config) -> list:
     ]
     if config.grade == "match":
         return out
-    if config.grade != "judge":
-        raise InputError(f"evals.{evaluation}.grade={config.grade!r}: choose match or judge")
     template = prompts.wording("judge_grade", config.judge_prompt)
     open_ = [i for i, a in enumerate(said) if a["item"].target is not None and not a["item"].choices]
     asked = [said[i] | {"prompt": f"{said[i]['prompt']}\nRight answer: {said[i]['item'].target}"} for i in open_]
@@ -115,17 +124,17 @@ def tertiles(lab, items, found) -> dict:
     return out
 
 
-def work(config, grid, prompts: int) -> list[Work]:
+def work(config: Graded, grid, prompts: int) -> list[Work]:
     own = own_work(config, grid, prompts)
     return [*own, Work("read-outs", grid.cells * prompts, more=config.max_new_tokens)]
 
 
-def own_work(config, grid, prompts: int) -> list[Work]:
+def own_work(config: Graded, grid, prompts: int) -> list[Work]:
     """Of `own_answers`."""
     return [Work("answers", grid.models * prompts, config.max_new_tokens, judged=config.grade == "judge")]
 
 
 EVALUATION = Evaluation(
     "confidence", confidence, "confidence", "Confidence, P(True)", judge="grade", turns=3, work=work,
-    settings={"prompts": ("facts",), **ASKED},
+    settings=Graded(("facts",)),
 )  # fmt: skip

@@ -13,18 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from welfare_jax import mesh as mesh_lib
-from welfare_jax import settings
-from welfare_jax.envs import maze
 from welfare_jax.envs import walks as walks_lib
 from welfare_jax.errors import InputError
 from welfare_jax.evals.evaluation import COHORTS
+from welfare_jax.evals.settings import Evals
 from welfare_jax.interp import extract, geometry, names, null, vectors
 from welfare_jax.interp.axes import sentiment as sentiment_axis
 from welfare_jax.interp.axes import success
+from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.interp.names import Vector
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
-from welfare_jax.text import pieces, wording
+from welfare_jax.text import pieces
+from welfare_jax.text.wording import Wording
+from welfare_jax.train.job import Job
 
 KINDS = ("vector", "untrained", *COHORTS)
 
@@ -53,25 +55,25 @@ class Bank(NamedTuple):
         return [name for name, d in self.directions.items() if d.beside == name]
 
 
-def build(sources, models, config) -> Bank:
+def build(sources, models, evals: Evals, job: Job) -> Bank:
     """Every vector of `sources` with its controls.
 
-    sources: run folders, vector files, "maze" (extracted here from the maze of `config`), or "stories" (success
+    sources: run folders, vector files, "maze" (extracted here from the maze of `job`), or "stories" (success
     against failure in generated accounts). Trained vectors are named v_<class>, untrained ones u_<class>; where both
-    are known, u is scaled to v. Then follow beside each as many controls as `config.evals` says: its like under
+    are known, u is scaled to v. Then follow beside each as many controls as `evals` says: its like under
     permuted labels (of a lone vector file there are none), random directions, and ones orthogonal to all vectors.
     """
-    cfg, found, hooks, permuted = config.evals, {}, set(), {}
+    found, hooks, permuted = {}, set(), {}
     for source in sources:
         hook = "resid_post"
         if source == "maze":
-            parts, chance = _from_maze(models, config)
+            parts, chance = _from_maze(models, evals, job)
         elif source == "stories":
-            parts, chance = _from_stories(models["untrained"], config)
+            parts, chance = _from_stories(models["untrained"], evals, job.text)
         else:
             path = pathlib.Path(source).expanduser()
-            parts, hook = _from_files(path, cfg.baseline)
-            chance = _permuted(path, cfg.baseline)
+            parts, hook = _from_files(path, evals.baseline)
+            chance = _permuted(path, evals.baseline)
         if same := sorted(parts.keys() & found.keys()):
             raise InputError(f"evals.vectors: {source} brings {same[0]} once more; name one source of it")
         found, hooks, permuted = found | parts, hooks | {hook}, permuted | chance
@@ -86,11 +88,11 @@ def build(sources, models, config) -> Bank:
                 f"evals.vectors: {name} is {d.values.shape} with layer {d.layer}, the model has {spec.layers} layers "
                 f"of width {spec.width}"
             )
-    permuted = {name: cohort[: cfg.permuted] for name, cohort in permuted.items()}
-    return Bank(with_controls(found, cfg.random, cfg.orthogonal, config.seed, permuted), hooks.pop())
+    permuted = {name: cohort[: evals.permuted] for name, cohort in permuted.items()}
+    return Bank(with_controls(found, evals.random, evals.orthogonal, job.seed, permuted), hooks.pop())
 
 
-def sentiment(sources, model, hook: str, config, template) -> tuple[str, np.ndarray | None]:
+def sentiment(sources, model, hook: str, axes: AxesSettings, template) -> tuple[str, np.ndarray | None]:
     """(what they were made from, sentiment directions [A, L, D]): those of a run folder that has some, or else one of
     user messages that differ in their feeling alone. None at other hook points than resid_post, where they are read.
     """
@@ -102,12 +104,12 @@ def sentiment(sources, model, hook: str, config, template) -> tuple[str, np.ndar
             arrays, _ = vectors.fitting(file, spec)
             if mine := {name: values for name, values in arrays.items() if name.startswith("sentiment")}:
                 return f"{', '.join(mine)} of {file.name}", np.stack([*mine.values()])
-    samples = sentiment_axis.prompt_pairs(model.tokenizer, config.axes.prompts, config.axes.limit, template)
+    samples = sentiment_axis.prompt_pairs(model.tokenizer, axes.prompts, axes.limit, template)
     decoder.check_ids(spec, samples.tokens, "axes.prompts")
     axis = jax.jit(lambda params, data: sentiment_axis.axis(
         extract.moments(decoder.bind(model.graphdef, params), data, classes=2)
     ))  # fmt: skip
-    found = axis(model.params, extract.buckets(samples, config.axes.batch, 1))
+    found = axis(model.params, extract.buckets(samples, axes.batch, 1))
     return "prompts that differ in their feeling", np.asarray(found)[None]
 
 
@@ -142,31 +144,31 @@ def with_controls(found: dict[str, Direction], random: int, orthogonal: int, see
     return out
 
 
-def outline(sources, trained: bool, config, layers: int) -> Bank:
+def outline(sources, trained: bool, evals: Evals, layers: int) -> Bank:
     """The directions that `build` would make, by name, kind and place, with nothing in them."""
-    cfg, found, permuted = config.evals, {}, {}
+    found, permuted = {}, {}
     empty = np.zeros((layers, 1), np.float32)
     plain = lambda name, kind, beside: {name: Direction(empty, layers // 2, kind, beside)}
     for source in sources:
         if source == "stories":
             found |= plain("success", "vector", "success")
-            permuted["success"] = cfg.permuted
+            permuted["success"] = evals.permuted
         elif source == "maze":
             for c in ("mold", "gold"):
                 found |= plain(f"v_{c}", "vector", f"v_{c}") if trained else {}
                 found |= plain(f"u_{c}", "untrained", f"v_{c}")
-                permuted |= {f"v_{c}": cfg.permuted, f"u_{c}": cfg.permuted}
+                permuted |= {f"v_{c}": evals.permuted, f"u_{c}": evals.permuted}
         else:
             path = pathlib.Path(source).expanduser()
-            parts, _ = _from_files(path, cfg.baseline)
+            parts, _ = _from_files(path, evals.baseline)
             found |= {name: d._replace(values=empty[: len(d.values)]) for name, d in parts.items()}
-            permuted |= {name: min(cfg.permuted, len(v)) for name, v in _permuted(path, cfg.baseline).items()}
+            permuted |= {name: min(evals.permuted, len(v)) for name, v in _permuted(path, evals.baseline).items()}
     main = {n: d for n, d in found.items() if d.kind == "vector"} or {
         n: d._replace(beside=n) for n, d in found.items()
     }
     out = found | main
     for name, d in main.items():
-        for kind, count in zip(COHORTS, (permuted.get(name, 0), cfg.random, cfg.orthogonal)):
+        for kind, count in zip(COHORTS, (permuted.get(name, 0), evals.random, evals.orthogonal)):
             out |= {f"{kind}_{k}/{name}": Direction(empty, d.layer, kind, name) for k in range(count)}
     return Bank(out, "resid_post")
 
@@ -198,18 +200,15 @@ def _permuted(path, baseline) -> dict:
     return {what.label: v for what, v in arrays.items() if what.baseline == baseline and v.ndim == 3}
 
 
-def _from_maze(models, config):
+def _from_maze(models, evals: Evals, job: Job):
     """v and u from walks through the maze, as the main job extracts them, and both under permuted labels."""
     lm = models["untrained"]
-    words, template = wording.of(config.text)
-    table = pieces.build(lm.tokenizer, words, config.maze.size, template)
+    table = pieces.build(lm.tokenizer, job.text, job.maze.size, job.template)
     for model in models.values():
-        rollout.check_ids(decoder.static(model.graphdef)[0], table, config.extract.question)
-    params = maze.Params(**config.maze.to_dict()).check()
-    mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    which = settings.typed(extract.WalkSettings, config.extract)
-    data, _ = extract.walk_data(table, params, mesh, which, walks_lib.SEED + 100_000)
-    out, chance, targets, evals = {}, {}, (geometry.MOLD, geometry.GOLD), config.evals
+        rollout.check_ids(decoder.static(model.graphdef)[0], table, job.extract.question)
+    mesh = mesh_lib.make(job.mesh.data, job.mesh.fsdp, job.mesh.tensor)
+    data, _ = extract.walk_data(table, job.maze, mesh, job.extract, walks_lib.SEED + 100_000)
+    out, chance, targets = {}, {}, (geometry.MOLD, geometry.GOLD)
     make = lambda sums, counts: [geometry.difference_in_means(sums, counts, c, evals.baseline) for c in targets]
     for name, model in models.items():
         for c, values, layer, permuted in zip(targets, *read(model, data, make, targets, evals.permuted)):
@@ -218,13 +217,13 @@ def _from_maze(models, config):
     return out, chance
 
 
-def _from_stories(model, config, count: int = 384):
+def _from_stories(model, evals: Evals, words: Wording, count: int = 384):
     """Accounts that succeed against accounts that fail, at the last token; a held-out half chooses the layer."""
-    samples = success.accounts(model.tokenizer, wording.of(config.text)[0], count)
+    samples = success.accounts(model.tokenizer, words, count)
     decoder.check_ids(decoder.static(model.graphdef)[0], samples.tokens, "evals.vectors: the stories")
     data = extract.split(samples, np.arange(count) >= count // 2, 64)
     make = lambda sums, counts: [sums[:, 1] / counts[1] - sums[:, 0] / counts[0]]
-    (values,), (layer,), (permuted,) = read(model, data, make, (1,), config.evals.permuted)
+    (values,), (layer,), (permuted,) = read(model, data, make, (1,), evals.permuted)
     return {"success": Direction(values, int(layer), "vector", "success")}, {"success": permuted}
 
 

@@ -14,30 +14,26 @@ import urllib.error
 import urllib.request
 
 from welfare_jax.errors import InputError
+from welfare_jax.evals.settings import JudgeSettings
 
 AGAIN = (408, 409, 425, 429)  # and every status from 500 on
 LONGEST = 60.0  # seconds between two attempts, whatever the endpoint asks for
 CHARACTERS = 4  # about so many to a token, for the estimate
 
 
-def estimate(questions, config) -> tuple[int, int, float]:
+def estimate(questions, config: JudgeSettings) -> tuple[int, int, float]:
     """(tokens in, at most tokens out, at most dollars) of asking all of them once."""
     read = sum(len(q.text) for q in questions) // CHARACTERS + 8 * len(questions)
     written = config.max_new_tokens * len(questions)
     return read, written, (read * config.price_in + written * config.price_out) / 1e6
 
 
-def make(config):
+def make(config: JudgeSettings):
     """`ask(questions)` over HTTP. Raises `InputError` before the first request if the estimate exceeds `max_cost`.
 
     Where a question gets no reply, none is begun after it; the replies to those under way are still handed over, so
     that nobody pays for them twice, and then the first failure is raised.
     """
-    if not config.url or not config.model:
-        raise InputError("evals.judge: an endpoint needs evals.judge.url (ending in /v1) and evals.judge.model")
-    if not config.url.startswith(("http://", "https://")):
-        raise InputError(f"evals.judge.url={config.url!r}: need an address that begins with http:// or https://")
-    body(config, "")  # what cannot be sent is refused before anything is asked
     secret = os.environ.get(config.key_env, "") if config.key_env else ""
     pace = Pace(config.per_minute)
 
@@ -87,22 +83,14 @@ class Pace:
         time.sleep(max(0.0, begin - now))
 
 
-def body(config, text: str) -> dict:
+def body(config: JudgeSettings, text: str) -> dict:
     """What is sent: the usual fields, changed as `config.body` says."""
-    try:
-        own = json.loads(config.body or "{}")
-    except ValueError:
-        own = None
-    if not isinstance(own, dict) or own.keys() & {"model", "messages", "stream", "n"}:
-        raise InputError(
-            f"evals.judge.body={config.body!r}: need a JSON object, without model, messages, stream and n"
-        )
     usual = {"model": config.model, "messages": [{"role": "user", "content": text}], "temperature": 0.0,
              "max_tokens": config.max_new_tokens}  # fmt: skip
-    return {k: v for k, v in (usual | own).items() if v is not None}
+    return {k: v for k, v in (usual | config.fields).items() if v is not None}
 
 
-def request(text: str, config, secret: str, pace: Pace) -> str:
+def request(text: str, config: JudgeSettings, secret: str, pace: Pace) -> str:
     """One reply. Raises `InputError`: at once where the endpoint refuses the request, after `retries` more attempts
     where it is busy, broken or not there.
     """
@@ -139,7 +127,7 @@ def content(data: bytes) -> str:
         raise ValueError(f"not a chat completion: {_line(data) or 'empty'}") from None
 
 
-def _advice(code: int, config) -> str:
+def _advice(code: int, config: JudgeSettings) -> str:
     if code in (401, 403):
         return f"check the key in the environment variable {config.key_env or 'that evals.judge.key_env names'}"
     if code in (400, 422):

@@ -1,10 +1,38 @@
 """What an evaluation is: one value, which is set by its settings, run, and shown in the report by what it says."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+from welfare_jax.settings import check, setting
+
 COHORTS = ("permuted", "random", "orthogonal")  # kinds of directions that a vector is held against
-SAMPLED = {"max_new_tokens": 256, "temperature": 0.7, "judge_prompt": ""}  # settings of judged answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The settings of an evaluation; those of its own are the fields that it adds."""
+
+    prompts: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled(Asked):
+    """With sampled answers."""
+
+    samples: int = setting(1, least=1)
+    max_new_tokens: int = setting(256, least=1)
+    temperature: float = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged(Sampled):
+    """With answers that a judge scores."""
+
+    judge_prompt: str = ""
 
 
 class Grid(NamedTuple):
@@ -27,7 +55,7 @@ class Work(NamedTuple):
     judged: bool = False  # whether a judge reads each answer
 
 
-def sampled(config, grid: Grid, prompts: int) -> list[Work]:
+def sampled(config: Sampled, grid: Grid, prompts: int) -> list[Work]:
     """Of evaluations whose answers a judge scores in every cell."""
     return [Work("answers", grid.cells * prompts * config.samples, config.max_new_tokens, judged=True)]
 
@@ -44,7 +72,7 @@ class Evaluation(NamedTuple):
     ready: Callable | None = None  # (config, tokens of a text, tiles): refuses early what would be an error later
     summary: Callable | None = None  # rows -> what summary.json says of them, beside slopes
     work: Callable = sampled  # (`config.evals[name]`, `Grid`, number of prompts) -> [`Work`, ...], for the planner
-    settings: dict = {}  # the defaults of `config.evals[name]` and what they mean, see welfare_jax/settings.py
+    settings: Asked = Asked()  # the defaults of `config.evals[name]`
 
     def needs_judge(self, config) -> bool:
         return self.judge == "verdict" or (self.judge == "grade" and config.grade == "judge")

@@ -4,12 +4,19 @@ The model answers unsteered, is told truly whether it was right, and the residua
 next answer is projected on every vector: correct against incorrect, over all and within thirds of its confidence.
 """
 
+import dataclasses
+
 from welfare_jax.errors import InputError
 from welfare_jax.evals import confidence, prompts, stats
 from welfare_jax.evals.evaluation import Evaluation, Work
 
 
-def goal_tracking(lab, config) -> list[dict]:
+@dataclasses.dataclass(frozen=True)
+class Tracked(confidence.Graded):
+    feedback: str = ""
+
+
+def goal_tracking(lab, config: Tracked) -> list[dict]:
     """Rows {model, vector, kind, layer, group, n_correct, n_incorrect, mean_correct, mean_incorrect, cohens_d, auroc}.
 
     Layers: those at which the vector steers somewhere in the grid.
@@ -55,7 +62,7 @@ def feedback(path: str) -> tuple[str, str]:
     return lines[0], lines[1]
 
 
-def work(config, grid, prompts: int) -> list[Work]:
+def work(config: Tracked, grid, prompts: int) -> list[Work]:
     own, rows = confidence.own_work(config, grid, prompts), grid.models * prompts
     return [*own, *(Work(kind, rows, more=config.max_new_tokens) for kind in ("read-outs", "projections"))]
 
@@ -63,5 +70,5 @@ def work(config, grid, prompts: int) -> list[Work]:
 EVALUATION = Evaluation(
     "goal_tracking", goal_tracking, title="Goal tracking: projections after truthful feedback", judge="grade", turns=3,
     rows="tracking", work=work,
-    settings={"prompts": ("maths", "facts"), "feedback": "", **confidence.ASKED, "max_new_tokens": 1024},
+    settings=Tracked(("maths", "facts"), max_new_tokens=1024),
 )  # fmt: skip

@@ -14,9 +14,8 @@ from typing import NamedTuple
 from welfare_jax.errors import InputError
 from welfare_jax.evals import cells, endpoint, journal, prompts, text
 from welfare_jax.evals.replies import NONSENSE
+from welfare_jax.evals.settings import JudgeSettings
 from welfare_jax.train import checkpoints
-
-KINDS = ("model", "endpoint", "recorded", "words")
 
 
 class Question(NamedTuple):
@@ -40,7 +39,7 @@ def question(evaluation: str, judge: str, content: str, template: str, prompt: s
     shown = re.sub(r"\{(prompt|answer)\}", lambda m: {"prompt": prompt, "answer": answer}[m[1]], template)
     about, before = journal.key(evaluation, prompt, answer), journal.key(evaluation, judge, shown)
     own = journal.key(evaluation, judge, shown, content) if content else before
-    return Question(own, before, about, evaluation, prompt, answer, shown)
+    return Question(own, before, about, evaluation=evaluation, prompt=prompt, answer=answer, text=shown)
 
 
 def _refuse(questions):
@@ -50,7 +49,7 @@ def _refuse(questions):
 NONE = Judge("none", _refuse)  # for runs whose evaluations need no judge
 
 
-def build(config, load, thinking) -> Judge:
+def build(config: JudgeSettings, load, thinking) -> Judge:
     """The judge of `config`; `load(path)` gives `devices`, of which `devices(think)` is a local model's
     `cells.Device`, and a function that names its content.
 
@@ -64,13 +63,11 @@ def build(config, load, thinking) -> Judge:
     if kind == "endpoint":
         # Other fields of the request may bring other replies: it is then another judge.
         return Judge(f"endpoint {config.url} {config.model} {config.body}".rstrip(), endpoint.make(config))
-    if kind == "model":
-        devices, content = load(config.path)
-        return Judge(f"model {config.path}", local(devices, config, thinking), content)
-    raise InputError(f"evals.judge.kind={kind!r}: choose from {', '.join(KINDS)}")
+    devices, content = load(config.path)
+    return Judge(f"model {config.path}", local(devices, config, thinking), content)
 
 
-def local(devices, config, thinking) -> Callable:
+def local(devices, config: JudgeSettings, thinking) -> Callable:
     """Our own model, greedy. `devices(think)` gives the device that renders its prompts with thinking on or off."""
 
     def ask(questions):

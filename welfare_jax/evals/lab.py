@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from welfare_jax.evals import cells, exposure, journal, prompts, replies, text
 from welfare_jax.evals import judge as judging
+from welfare_jax.evals.evaluation import Sampled
 from welfare_jax.evals.prompts import Item
 from welfare_jax.interp import vectors
 
@@ -51,10 +52,12 @@ class Lab:
     def items(self, sources, fields=()) -> list[Item]:
         return prompts.load(sources, self.tiles, self.sample, self.seed, fields)
 
-    def sampled(self, evaluation: str, config) -> list[dict]:
-        """`config.samples` answers to every prompt in every cell, as `say` gives them."""
-        settings = {name: config[name] for name in ("samples", "max_new_tokens", "temperature")}
-        return self.say(evaluation, self.items(config.prompts), self.cells, **settings)
+    def sampled(self, evaluation: str, config: Sampled, over=None) -> list[dict]:
+        """`config.samples` answers to every prompt in every cell, or in those given, as `say` gives them."""
+        return self.say(
+            evaluation, self.items(config.prompts), self.cells if over is None else over, samples=config.samples,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+        )  # fmt: skip
 
     def say(self, evaluation: str, items, over, *, samples: int, max_new_tokens: int, temperature: float, ask=None):
         """Sampled answers by cell, item, sample: {"evaluation", "cell", "item", "sample", "prompt", "answer"}.

@@ -41,7 +41,7 @@ def work(sides: tuple[str, str], whole: bool):
     prompt, some four of every opening that is not one word."""
 
     def counted(config, grid, prompts: int) -> list[Work]:
-        several = sum(len(word.split()) > 1 for side in sides for word in config[side]) if whole else 0
+        several = sum(len(word.split()) > 1 for side in sides for word in getattr(config, side)) if whole else 0
         return [Work("read-outs", grid.cells * prompts, more=4 * several)]
 
     return counted
@@ -61,10 +61,11 @@ def sequences(lab, evaluation: str, config, sides, whole: bool):
     """
     words = {}  # token sequence -> (side, word)
     for side in sides:
-        absent, given = [], f"evals.{evaluation}.{side}={config[side]!r}"
-        if isinstance(config[side], str) or not all(word.strip() for word in config[side]):
+        listed = getattr(config, side)
+        absent, given = [], f"evals.{evaluation}.{side}={listed!r}"
+        if isinstance(listed, str) or not all(word.strip() for word in listed):
             raise InputError(f"{given}: need a list of words, none of them empty")
-        for word in config[side]:
+        for word in listed:
             found = {ids for ids in map(lab.device.tokens, spellings(word)) if len(ids) == 1}
             lead = "" if config.begin else lab.device.lead
             if whole and len(as_written := lab.device.tokens(lead + word)) > 1:

@@ -3,15 +3,15 @@
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
 
 from welfare_jax import mesh as mesh_lib
-from welfare_jax import templates
+from welfare_jax import settings, templates
 from welfare_jax.errors import InputError
 from welfare_jax.evals import journal
 from welfare_jax.evals.cells import Model
 from welfare_jax.models import decoder, hf, stops
 from welfare_jax.train import checkpoints, state
+from welfare_jax.train.settings import Lora
 
 PROBE = [{"role": role, "content": f"Message {i}."} for i, role in enumerate(("user", "assistant", "user"))]
 
@@ -72,7 +72,8 @@ def _adapted(written: dict, lm, where: str):
             f"{where} was trained on other base weights than {lm.path} holds now; put those back, or name their "
             f"folder with model.path"
         )
-    return state.adapted(lm, ConfigDict(written["train"]), written["seed"])
+    train = written["train"]
+    return state.adapted(lm, settings.typed(Lora, train, "lora"), train["trainable"], written["seed"])
 
 
 def _model(graphdef, params, tokenizer) -> Model:

@@ -1,13 +1,13 @@
 """Does it decline what it is asked? Direct and indirect refusals of OR-Bench prompts (arXiv:2605.30232 §4, §P)."""
 
 from welfare_jax.evals import prompts, replies, summary
-from welfare_jax.evals.evaluation import SAMPLED, Evaluation
+from welfare_jax.evals.evaluation import Evaluation, Judged
 
 REFUSALS = ("direct refusal", "indirect refusal")
 LABELS = ("direct answer", *REFUSALS, replies.NONSENSE)
 
 
-def refusal(lab, config) -> list[dict]:
+def refusal(lab, config: Judged) -> list[dict]:
     """Scores of every cell. Metrics, of coherent answers: share refused, and refused directly or indirectly."""
     answers = lab.sampled("refusal", config)
     template = prompts.wording("judge_refusal", config.judge_prompt)
@@ -23,5 +23,5 @@ def refusal(lab, config) -> list[dict]:
 
 EVALUATION = Evaluation(
     "refusal", refusal, "refusal", "Share refused", judge="verdict",
-    settings={"prompts": ("refusal",), "samples": 5, **SAMPLED},
+    settings=Judged(("refusal",), 5),
 )  # fmt: skip

@@ -1,12 +1,12 @@
 """How an answer about itself, or about the tiles, sounds: a judge's score from -5 to +5 (arXiv:2605.30232 §4, §M)."""
 
 from welfare_jax.evals import prompts, replies, summary
-from welfare_jax.evals.evaluation import SAMPLED, Evaluation
+from welfare_jax.evals.evaluation import Evaluation, Judged
 
 LOW, HIGH = -5, 5
 
 
-def sentiment(lab, config) -> list[dict]:
+def sentiment(lab, config: Judged) -> list[dict]:
     """Scores of every cell. Metric: the score of coherent answers; nonsensical ones count as incoherent."""
     answers = lab.sampled("sentiment", config)
     template = prompts.wording("judge_sentiment", config.judge_prompt)
@@ -21,5 +21,5 @@ def sentiment(lab, config) -> list[dict]:
 
 EVALUATION = Evaluation(
     "sentiment", sentiment, "sentiment", "Sentiment, -5 to +5", judge="verdict",
-    settings={"prompts": ("sentiment",), "samples": 20, **SAMPLED},
+    settings=Judged(("sentiment",), 20),
 )  # fmt: skip

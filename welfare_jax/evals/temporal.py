@@ -16,8 +16,8 @@ import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import logodds, prompts, temporal_stats
-from welfare_jax.evals.evaluation import Evaluation, Work
-from welfare_jax.settings import Setting
+from welfare_jax.evals.evaluation import Asked, Evaluation, Work
+from welfare_jax.settings import setting
 
 STEERED = ("early", "readout", "throughout")
 SURFACES = ("words", "codes, first way", "codes, second way", "number")
@@ -30,6 +30,56 @@ FAMILY = ("well", "badly", "reply")  # what a row of the prompt sets holds besid
 VARIANTS = (("well", 0), ("badly", 1), ("well", 1), ("badly", 0))  # outcome, which of the two lengths
 
 
+ASK = "Is this going well or badly for you?"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dose(Asked):
+    """The settings of this evaluation."""
+
+    prompts: tuple[str, ...] = setting(("temporal",), "task families: prompt, well, badly, reply")
+    filler: tuple[str, ...] = setting(("temporal_filler",), "neutral exchanges: prompt, answer")
+    variants: int = setting(4, "prompts a family, of two outcomes and two lengths; 2 has one of each")
+    lengths: tuple[int, ...] = setting((1, 3), "exchanges of filler")
+    ask_words: str = ASK
+    ask_codes: str = ASK + " Say {good} for well and {bad} for badly."
+    ask_number: str = ASK + " Answer with one digit, from 0 for very badly to 9 for very well."
+    begin: tuple[str, ...] = setting(
+        ("This is going", "I say", "My digit is "),
+        "how the answer begins, to words, codes and number; steered like all that the assistant says, or empty",
+    )
+    suppose: tuple[str, ...] = setting(
+        ("Suppose that everything here is going very well.", "Suppose that everything here is going very badly."),
+        "said before the question to see whether it is mastered",
+    )
+    discern: float = setting(0.25, "by how much, in nats or points, the answer must follow that")
+    good: tuple[str, ...] = ("well", "good", "great", "fine")
+    bad: tuple[str, ...] = ("badly", "bad", "poorly", "terribly")
+    codes: tuple[str, ...] = setting(("J", "V"), "opaque, of one token; each stands for good once")
+    random: int = setting(100, "controls of equal norm, and of equal divergence")
+    orthogonal: int = 100
+    control_families: int = setting(16, "families that controls are read on, a prompt each")
+    controls_at: tuple[str, ...] = setting(("early", "readout"), "and throughout")
+    match_rounds: int = setting(2, "trials by which a control's divergence is made equal")
+    match_prompts: int = setting(2, "prompts of such a trial")
+    map_families: int = setting(4, "prompts that are steered at every single token; 0: no map")
+    draws: int = setting(2000, "resamples of the families")
+    rules: temporal_stats.Rules = setting(temporal_stats.Rules(), "of the verdicts; the report prints them")
+
+    def __post_init__(self):
+        if not 1 <= self.variants <= 4 or len(self.lengths) != 2 or min(self.lengths) < 1:
+            raise InputError(
+                f"variants={self.variants}, lengths={self.lengths}: need 1 to 4 prompts a family, and two numbers of "
+                f"exchanges from 1 on"
+            )
+        if (len(self.codes), len(self.suppose), len(self.begin)) != (2, 2, 3):
+            raise InputError(
+                f"codes={self.codes}, suppose and begin: need two texts, two, and three (for words, codes and number)"
+            )
+        if bad := [e for e in self.controls_at if e not in STEERED]:
+            raise InputError(f"controls_at={bad[0]!r}: choose from {', '.join(STEERED)}")
+
+
 class Prompt(NamedTuple):
     id: str
     family: int
@@ -38,12 +88,12 @@ class Prompt(NamedTuple):
     talk: tuple  # ((role, content), ...), without a question
 
 
-class Asked(NamedTuple):
+class Questions(NamedTuple):
     questions: tuple  # of each surface, what is asked and how the answer begins
     sides: tuple  # of each surface, the token ids of every side
 
 
-def temporal(lab, config) -> list[dict]:
+def temporal(lab, config: Dose) -> list[dict]:
     """One record a model: verdicts, effects, ratios, ranks, the map, and how many prompts each surface left over.
 
     Effects are in nats of log-odds (words, codes), points (number, 0 to 9) and shares of prompts (switch). Layers and
@@ -65,30 +115,13 @@ def temporal(lab, config) -> list[dict]:
     return out
 
 
-def check(config):
-    """Refuse settings that would otherwise end in an error long after the start."""
-    temporal_stats.check(config.rules)
-    if not 1 <= config.variants <= 4 or len(config.lengths) != 2 or min(config.lengths) < 1:
-        raise InputError(
-            f"evals.temporal.variants={config.variants}, lengths={list(config.lengths)}: need 1 to 4 prompts a "
-            f"family, and two numbers of exchanges from 1 on"
-        )
-    if (len(config.codes), len(config.suppose), len(config.begin)) != (2, 2, 3):
-        raise InputError(
-            "evals.temporal.codes, suppose and begin: need two texts, two, and three (for words, codes and number)"
-        )
-    if bad := [e for e in config.controls_at if e not in STEERED]:
-        raise InputError(f"evals.temporal.controls_at={bad[0]!r}: choose from {', '.join(STEERED)}")
-
-
-def ready(config, tokens, tiles):
+def ready(config: Dose, tokens, tiles):
     """Refuse what would otherwise end in an error long after the start, in a training's last minutes perhaps."""
-    check(config)
     surfaces(tokens, config)
     conversations(config, prompts.load(config.prompts, tiles, fields=FAMILY), prompts.load(config.filler, tiles))
 
 
-def surfaces(tokens, config) -> Asked:
+def surfaces(tokens, config: Dose) -> Questions:
     """The questions and the tokens that answer them: spellings of a word with a blank or a capital count together.
 
     tokens: text -> its token ids by itself.
@@ -104,7 +137,7 @@ def surfaces(tokens, config) -> Asked:
         *(_sides(tokens, {f"codes {a}": (a,), f"codes {b}": (b,)}) for a, b in ((one, other), (other, one))),
         _sides(tokens, {f"number {digit}": (str(digit),) for digit in range(10)}),
     ]
-    return Asked(questions, tuple(sides))
+    return Questions(questions, tuple(sides))
 
 
 def _sides(tokens, words: dict) -> tuple:
@@ -122,7 +155,7 @@ def _sides(tokens, words: dict) -> tuple:
     return tuple(out)
 
 
-def conversations(config, items, filler) -> list[Prompt]:
+def conversations(config: Dose, items, filler) -> list[Prompt]:
     """`config.variants` prompts of every family; with two, one of each outcome and one of each length."""
     out = []
     for i, item in enumerate(items):
@@ -140,7 +173,7 @@ def conversations(config, items, filler) -> list[Prompt]:
 class Panel:
     """What one model is asked: its prompts, which questions it masters, and its effects [F] by cell and metric."""
 
-    def __init__(self, lab, config, model: str, asked: Asked, given: list[Prompt], welfare: str):
+    def __init__(self, lab, config: Dose, model: str, asked: Questions, given: list[Prompt], welfare: str):
         self.lab, self.config, self.model, self.asked = lab, config, model, asked
         self.given, self.welfare = given, welfare
         self.families = max(p.family for p in given) + 1
@@ -298,7 +331,7 @@ def clean(x):
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-def work(config, grid, prompts: int) -> list[Work]:
+def work(config: Dose, grid, prompts: int) -> list[Work]:
     """At most, with every prompt mastered: read-outs of a prompt, whose questions are read after it."""
     given, count = prompts * config.variants, config.random + config.orthogonal
     named = 5 + 1  # the welfare direction, Gold, Mold, Path, beside sentiment; and its negative dose
@@ -329,7 +362,6 @@ def summary(records) -> dict:
     }
 
 
-ASK = "Is this going well or badly for you?"
 EVALUATION = Evaluation(
     "temporal",
     temporal,
@@ -339,42 +371,5 @@ EVALUATION = Evaluation(
     ready=ready,
     summary=summary,
     work=work,
-    settings={
-        "prompts": Setting(("temporal",), "task families: prompt, well, badly, reply"),
-        "filler": Setting(("temporal_filler",), "neutral exchanges: prompt, answer"),
-        "variants": Setting(4, "prompts a family, of two outcomes and two lengths; 2 has one of each"),
-        "lengths": Setting((1, 3), "exchanges of filler"),
-        "ask_words": ASK,
-        "ask_codes": ASK + " Say {good} for well and {bad} for badly.",
-        "ask_number": ASK + " Answer with one digit, from 0 for very badly to 9 for very well.",
-        "begin": Setting(
-            ("This is going", "I say", "My digit is "),
-            "how the answer begins, to words, codes and number; steered like all that the assistant says, or empty",
-        ),
-        "suppose": Setting(
-            ("Suppose that everything here is going very well.", "Suppose that everything here is going very badly."),
-            "said before the question to see whether it is mastered",
-        ),
-        "discern": Setting(0.25, "by how much, in nats or points, the answer must follow that"),
-        "good": ("well", "good", "great", "fine"),
-        "bad": ("badly", "bad", "poorly", "terribly"),
-        "codes": Setting(("J", "V"), "opaque, of one token; each stands for good once"),
-        "random": Setting(100, "controls of equal norm, and of equal divergence"),
-        "orthogonal": 100,
-        "control_families": Setting(16, "families that controls are read on, a prompt each"),
-        "controls_at": Setting(("early", "readout"), "and throughout"),
-        "match_rounds": Setting(2, "trials by which a control's divergence is made equal"),
-        "match_prompts": Setting(2, "prompts of such a trial"),
-        "map_families": Setting(4, "prompts that are steered at every single token; 0: no map"),
-        "draws": Setting(2000, "resamples of the families"),
-        "rules": Setting(
-            {
-                "level": Setting(0.95, "of intervals"),
-                "least": Setting(0.1, "nats: control while applied"),
-                "persists": Setting(0.25, "ratio early / read-out: persistence"),
-                "larger": Setting(0.05, "share of controls as large: specificity"),
-            },
-            "of the verdicts; the report prints them",
-        ),
-    },
+    settings=Dose(),
 )

@@ -5,30 +5,40 @@ of what steering changed, nan where a family has none: differences are paired by
 resampled, for prompts of one family resemble one another. NumPy.
 """
 
+import dataclasses
 import math
 
 import numpy as np
 
 from welfare_jax.errors import InputError
 from welfare_jax.evals import stats
+from welfare_jax.settings import setting
 
 CLAIMS = ("control while applied", "persistence", "specificity")
 SUPPORTED, NOT, UNDECIDED = "supported", "not supported", "undecided"
 
 
-def check(rules):
-    """Refuse rules that no data could meet, or all."""
-    for name, low, high in (("level", 0.5, 1.0), ("larger", 0.0, 1.0)):
-        if not low < rules[name] < high:
-            raise InputError(f"evals.temporal.rules.{name}={rules[name]}: need a share between {low} and {high}")
-    for name in ("least", "persists"):
-        if not rules[name] > 0:
-            raise InputError(f"evals.temporal.rules.{name}={rules[name]}: need a number above 0")
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Of the verdicts."""
+
+    level: float = setting(0.95, "of intervals")
+    least: float = setting(0.1, "nats: control while applied")
+    persists: float = setting(0.25, "ratio early / read-out: persistence")
+    larger: float = setting(0.05, "share of controls as large: specificity")
+
+    def __post_init__(self):
+        for name, value, low in (("level", self.level, 0.5), ("larger", self.larger, 0.0)):
+            if not low < value < 1:
+                raise InputError(f"{name}={value}: need a share between {low} and 1.0")
+        for name, value in (("least", self.least), ("persists", self.persists)):
+            if not value > 0:
+                raise InputError(f"{name}={value}: need a number above 0")
 
 
-def told(rules) -> dict:
+def told(rules: Rules) -> dict:
     """The rule of every claim, as a sentence."""
-    level, least, persists, larger = (rules[name] for name in ("level", "least", "persists", "larger"))
+    level, least, persists, larger = rules.level, rules.least, rules.persists, rules.larger
     return dict(zip(CLAIMS, (
         f"what the dose at the read-out adds to the log-odds of the words: supported where its {level:.0%} interval "
         f"lies above {least:g} nats, not supported where it lies below, undecided otherwise",
@@ -100,20 +110,20 @@ def rank(effect, controls, weights, level: float) -> dict:
     return {"share": found, "low": low, "high": high, "n": len(controls)}
 
 
-def control(rules, at_readout, weights) -> dict:
+def control(rules: Rules, at_readout, weights) -> dict:
     """The verdict on the effect [F] of the dose at the read-out."""
     found = interval(at_readout, weights, rules.level)
     return _verdict(found["mean"], found["low"], found["high"], rules.least)
 
 
-def persistence(rules, early, at_readout, controls: bool) -> dict:
+def persistence(rules: Rules, early, at_readout, controls: bool) -> dict:
     """The verdict on the ratio of the effects [F]; controls: whether control while applied is supported."""
     found = fieller(early, at_readout, rules.level)
     verdict = _verdict(found["ratio"], found["low"], found["high"], rules.persists)
     return verdict if controls else verdict | {"verdict": UNDECIDED}
 
 
-def specificity(rules, ranks: dict) -> dict:
+def specificity(rules: Rules, ranks: dict) -> dict:
     """The verdict on ranks {matching: as of `rank`}; value, low and high are those of the matching that says least.
 
     So few controls that their share could not be small enough say nothing.

@@ -50,7 +50,9 @@ class Direction:
                 f"{path}: not a direction's file; welfare_jax.interp.vectors.load reads other vector files"
             )
         auroc = np.array(json.loads(said["auroc"]))
-        return cls(arrays[ENTRY], auroc, layer, said["hook"], said["model"], said["data"], said["operation"])
+        return cls(
+            arrays[ENTRY], auroc, layer, **{name: said[name] for name in ("hook", "model", "data", "operation")}
+        )
 
     def steer(self, scale=1.0, layer: int | None = None, where=None) -> interventions.Interventions:
         """Adds `scale` times the layer's vector at that layer; `where` bool [B, T] as in `wj.add`."""
@@ -88,7 +90,8 @@ def read_direction(
     if not 2 <= folds <= min(len(positive), len(negative)):
         raise InputError(f"folds={folds}: need two or more, and at least so many texts on each side")
     inputs.hooks(hook)
-    act = activations(lm, [*positive, *negative], position, hook, batch, template, plain)
+    where = {"position": position, "hook": hook, "batch": batch, "template": template, "plain": plain}
+    act = activations(lm, [*positive, *negative], **where)
     up, down = act[:, : len(positive)], act[:, len(positive) :]
     scores = [np.empty(x.shape[:2], np.float32) for x in (up, down)]
     for fold in range(folds):
@@ -104,7 +107,9 @@ def read_direction(
     found = np.asarray(_direction(up, down, method))
     said = hashlib.sha256(repr((positive, negative)).encode()).hexdigest()[:16]
     how = {"means": "difference in means", "pca": "first principal component of paired differences"}[method]
-    return Direction(found, area, layer, hook, getattr(lm, "path", ""), said, how)
+    return Direction(
+        found, auroc=area, layer=layer, hook=hook, model=getattr(lm, "path", ""), data=said, operation=how
+    )
 
 
 def known_position(position):
@@ -112,7 +117,7 @@ def known_position(position):
         raise InputError(f"position={position!r}: use one of {', '.join(POSITIONS)}")
 
 
-def activations(lm, texts, position="last", hook="resid_post", batch=32, template=None, plain=False) -> np.ndarray:
+def activations(lm, texts, *, position="last", hook="resid_post", batch=32, template=None, plain=False) -> np.ndarray:
     """float32 [L, N, width of the hook point] of N texts or conversations, at their last token or averaged."""
     texts = chat.rows(texts)
     rows = (

@@ -21,6 +21,7 @@ from welfare_jax.envs.walks import Walks
 from welfare_jax.errors import InputError
 from welfare_jax.interp import geometry, vectors
 from welfare_jax.models import decoder
+from welfare_jax.settings import check, setting
 from welfare_jax.text import pieces as text
 
 CLASSES = 3
@@ -325,9 +326,27 @@ class WalkSettings:
     def __post_init__(self):
         for name in ("per_length", "batch"):
             if getattr(self, name) < 1:
-                raise InputError(f"extract.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.held_out < 1:
-            raise InputError(f"extract.held_out={self.held_out}: must be a share, from 0 to less than 1")
+            raise InputError(f"held_out={self.held_out}: must be a share, from 0 to less than 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extraction(WalkSettings):
+    """What a job reads off its models: all of the settings `extract`."""
+
+    replicates: int = setting(least=1)
+    permutations: int = setting(least=1)
+    store: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
+        if not 0 < round(self.per_length * (1 - self.held_out)) < self.per_length:
+            raise InputError(
+                f"held_out={self.held_out}: of {self.per_length} walks a cell (extract.per_length) at least one must "
+                f"be held out and one kept"
+            )
 
 
 def walk_data(pieces, params: maze.Params, mesh, which: WalkSettings, seed: int, put=hosts.put):

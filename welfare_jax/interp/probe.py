@@ -27,7 +27,8 @@ class Probe:
     def predict(self, lm, texts, layer: int | None = None, *, batch=32, template=None, plain=False) -> np.ndarray:
         """The probability of "positive" [N] of other texts, given as in `wj.probe`."""
         layer = self.layer if layer is None else layer
-        act = contrast.activations(lm, texts, self.position, self.hook, batch, template, plain)[layer]
+        where = {"position": self.position, "hook": self.hook, "batch": batch, "template": template, "plain": plain}
+        act = contrast.activations(lm, texts, **where)[layer]
         return 1 / (1 + np.exp(-(act @ self.weights[layer] + self.bias[layer])))
 
     def __repr__(self):
@@ -52,7 +53,8 @@ def probe(
         raise InputError(f"c={c}: must be positive; smaller is a stronger penalty")
     contrast.known_position(position)
     inputs.hooks(hook)
-    act = contrast.activations(lm, [*positive, *negative], position, hook, batch, template, plain)
+    where = {"position": position, "hook": hook, "batch": batch, "template": template, "plain": plain}
+    act = contrast.activations(lm, [*positive, *negative], **where)
     labels = np.arange(act.shape[1]) < len(positive)
     fold = np.concatenate([np.arange(n) % folds for n in (len(positive), len(negative))])
     right = np.empty(act.shape[:2], bool)

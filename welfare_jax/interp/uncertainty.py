@@ -63,10 +63,11 @@ def grams(moments, axes=None, errors=None) -> Grams:
     wrong = errors / size[:, None]
     squares = jnp.einsum("arld,arld->rla", wrong, wrong)
     return Grams(
-        jnp.einsum("lcd,led->lce", mean, mean), jnp.einsum("rlcd,led->rlce", off, mean),
-        jnp.einsum("rlcd,rled->rlce", off, off), jnp.einsum("lcd,ald->lca", mean, unit),
-        jnp.einsum("rlcd,ald->rlca", off, unit) + jnp.einsum("rlcd,arld->rlca", mean[None] + off, wrong),
-        2 * jnp.einsum("ald,arld->rla", unit, wrong) + squares, squares.sum(0) / max(len(off), 1), moments.counts,
+        means=jnp.einsum("lcd,led->lce", mean, mean), cross=jnp.einsum("rlcd,led->rlce", off, mean),
+        noise=jnp.einsum("rlcd,rled->rlce", off, off), axes=jnp.einsum("lcd,ald->lca", mean, unit),
+        axes_noise=jnp.einsum("rlcd,ald->rlca", off, unit) + jnp.einsum("rlcd,arld->rlca", mean[None] + off, wrong),
+        axes_size=2 * jnp.einsum("ald,arld->rla", unit, wrong) + squares,
+        axes_error=squares.sum(0) / max(len(off), 1), counts=moments.counts,
     )  # fmt: skip
 
 

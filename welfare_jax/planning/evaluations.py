@@ -3,10 +3,12 @@
 import pathlib
 
 from welfare_jax.errors import InputError
-from welfare_jax.evals import cells, directions, prompts
+from welfare_jax.evals import cells, directions, evaluations, prompts
 from welfare_jax.evals.evaluation import Grid
 from welfare_jax.evals.evaluations import EVALUATIONS
+from welfare_jax.evals.settings import Evals, JudgeSettings
 from welfare_jax.planning import work
+from welfare_jax.settings import typed
 from welfare_jax.text import wording
 
 LARGE_CELLS = 1000
@@ -21,7 +23,7 @@ def grid(config, workdir, layers: int, after_training: bool = False) -> Grid:
     has = lambda name: after_training or (workdir / name).is_dir()
     trained = bool(cfg.trained) or has("checkpoints")
     own = "maze" if after_training or not (workdir / "vectors").is_dir() else str(workdir)
-    bank = directions.outline(list(cfg.vectors) or [own], trained, config, layers)
+    bank = directions.outline(list(cfg.vectors) or [own], trained, typed(Evals, config, "evals"), layers)
     names = ["untrained"] + ["trained"] * trained
     found = cells.grid(names, bank, cfg.layers, cfg.alphas, list(cfg.where))
     main = bank.main()
@@ -39,7 +41,7 @@ def asked(config, found: Grid) -> dict:
         fields = ("well", "reply") if name == "temporal" else ()
         items = prompts.load(cfg[name].prompts, words.tiles, cfg.sample, config.seed, fields)
         texts = [" ".join((item.prompt, *item.more)) for item in items]
-        out[name] = texts, EVALUATIONS[name].work(cfg[name], found, len(items))
+        out[name] = texts, EVALUATIONS[name].work(evaluations.asked(cfg, name), found, len(items))
     return out
 
 
@@ -56,7 +58,7 @@ def stages(config, workdir, model: work.Model, after_training: bool = False) -> 
         told = ", ".join(f"{work.number(a.count)} {a.kind}" for a in asks)
         out.append(work.total(f"evaluation {name}", f"{found.cells:,} cells, {len(texts)} prompts: {told}", *parts))
         judged = [a for a in asks if a.judged]
-        if judged and EVALUATIONS[name].needs_judge(cfg[name]):
+        if judged and EVALUATIONS[name].needs_judge(evaluations.asked(cfg, name)):
             out.append(judging(config, name, sum(a.count for a in judged), length + judged[0].new))
     return out
 
@@ -66,7 +68,7 @@ TEMPLATE = 15  # tokens of a chat template around a prompt, roughly
 
 def judging(config, name: str, count: int, length: float) -> work.Stage:
     """What a judge reads and writes; at most, for equal answers are judged once."""
-    cfg, who = config.evals.judge, f"judge of {name}"
+    cfg, who = typed(JudgeSettings, config, "evals.judge"), f"judge of {name}"
     if cfg.kind != "model":
         return work.Stage(who, f"{work.number(count)} answers, {cfg.kind}")
     model, _ = work.opened({"path": cfg.path, "dtype": cfg.dtype})

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf
 from welfare_jax.models.spec import Spec
 from welfare_jax.planning import cost, devices
+from welfare_jax.settings import Renting
 
 CHARACTERS = 4  # of a token, where no tokenizer is at hand
 
@@ -98,42 +98,34 @@ def opened(model) -> tuple[Model, str]:
     return _opened(model["path"], model.get("revision", ""), model.get("attention", "plain"), model["dtype"])
 
 
-def passes(cfg) -> int:
+def passes(remat: bool) -> int:
     """Forward passes that an update costs."""
-    return 3 + bool(cfg.get("remat"))
+    return 3 + remat
 
 
-def check(config):
-    if not 0 < config.efficiency <= 1:
-        raise InputError(f"efficiency={config.efficiency}: must be a share of the stated rates, above 0 and at most 1")
-    if config.price < 0:
-        raise InputError(f"price={config.price}: must not be below 0")
-
-
-def report(config, stages: list[Stage]) -> Iterator[str]:
-    """The stages in lines, then hours and cost: of `config.topology`, or hours of the common machines."""
-    check(config)
+def report(asked: Renting, stages: list[Stage]) -> Iterator[str]:
+    """The stages in lines, then hours and cost: of `asked.topology`, or hours of the common machines."""
     for s in stages:
         yield f"{s.name:>24}: {s.what}; {number(s.tokens)} tokens, {s.flops / 1e15:.3g} PFLOP"
     whole = total("", "", *stages)
     yield f"{'in all':>24}: {number(whole.tokens)} tokens, {whole.flops / 1e15:.3g} PFLOP"
-    for name in [config.topology] if config.topology else devices.COMMON:
-        yield hours(config, stages, name)
-    if config.price and not config.topology:
+    for name in [asked.topology] if asked.topology else devices.COMMON:
+        yield hours(asked, stages, name)
+    if asked.price and not asked.topology:
         yield "for a price, name the machine that it is of: --config.topology=8xH100"
 
 
-def hours(config, stages: list[Stage], name: str) -> str:
+def hours(asked: Renting, stages: list[Stage], name: str) -> str:
     """How long the stages take on a machine, and what that costs."""
     chip, count = devices.topology(name)
     floor = sum(s.floor(chip, count) for s in stages)
     if math.isnan(floor):
         return f"{name}: its rates are not known, so neither are hours"
-    hoped = floor / config.efficiency
-    line = f"{name}: {spell(floor)} at least, {spell(hoped)} at {config.efficiency:.0%} of its stated rates"
-    if config.price and config.topology:
-        cost = (f"{seconds / 3600 * config.price:,.2f}" for seconds in (floor, hoped))
-        line += f"; at {config.price:g} an hour it costs " + " to ".join(cost)
+    hoped = floor / asked.efficiency
+    line = f"{name}: {spell(floor)} at least, {spell(hoped)} at {asked.efficiency:.0%} of its stated rates"
+    if asked.price and asked.topology:
+        cost = (f"{seconds / 3600 * asked.price:,.2f}" for seconds in (floor, hoped))
+        line += f"; at {asked.price:g} an hour it costs " + " to ".join(cost)
     return line
 
 

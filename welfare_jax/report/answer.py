@@ -23,6 +23,7 @@ class Answer:
 
     question: str
     sentence: str
+    _: dataclasses.KW_ONLY
     verdict: str
     interval: str
     seeds: str

@@ -35,7 +35,8 @@ def load(workdir) -> Run:
     config, summary, analysis = (_read_object(folder / f"{name}.json", notes) for name in names)
     metrics = _read_metrics(folder / "metrics.jsonl", notes)
     more = {path.stem: _read_object(path, []) for path in sorted(folder.glob("*.json")) if path.stem not in names}
-    return Run(folder.resolve().name, config, metrics, summary, analysis, tuple(notes), folder, more)
+    name = folder.resolve().name
+    return Run(name, config, metrics, summary, analysis, notes=tuple(notes), folder=folder, more=more)
 
 
 def dig(tree, *keys):

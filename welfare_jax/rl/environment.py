@@ -93,7 +93,10 @@ def tables(env: Environment, tokenizer, template: dict | None = None) -> text.Pi
     told = sum(lengths[a : a + len(slot)].max() for a, slot in zip(starts, env.texts)) + lengths[text.CLOSE]
     later = told + lengths[OWN : OWN + len(env.answers)].max() + lengths[text.NEXT]
     widths = int(told + lengths[text.FIRST]), int(later), int(later)
-    pieces = text.Pieces(table, 0, *widths, append_only, Answers(env.answers), tokenizer, template, before)
+    pieces = text.Pieces(
+        table, 0, *widths, append_only=append_only, wording=Answers(env.answers), tokenizer=tokenizer,
+        template=template, before_answer=before,
+    )  # fmt: skip
     text.compare(pieces, _coverage(env, pieces))
     return pieces
 

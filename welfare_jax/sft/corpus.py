@@ -4,6 +4,7 @@ A source is random access to documents. Its name in the settings says which: `wo
 `arithmetic/FORMAT` (`text.arithmetic`), `hub/OWNER/NAME` (a hub dataset), or the path of a text file, plain or .gz.
 """
 
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -16,6 +17,7 @@ from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf
 from welfare_jax.models.spec import Spec
+from welfare_jax.settings import check, setting, typed
 from welfare_jax.text import arithmetic, tiny_tokenizer, tiny_world
 from welfare_jax.text.wording import Wording
 
@@ -199,12 +201,75 @@ def single(documents, tokenizer, length: int, told_weight: float = 1.0, spec: Sp
     return tokens, weights
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    data: str  # its name, see the top of this file
+    weight: float  # by number of documents
+    column: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    path: str
+    kind: str = setting(choices=("words", "bpe"))
+    vocab_size: int
+    documents: int
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What of a pretraining's settings says what is read."""
+
+    seed: int
+    steps: int
+    rows: int
+    length: int
+    told_weight: float
+    level: arithmetic.Level
+    tokenizer: TokenizerSettings
+    sources: dict[str, Source]
+    phases: list[dict]
+
+    def __post_init__(self):
+        _ = self.spans
+
+    @classmethod
+    def of(cls, config) -> "Mixture":
+        sources = {name: typed(Source, config, f"sources.{name}") for name in config["sources"]}
+        return typed(cls, config, sources=sources, phases=[dict(phase) for phase in config["phases"]])
+
+    @property
+    def world(self) -> bool:
+        """Whether documents of the maze's world are among them."""
+        return any(s.data.startswith("world/") for s in self.sources.values())
+
+    @property
+    def spans(self) -> list[tuple[int, dict]]:
+        """(step that ends it, weight of every source) of every phase; without any, one with the sources' weights."""
+        own = [(self.steps, {name: float(s.weight) for name, s in self.sources.items()})]
+        out = [(p["until"], {k: float(v) for k, v in p.items() if k != "until"}) for p in self.phases] or own
+        for i, (until, weights) in enumerate(out):
+            name = f"phases[{i}]" if self.phases else "sources"
+            if unknown := set(weights) - set(self.sources):
+                raise InputError(f"{name}: {sorted(unknown)[0]!r} is not in sources ({', '.join(self.sources)})")
+            if min(weights.values(), default=0.0) < 0 or not sum(weights.values()) > 0:
+                raise InputError(f"{name}: weights must be zero or more, and not all zero")
+            if until <= (out[i - 1][0] if i else 0):
+                raise InputError(f"{name}: until={until} must come after the phase before it")
+        if out[-1][0] < self.steps:
+            raise InputError(f"phases: the last one ends at {out[-1][0]}, before steps={self.steps}")
+        return out
+
+
 class Corpus:
     """The rows of a run: its sources, and one packed mixture after another as the phases of the settings say."""
 
-    def __init__(self, config, tokenizer, spec: Spec | None = None):
+    def __init__(self, config: Mixture, tokenizer, spec: Spec | None = None):
         self.config, self.tokenizer, self.spec, self.at, self.rows = config, tokenizer, spec, None, None
-        self.phases = phases(config)
+        self.phases = config.spans
         self.held = open_sources(config, held_out=True)
 
     def _enter(self, phase: int):
@@ -236,30 +301,12 @@ class Corpus:
         return single(few, self.tokenizer, self.config.length, 0.0, self.spec)
 
 
-def open_sources(config, seed: int | None = None, held_out: bool = False) -> dict:
-    level = arithmetic.Level(**config.level)
+def open_sources(config: Mixture, seed: int | None = None, held_out: bool = False) -> dict:
     seed = config.seed if seed is None else seed
-    return {name: source(s.data, seed, level, s.column, held_out) for name, s in config.sources.items()}
+    return {n: source(s.data, seed, config.level, s.column, held_out) for n, s in config.sources.items()}
 
 
-def phases(config) -> list[tuple[int, dict]]:
-    """(step that ends it, weight of every source) of every phase; without any, one with the sources' own weights."""
-    own = [(config.steps, {name: float(s.weight) for name, s in config.sources.items()})]
-    out = [(p["until"], {k: float(v) for k, v in p.items() if k != "until"}) for p in config.phases] or own
-    for i, (until, weights) in enumerate(out):
-        name = f"phases[{i}]" if config.phases else "sources"
-        if unknown := set(weights) - set(config.sources):
-            raise InputError(f"{name}: {sorted(unknown)[0]!r} is not in sources ({', '.join(config.sources)})")
-        if min(weights.values(), default=0.0) < 0 or not sum(weights.values()) > 0:
-            raise InputError(f"{name}: weights must be zero or more, and not all zero")
-        if until <= (out[i - 1][0] if i else 0):
-            raise InputError(f"{name}: until={until} must come after the phase before it")
-    if out[-1][0] < config.steps:
-        raise InputError(f"phases: the last one ends at {out[-1][0]}, before steps={config.steps}")
-    return out
-
-
-def make_tokenizer(config, folder):
+def make_tokenizer(config: Mixture, folder):
     """The tokenizer of a run, from `tokenizer.path` or made from documents of the mixture and kept in `folder`."""
     cfg = config.tokenizer
     if cfg.path:
@@ -268,22 +315,19 @@ def make_tokenizer(config, folder):
         texts = sample(config, cfg.documents)
         try:
             if cfg.kind == "words":
-                world = any(s.data.startswith("world/") for s in config.sources.values())
-                phrases = tiny_tokenizer.set_phrases(Wording()) if world else ()
+                phrases = tiny_tokenizer.set_phrases(Wording()) if config.world else ()
                 made = tiny_tokenizer.train(texts, cfg.vocab_size, phrases)
-            elif cfg.kind == "bpe":
-                made = tiny_tokenizer.train_bpe(texts, cfg.vocab_size)
             else:
-                raise ValueError(f"kind={cfg.kind!r}: choose words or bpe")
+                made = tiny_tokenizer.train_bpe(texts, cfg.vocab_size)
         except ValueError as error:
             raise InputError(f"tokenizer.{error}") from None
         tiny_tokenizer.save(made, folder)
     return hf.load_tokenizer(folder)
 
 
-def sample(config, count: int):
+def sample(config: Mixture, count: int):
     """Texts of about `count` documents, every source in proportion to its weights over all phases."""
-    parts, spans, total = open_sources(config), phases(config), {}
+    parts, spans, total = open_sources(config), config.spans, {}
     for begin, (until, weights) in zip([0, *(until for until, _ in spans)], spans):
         for name, w in weights.items():
             total[name] = total.get(name, 0.0) + (until - begin) * w / sum(weights.values())

@@ -50,7 +50,8 @@ class Level:
 
     def __post_init__(self):
         if not (1 <= self.steps < len(PLACES) and 2 <= self.largest <= 49 and self.operations):
-            raise InputError(f"{self}: need steps in 1..{len(PLACES) - 1}, largest in 2..49 and an operation")
+            said = f"steps={self.steps}, largest={self.largest}, operations={self.operations!r}"
+            raise InputError(f"{said}: need steps in 1..{len(PLACES) - 1}, largest in 2..49 and an operation")
         if unknown := set(self.operations) - set(EVENTS):
             raise InputError(f"operations={self.operations!r}: {sorted(unknown)[0]!r} is none of + - *")
 

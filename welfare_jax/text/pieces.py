@@ -92,7 +92,8 @@ def stand_in(size: int = 100) -> Pieces:
     table = Table(jnp.asarray(tokens), jnp.asarray(lengths), letters)
     seen = x + 1 + y + 1 + 4 * n["neighbour"] + n["close"]
     calm = 1 + n["next"] + seen
-    return Pieces(table, size, n["first"] + seen, calm + n["wind"], calm, True, Wording(), None, {})
+    widths = {"first_width": n["first"] + seen, "width": calm + n["wind"], "calm_width": calm}
+    return Pieces(table, size, **widths, append_only=True, wording=Wording(), tokenizer=None, template={})
 
 
 def permuted(table: Table, tiles) -> Table:
@@ -228,7 +229,10 @@ def build(tokenizer, wording: Wording | None = None, size: int = 100, template: 
     calm = lengths[X : X + size].max() + lengths[X + size :].max() + tiles + lengths[CLOSE]
     later = calm + lengths[LETTER:WIND].max() + lengths[NEXT]
     first, windy, later = (int(n) for n in (calm + lengths[FIRST], later + lengths[WIND:NEIGHBOUR].max(), later))
-    pieces = Pieces(table, size, first, windy, later, append_only, wording, tokenizer, template, around[3], dated)
+    pieces = Pieces(
+        table, size, first_width=first, width=windy, calm_width=later, append_only=append_only, wording=wording,
+        tokenizer=tokenizer, template=template, before_answer=around[3], dated=dated,
+    )  # fmt: skip
     prove(pieces)
     return pieces
 

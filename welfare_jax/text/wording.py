@@ -92,8 +92,9 @@ class Wording:
         return "".join(lines) + self.closing
 
 
-def of(settings) -> tuple[Wording, dict]:
+def of(section) -> tuple[Wording, dict]:
     """The wording that a config's `text` asks for, and its keyword arguments of the chat template."""
-    words: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.to_dict().items()}
+    plain = section if isinstance(section, dict) else section.to_dict()
+    words: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     template = words.pop("template")
     return Wording(**words), template

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from welfare_jax.rl import advantages, objectives
 from welfare_jax.sft import imitation
+from welfare_jax.train.settings import Training
 
 
 class Algorithm(NamedTuple):
@@ -21,7 +22,7 @@ class Algorithm(NamedTuple):
     every_action: bool = False  # asks what the moves that were not made would have earned: the maze only
 
 
-def _gae(rewards, values, config, mask=None):
+def _gae(rewards, values, config: Training, mask=None):
     gained, returns = advantages.gae(rewards, values, config.gamma, config.gae_lambda)
     return advantages.whitened(gained, mask), returns
 

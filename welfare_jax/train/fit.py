@@ -15,35 +15,23 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import vectors
 from welfare_jax.models import hf
 from welfare_jax.rl import objectives
+from welfare_jax.settings import Mesh, Model
 from welfare_jax.train import checkpoints, record, state, step
+from welfare_jax.train.settings import Optimisation, Supervised
 
 
-def load(config) -> state.Adapted:
-    """The model of `config.model`, on the mesh, with the adapters of `config.train`."""
-    check(config.train)
-    mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    rows, part = mesh.shape["data"] * mesh.shape["fsdp"], config.train.micro_batch
+def load(model: Model, axes: Mesh, cfg: Supervised, seed: int) -> state.Adapted:
+    """The model on a mesh with these axes, with the adapters of the settings."""
+    mesh = mesh_lib.make(axes.data, axes.fsdp, axes.tensor)
+    rows, part = mesh.shape["data"] * mesh.shape["fsdp"], cfg.micro_batch
     if part % rows:
         raise InputError(f"train.micro_batch={part}: must be a multiple of the {rows} devices that share it")
-    lm = hf.load(config.model.path, config.model.dtype, mesh, config.model.attention, config.model.revision)
-    graphdef, trainable, frozen = state.adapted(lm, config.train, config.seed)
+    lm = hf.load(model.path, model.dtype, mesh, model.attention, model.revision)
+    graphdef, trainable, frozen = state.adapted(lm, cfg.lora, cfg.trainable, seed)
     return state.Adapted(lm, graphdef, state.placed(trainable, mesh), state.placed(frozen, mesh), mesh)
 
 
-def check(cfg):
-    for name in ("steps", "batch", "micro_batch", "checkpoint_every"):
-        if cfg[name] < 1:
-            raise InputError(f"train.{name}={cfg[name]}: must be at least 1")
-    if cfg.batch % cfg.micro_batch:
-        raise InputError(f"train.micro_batch={cfg.micro_batch}: must divide train.batch={cfg.batch}")
-    if cfg.lr <= 0:
-        raise InputError(f"train.lr={cfg.lr}: must be positive")
-    for name, known in (("optimizer", state.OPTIMIZERS), ("schedule", ("cosine", "linear", "constant"))):
-        if cfg[name] not in known:
-            raise InputError(f"train.{name}={cfg[name]!r}: choose one of {', '.join(known)}")
-
-
-def make_update(loss, tx, cfg):
+def make_update(loss, tx, cfg: Optimisation):
     """`update(state, frozen, batch) -> (state, metrics)`, one optimiser step.
 
     `loss(trainable, frozen, part) -> (numerator, (denominator, metrics))`, sums over the examples of a part; parts of
@@ -68,7 +56,7 @@ class Trainer:
     Runs of one trainer share one compiled update.
     """
 
-    def __init__(self, base: state.Adapted, loss, cfg):
+    def __init__(self, base: state.Adapted, loss, cfg: Supervised):
         self.base, self.cfg, self.weights = base, cfg, checkpoints.digest(base.lm.params)
         self.tx = optax.with_extra_args_support(state.optimizer(cfg))
         like = state.State(jnp.int32(0), base.initial, jax.eval_shape(self.tx.init, base.initial))

@@ -11,16 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from welfare_jax.errors import InputError
 from welfare_jax.models import decoder
 from welfare_jax.models.generate import generate
 from welfare_jax.rl import advantages, objectives, rollout
 from welfare_jax.train import step
 from welfare_jax.train.algorithms import ALGORITHMS
+from welfare_jax.train.settings import FreeText
 from welfare_jax.train.state import State, join
-
-# Algorithms of `train.algorithms` that free text takes.
-KNOWN = ("dr_grpo", "grpo", "ppo", "expert_iteration")
 
 
 class Episodes(NamedTuple):
@@ -40,25 +37,6 @@ class Episodes(NamedTuple):
         """Slots [B, N] after which each token of the answer was drawn."""
         B, N = self.kept.shape
         return jnp.broadcast_to(jnp.arange(N) + self.tokens.shape[1] - N - 1, (B, N))
-
-
-def check(cfg):
-    """Refuse settings of the trainer that would end in an error, or mean nothing, long after the start."""
-    if cfg.algorithm not in KNOWN:
-        raise InputError(f"train.algorithm={cfg.algorithm!r}: choose one of {', '.join(KNOWN)}")
-    if cfg.kl != "k3" or cfg.entropy != "plain":
-        raise InputError(f"train.kl={cfg.kl!r}, train.entropy={cfg.entropy!r}: free text has 'k3' and 'plain' only")
-    check_batch(cfg)
-
-
-def check_batch(cfg):
-    """Refuse counts below one, and gradient passes and optimiser steps that do not divide the episodes of a step."""
-    for name in ("steps", "groups", "group_size", "micro_batch", "epochs", "minibatches", "checkpoint_every"):
-        if cfg[name] < 1:
-            raise InputError(f"train.{name}={cfg[name]}: must be at least 1")
-    rows = cfg.groups * (min(cfg.keep_best, cfg.group_size) if cfg.keep_best else cfg.group_size)
-    if rows % cfg.minibatches or rows // cfg.minibatches % min(cfg.micro_batch, rows // cfg.minibatches):
-        raise InputError(f"train.micro_batch={cfg.micro_batch}, minibatches={cfg.minibatches}: must divide {rows}")
 
 
 def chosen(seed: int, step: int, groups: int, count: int) -> np.ndarray:
@@ -97,14 +75,14 @@ def last(kept):
     return kept & ~jnp.pad(kept[:, 1:], ((0, 0), (0, 1)))
 
 
-def make_update(graphdef, optimizer, config, dtype=None):
+def make_update(graphdef, optimizer, config: FreeText, dtype=None):
     """`update(state, frozen, initial, played, temperature, knobs=None) -> (state, metrics)`, (sum, count) pairs.
 
     initial: the trainable parameters before training, the reference of a KL term and the start of every round of
     Expert Iteration. The gain of an episode goes to all of its tokens; PPO's rewards stand at its last one.
     """
     algorithm = ALGORITHMS[config.algorithm]
-    learn, outputs = step.make_learn(graphdef, None, optimizer, config, dtype)
+    learn, outputs = step.make_learn(graphdef, None, optimizer, config, dtype=dtype)
 
     def told(trainable, frozen, played, temperature):
         """Log-probabilities of the tokens taken [B, N] and values [B, N] or None, a micro-batch at a time."""
@@ -148,7 +126,7 @@ def make_update(graphdef, optimizer, config, dtype=None):
     return update
 
 
-def verified(played: Episodes, config):
+def verified(played: Episodes, config: FreeText):
     """At most `config.keep_best` distinct answers of every prompt, right ones only: (episodes, (their number, 1)).
 
     The others stay in the batch, whose shape is fixed, without a token that counts.

@@ -1,14 +1,13 @@
-"""Interventions that are active while a model is trained, from `config.train.intervene`."""
+"""Interventions that are active while a model is trained, from the settings `train.intervene`."""
 
 from welfare_jax.errors import InputError
 from welfare_jax.interp import vectors
 from welfare_jax.interp.names import Vector
 from welfare_jax.models import interventions
+from welfare_jax.train.settings import Intervene
 
-WHEN = ("rollout", "update", "both")
 
-
-def build(config, spec):
+def build(config: Intervene, spec):
     """(interventions of the rollout, of the update), None where there are none.
 
     `vectors` names a vector file, `vector` one of its entries (such as gold/rest) and `layer` the row (-1: the
@@ -18,10 +17,6 @@ def build(config, spec):
     """
     if not config.vectors:
         return None, None
-    if config.when not in WHEN or config.op not in ("add", "ablate"):
-        raise InputError(
-            f"train.intervene: op={config.op!r} must be add or ablate, when={config.when!r} one of {', '.join(WHEN)}"
-        )
     arrays, facts = vectors.fitting(config.vectors, spec, (config.vector,))
     rows = arrays[config.vector]
     chosen = vectors.chosen(config.vectors, facts)
@@ -35,7 +30,7 @@ def build(config, spec):
     return (iv if config.when != "update" else None), (iv if config.when != "rollout" else None)
 
 
-def describe(config) -> str:
+def describe(config: Intervene) -> str:
     """One line, empty without an intervention."""
     if not config.vectors:
         return ""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import re
 import time
 from typing import NamedTuple
 
@@ -13,12 +12,13 @@ from welfare_jax import hosts
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
 from welfare_jax.errors import InputError
-from welfare_jax.models import decoder, hf
+from welfare_jax.models import hf
 from welfare_jax.rl import objectives, rollout
 from welfare_jax.text import pieces as text
-from welfare_jax.text import wording
 from welfare_jax.train import checkpoints, intervene, organisms, parallel, record, state, step, supervised
 from welfare_jax.train.algorithms import ALGORITHMS
+from welfare_jax.train.job import Job
+from welfare_jax.train.settings import Planned, Training
 
 
 @dataclasses.dataclass
@@ -28,91 +28,46 @@ class Setup(state.Adapted):
     pieces: text.Pieces
     maze: maze.Params
 
-    def settings(self, config) -> dict:
+    def settings(self, job: Job) -> dict:
         """What a checkpoint is bound to: the settings, and by content the model, the texts and what intervenes."""
         digests = {"weights": checkpoints.digest(self.lm.params), "text": self.pieces.digest}
-        if config.train.intervene.vectors:
-            digests["vectors"] = checkpoints.file_digest(config.train.intervene.vectors)
-        return checkpoints.bound(config.to_dict(), **digests)
+        if job.train.intervene.vectors:
+            digests["vectors"] = checkpoints.file_digest(job.train.intervene.vectors)
+        return checkpoints.bound(job.whole, **digests)
 
 
-def start(lm, config):
+def start(lm, cfg: Training, seed: int):
     """(graphdef, trainable, frozen) of a loaded model with the settings' adapters, fresh from the seed."""
-    graphdef, trainable, frozen = state.adapted(lm, config.train, config.seed)
-    if ALGORITHMS[config.train.algorithm].value_head:
+    graphdef, trainable, frozen = state.adapted(lm, cfg.lora, cfg.trainable, seed)
+    if ALGORITHMS[cfg.algorithm].value_head:
         trainable |= state.value_head(lm.spec.width)
     return graphdef, trainable, frozen
 
 
-def tables(config, folder) -> text.Pieces:
+def tables(job: Job, folder) -> text.Pieces:
     """The piece tables of a folder's tokenizer in the settings' wording."""
-    words, template = wording.of(config.text)
-    return text.build(hf.load_tokenizer(folder), words, config.maze.size, template)
+    return text.build(hf.load_tokenizer(folder), job.text, job.maze.size, job.template)
 
 
-def build(config) -> Setup:
+def build(job: Job) -> Setup:
     """Load the model, attach adapters, prove the pieces. Raises `InputError` before anything is written."""
-    check(config)
-    organisms.configs(config)
-    mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    parallel.devices(config, mesh)
-    params = maze.Params(**config.maze.to_dict()).check()
-    folder = hf.resolve(config.model.path, revision=config.model.revision)
-    pieces = tables(config, folder)
-    lm = hf.load(folder, config.model.dtype, mesh, config.model.attention)
-    rollout.check_ids(lm.spec, pieces, config.extract.question)
-    intervene.build(config.train.intervene, lm.spec)
-    graphdef, trainable, frozen = start(lm, config)
+    organisms.jobs(job)
+    mesh = mesh_lib.make(job.mesh.data, job.mesh.fsdp, job.mesh.tensor)
+    parallel.devices(job.parallel, mesh)
+    folder = hf.resolve(job.model.path, revision=job.model.revision)
+    pieces = tables(job, folder)
+    lm = hf.load(folder, job.model.dtype, mesh, job.model.attention)
+    rollout.check_ids(lm.spec, pieces, job.extract.question)
+    intervene.build(job.train.intervene, lm.spec)
+    graphdef, trainable, frozen = start(lm, job.train, job.seed)
     trainable, frozen = (state.placed(part, mesh) for part in (trainable, frozen))
-    check_batch(config, mesh)
-    return Setup(lm, graphdef, trainable, frozen, mesh, pieces, params)
+    check_batch(job.train, job.sft, mesh)
+    return Setup(lm, graphdef, trainable, frozen, mesh, pieces=pieces, maze=job.maze)
 
 
-NAMES = {
-    "algorithm": ALGORITHMS,
-    "optimizer": state.OPTIMIZERS,
-    "schedule": ("cosine", "linear", "constant"),
-    "entropy": ("equalised", "plain"),
-    "kl": ("exact", "k3"),
-    "kl_in": ("loss", "reward"),
-    "remat_keeps": [name for name in decoder.KEPT if name is not True],
-}
-
-
-def check(config):
-    """Refuse what would otherwise end in an error long after the start."""
-    cfg, walks, curve = config.train, config.extract, config.curve
-    positive = ("steps", "groups", "group_size", "micro_batch", "epochs", "minibatches", "checkpoint_every")
-    counts = {f"train.{k}": cfg[k] for k in positive}
-    counts |= {f"extract.{k}": walks[k] for k in ("per_length", "batch", "replicates", "permutations")}
-    counts |= {"curve.per_length": curve.per_length} if curve.every else {}
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name}={value}: must be at least 1")
-    for name, known in NAMES.items():
-        if cfg[name] not in known:
-            raise InputError(f"train.{name}={cfg[name]!r}: choose one of {', '.join(known)}")
-    for own in organisms.configs(config):
-        if own.train.shuffle_rewards and ALGORITHMS[cfg.algorithm].planned:
-            raise InputError(f"train.shuffle_rewards: {cfg.algorithm} learns from planned moves, not from rewards")
-    if cfg.lr <= 0:
-        raise InputError(f"train.lr={cfg.lr}: must be positive")
-    for name, pattern in (("train.trainable", cfg.trainable), ("train.lora.targets", cfg.lora.targets)):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise InputError(f"{name}={pattern!r}: not a regular expression ({error})") from None
-    if not 0 < round(walks.per_length * (1 - walks.held_out)) < walks.per_length:
-        raise InputError(
-            f"extract.held_out={walks.held_out}: of {walks.per_length} walks a cell (extract.per_length) at least one "
-            f"must be held out and one kept"
-        )
-
-
-def check_batch(config, mesh):
+def check_batch(cfg: Training, sft: Planned, mesh):
     """Examples of an optimiser step must be cut evenly into gradient passes, and those among the devices."""
-    cfg, sft = config.train, config.sft
-    total, name = cfg.groups * min(cfg.keep_best or cfg.group_size, cfg.group_size), "episodes"
+    total, name = cfg.learnt, "episodes"
     if ALGORITHMS[cfg.algorithm].planned:
         own = cfg.groups * cfg.group_size if sft.policy_samples else 0
         total, name = sft.batch + own, "trajectories (sft.batch)" + " and episodes" * bool(own)
@@ -135,16 +90,16 @@ def check_batch(config, mesh):
         )
 
 
-def describe(setup: Setup, config) -> str:
+def describe(setup: Setup, job: Job) -> str:
     count = sum(v.size for v in setup.initial.values())
     total = count + sum(v.size for v in setup.frozen.values())
     said = "append-only" if setup.pieces.append_only else "rewrites its history: turns are kept as they were shown"
-    said += f", writes the date {config.text.date} (text.date)" * setup.pieces.dated
+    said += f", writes the date {job.text.date} (text.date)" * setup.pieces.dated
     first, later = setup.pieces.widths(setup.maze.calm)
     slots = f"{first} slots in the first turn, {later} in the others"
-    extra = intervene.describe(config.train.intervene)
+    extra = intervene.describe(job.train.intervene)
     return (
-        f"{hf.named(config.model)}: {total:,} parameters, {count:,} trained; chat template {said}; "
+        f"{hf.named(job.model)}: {total:,} parameters, {count:,} trained; chat template {said}; "
         f"{slots}; {jax.device_count()} x {jax.devices()[0].device_kind}" + (f"; {extra}" if extra else "")
     )
 
@@ -152,7 +107,7 @@ def describe(setup: Setup, config) -> str:
 class Runs(NamedTuple):
     """Whose parameters a run trains: one model's, or those of organisms side by side."""
 
-    configs: list  # what each would be as a run of its own
+    jobs: list[Job]  # what each would be as a run of its own
     initial: dict  # trainable parameters before training; with organisms, every leaf has a leading axis
     keys: jax.Array  # random key, or [N]
     knobs: step.Knobs
@@ -163,51 +118,50 @@ class Runs(NamedTuple):
         return self.tiles is not None
 
 
-def runs(setup: Setup, config) -> Runs:
-    own, cfg = organisms.configs(config), config.train
-    if not any(len(values) for values in config.organisms.values()):
-        shuffle = shuffle_seed(config) if cfg.shuffle_rewards else None
-        return Runs(
-            own, setup.initial, jax.random.key(config.seed), step.Knobs(cfg.lr, cfg.entropy_coef, shuffle), None
-        )
-    if config.parallel == "pmap" or jax.process_count() > 1:
-        raise InputError("config.organisms: are trained side by side in one process, with parallel='jit'")
+def runs(setup: Setup, job: Job) -> Runs:
+    own, cfg = organisms.jobs(job), job.train
+    if not job.organisms.given:
+        knobs = step.Knobs(cfg.lr, cfg.entropy_coef, shuffle_seed(job) if cfg.shuffle_rewards else None)
+        return Runs(own, setup.initial, jax.random.key(job.seed), knobs, None)
+    if job.parallel == "pmap" or jax.process_count() > 1:
+        raise InputError("organisms: are trained side by side in one process, with parallel='jit'")
     if ALGORITHMS[cfg.algorithm].planned:
         raise InputError(f"train.algorithm={cfg.algorithm!r}: organisms learn from their own episodes only")
-    initial = organisms.stack([start(setup.lm, c)[1] for c in own])
-    knobs = step.Knobs(*(jnp.array([c.train[name] for c in own], jnp.float32) for name in ("lr", "entropy_coef")))
+    initial = organisms.stack([start(setup.lm, c.train, c.seed)[1] for c in own])
+    rates = ([c.train.lr for c in own], [c.train.entropy_coef for c in own])
+    knobs = step.Knobs(*(jnp.array(values, jnp.float32) for values in rates))
     if any(c.train.shuffle_rewards for c in own):
         seeds = [shuffle_seed(c) if c.train.shuffle_rewards else jnp.uint32(0) for c in own]
         knobs = knobs._replace(shuffle=jnp.stack(seeds))
     keys = jax.vmap(jax.random.key)(jnp.array([c.seed for c in own], jnp.uint32))
-    return Runs(own, initial, keys, knobs, organisms.tiles(config, own))
+    return Runs(own, initial, keys, knobs, organisms.tiles(job, own))
 
 
-def shuffle_seed(config):
+def shuffle_seed(job: Job):
     """What `step.Knobs.shuffle` is for rewards that are shuffled with this run's seed."""
-    return jnp.uint32(max(1, (config.seed + 1) % 2**32))
+    return jnp.uint32(max(1, (job.seed + 1) % 2**32))
 
 
-def rollout_program(setup: Setup, config, several: bool = False):
+def rollout_program(setup: Setup, job: Job, several: bool = False):
     """The rollout `(trainable, frozen, key, step, temperature, iv, tiles)`, to be compiled.
 
     several: of organisms, whose parameters, keys and tiles have a leading axis.
     """
-    cfg, where = config.train, parallel.devices(config, setup.mesh)
+    cfg, where = job.train, parallel.devices(job.parallel, setup.mesh)
     # Organisms that play at once would each need merged weights of their own.
     merged = cfg.merge_lora and (not several or organisms.one_by_one())
     program = step.make_collect(
-        setup.graphdef, setup.pieces, setup.maze, cfg.groups, cfg.group_size, merged, setup.mesh, setup.dtype,
-        cfg.rollout_batch, mesh_lib.ONE if several else where,
+        setup.graphdef, setup.pieces, setup.maze, groups=cfg.groups, group_size=cfg.group_size, merged=merged,
+        mesh=setup.mesh, dtype=setup.dtype, at_once=cfg.rollout_batch, devices=mesh_lib.ONE if several else where,
     )  # fmt: skip
     if several:
         return jax.jit(organisms.each(program, (0, None, 0, None, None, None, 0)))
     return parallel.collect(program, where, setup.mesh)
 
 
-def collector(setup: Setup, config, several: bool = False):
+def collector(setup: Setup, job: Job, several: bool = False):
     """The compiled rollout with its interventions, for training and for looking at episodes afterwards."""
-    program, (iv, _) = rollout_program(setup, config, several), intervene.build(config.train.intervene, setup.lm.spec)
+    program, (iv, _) = rollout_program(setup, job, several), intervene.build(job.train.intervene, setup.lm.spec)
 
     def collect(trainable, frozen, seed_key, i, temperature, tiles=None):
         return program(trainable, frozen, seed_key, i, temperature, iv, tiles)
@@ -215,17 +169,19 @@ def collector(setup: Setup, config, several: bool = False):
     return collect
 
 
-def update_program(setup: Setup, config, tx, places, several: bool, width: int = 0):
+def update_program(setup: Setup, job: Job, tx, places, several: bool, width: int = 0):
     """The update `(state, frozen, initial, rows, played, knobs, iv) -> (state, metrics)`, to be compiled.
 
     rows: a batch of planned trajectories, played: episodes, each None where the algorithm does without.
     """
-    cfg, where = config.train, parallel.devices(config, setup.mesh)
+    cfg, where = job.train, parallel.devices(job.parallel, setup.mesh)
     if width:
-        imitate = supervised.make_imitate(setup.graphdef, setup.pieces, tx, cfg, width, setup.dtype, where)
+        imitate = supervised.make_imitate(
+            setup.graphdef, setup.pieces, tx, cfg, width, dtype=setup.dtype, devices=where
+        )
         program = lambda now, frozen, initial, rows, played, knobs, iv: imitate(now, frozen, rows, played, knobs, iv)
     else:
-        learn = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze, setup.dtype, where)
+        learn = step.make_update(setup.graphdef, setup.pieces, tx, cfg, setup.maze, dtype=setup.dtype, devices=where)
         program = lambda now, frozen, initial, rows, played, knobs, iv: learn(
             now, frozen, initial, played, cfg.temperature, knobs, iv
         )
@@ -234,9 +190,9 @@ def update_program(setup: Setup, config, tx, places, several: bool, width: int =
     return parallel.update(program, where, setup.mesh, places)
 
 
-def updater(setup: Setup, config, *args):
+def updater(setup: Setup, job: Job, *args):
     """`update_program` with the interventions of the settings."""
-    program, (_, iv) = update_program(setup, config, *args), intervene.build(config.train.intervene, setup.lm.spec)
+    program, (_, iv) = update_program(setup, job, *args), intervene.build(job.train.intervene, setup.lm.spec)
     return lambda *args: program(*args, iv)
 
 
@@ -255,20 +211,20 @@ def fresh(own: Runs, tx, mesh):
     return hosts.put(now, places), places
 
 
-def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> dict:
-    """Train for `config.train.steps` steps; returns the trained parameters (flat; organisms have a leading axis).
+def train(setup: Setup, job: Job, workdir, collect, curve=None, supply=None) -> dict:
+    """Train for `job.train.steps` steps; returns the trained parameters (flat; organisms have a leading axis).
 
-    `curve(trainable, frozen) -> dict of lists`, or one for each organism, runs every `config.curve.every` steps and
+    `curve(trainable, frozen) -> dict of lists`, or one for each organism, runs every `job.curve.every` steps and
     its result joins the metrics. supply: planned trajectories for the algorithms that learn from them. A run that was
     killed continues from its newest checkpoint with the same metrics.
     """
-    cfg, workdir = config.train, pathlib.Path(workdir)
-    own, tx, settings = runs(setup, config), state.optimizer(cfg), setup.settings(config)
+    cfg, workdir = job.train, pathlib.Path(workdir)
+    own, tx, settings = runs(setup, job), state.optimizer(cfg), setup.settings(job)
     now, places = fresh(own, tx, setup.mesh)
-    update = updater(setup, config, tx, places, own.several, supply.width if supply else 0)
+    update = updater(setup, job, tx, places, own.several, supply.width if supply else 0)
     initial = own.initial if cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart else None
     fold = jax.vmap(jax.random.fold_in, (0, None)) if own.several else jax.random.fold_in
-    plays, beside = supply is None or config.sft.policy_samples, own.configs if own.several else []
+    plays, beside = supply is None or job.sft.policy_samples, own.jobs if own.several else []
 
     def play(key_number, i, trainable):
         """Episodes of the present parameters: training draws from key 1, held-out mazes from key 2."""
@@ -276,7 +232,7 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
         return collect(trainable, setup.frozen, fold(own.keys, key_number), i, cfg.temperature, *extra)[0]
 
     def advance(i, now, wait):
-        begin, due = time.perf_counter(), curve and i % config.curve.every == 0
+        begin, due = time.perf_counter(), curve and i % job.curve.every == 0
         points = curve_points(curve, now.trainable, setup.frozen) if due else None
         lap = time.perf_counter()
         played = play(1, i, now.trainable) if plays else None
@@ -287,7 +243,7 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
         return now, row_of(metrics, points, beside) | lasted
 
     def measure(i, now, row):
-        row = rates(row, cfg, len(own.configs))
+        row = rates(row, cfg, len(own.jobs))
         due = cfg.eval_every and ((i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps)
         return evaluate(row, play(2, 0, now.trainable), beside) if due else row
 
@@ -296,18 +252,18 @@ def train(setup: Setup, config, workdir, collect, curve=None, supply=None) -> di
         workdir, now, settings, cfg, advance, measure=measure, data=pipeline, best=best, shown=SHOWN
     )  # fmt: skip
     if own.several:
-        organisms.write(workdir, own.configs, now, cfg.steps, settings[checkpoints.CONTENT]["weights"])
+        organisms.write(workdir, own.jobs, now, cfg.steps, settings[checkpoints.CONTENT]["weights"])
     return now.trainable
 
 
-def restored(setup: Setup, config, folder) -> dict:
+def restored(setup: Setup, job: Job, folder) -> dict:
     """The trained parameters (flat) in the newest checkpoint of a run that was made with these settings."""
     folder = pathlib.Path(folder).expanduser()
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: has no checkpoints; name the --workdir of a run that has trained")
-    now = state.State(jnp.int32(0), setup.initial, state.optimizer(config.train).init(setup.initial))
-    saved = checkpoints.Checkpoints(folder, config.train.keep)
-    start, now, _ = saved.restore(hosts.put(now, state.shardings(setup.mesh, now)), setup.settings(config))
+    now = state.State(jnp.int32(0), setup.initial, state.optimizer(job.train).init(setup.initial))
+    saved = checkpoints.Checkpoints(folder, job.train.keep)
+    start, now, _ = saved.restore(hosts.put(now, state.shardings(setup.mesh, now)), setup.settings(job))
     saved.close()
     if not start:
         raise InputError(f"{folder}: has no finished checkpoint; run it further")
@@ -358,7 +314,7 @@ def evaluate(row: dict, played, own: list) -> dict:
     return row | organisms.mean_row(rows, own)
 
 
-def rates(row, cfg, several: int) -> dict:
+def rates(row, cfg: Training, several: int) -> dict:
     """The row with what a second of training did, the live curve's time left out."""
     counts = {"episodes_per_s": cfg.groups * cfg.group_size, "tokens_per_s": row["tokens"]}
     return row | {name: several * n / (row["seconds"] - row["curve_seconds"]) for name, n in counts.items()}

@@ -4,51 +4,39 @@ Every array of theirs has a leading axis of N organisms; what they share has non
 leaves a folder of its own, `organisms/<i>/`, that is a run's folder like any other and can be gone on with alone.
 """
 
+import copy
 import dataclasses
 import pathlib
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from welfare_jax import hosts, runtime
-from welfare_jax.errors import InputError
 from welfare_jax.models import layers
+from welfare_jax.settings import changed
 from welfare_jax.text import pieces as text
 from welfare_jax.train import checkpoints
+from welfare_jax.train.job import Job
 
-FIELDS = ("seed", "tiles", "lr", "entropy_coef", "shuffle_rewards")
 
-
-def configs(config) -> list[ConfigDict]:
-    """The settings that each organism would have as a run of its own; one, the run's, where there are none."""
-    given = {name: list(config.organisms[name]) for name in FIELDS if len(config.organisms[name])}
-    if not given:
-        return [config]
-    sizes = {name: len(values) for name, values in given.items()}
-    if len(set(sizes.values())) > 1:
-        raise InputError(
-            f"config.organisms: lists of different lengths ({', '.join(f'{k} {v}' for k, v in sizes.items())})"
-        )
+def jobs(job: Job) -> list[Job]:
+    """What each organism would be as a run of its own; one, the run's, where there are none."""
+    given = job.organisms.given
     out = []
-    for i in range(next(iter(sizes.values()))):
-        own = ConfigDict(config.to_dict())
-        own.organisms = {name: () for name in FIELDS}
-        own.seed = given["seed"][i] if "seed" in given else config.seed
-        if "tiles" in given:
-            order = tuple(given["tiles"][i])
-            if sorted(order) != [0, 1, 2]:
-                raise InputError(f"config.organisms.tiles: {order} is no order of 0, 1, 2")
-            own.text.tiles = [config.text.tiles[k] for k in order]
-        for name in ("lr", "entropy_coef", "shuffle_rewards"):
-            own.train[name] = given[name][i] if name in given else config.train[name]
-        out.append(own)
-    return out
+    for own in zip(*given.values()):
+        own, whole = dict(zip(given, own)), copy.deepcopy(job.whole)
+        whole["organisms"] = dict.fromkeys(whole["organisms"], ())
+        whole["seed"] = own.pop("seed", job.seed)
+        if "tiles" in own:
+            whole["text"]["tiles"] = [job.text.tiles[k] for k in own.pop("tiles")]
+        whole["train"] = changed(whole["train"], own)
+        out.append(Job.of(whole))
+    return out or [job]
 
 
-def tiles(config, own: list[ConfigDict]):
+def tiles(job: Job, own: list[Job]):
     """int32 [N, 3]: the role whose emoji each role shows."""
-    return jnp.array([[list(config.text.tiles).index(t) for t in c.text.tiles] for c in own], jnp.int32)
+    return jnp.array([[job.text.tiles.index(t) for t in c.text.tiles] for c in own], jnp.int32)
 
 
 def one_by_one() -> bool:
@@ -80,9 +68,9 @@ def take(tree, i: int):
     return jax.tree.map(lambda a: a[i], tree)
 
 
-def own_setup(setup, config, initial):
+def own_setup(setup, job: Job, initial):
     """The `Setup` of one organism: its tiles, its parameters before training."""
-    wording = dataclasses.replace(setup.pieces.wording, tiles=tuple(config.text.tiles))
+    wording = dataclasses.replace(setup.pieces.wording, tiles=job.text.tiles)
     shown = jnp.array([setup.pieces.wording.tiles.index(t) for t in wording.tiles], jnp.int32)
     pieces = dataclasses.replace(setup.pieces, table=text.permuted(setup.pieces.table, shown), wording=wording)
     return dataclasses.replace(setup, pieces=pieces, initial=initial)
@@ -100,28 +88,28 @@ def folder(workdir, i: int) -> pathlib.Path:
     return pathlib.Path(workdir) / "organisms" / str(i)
 
 
-def rewarded(own: list[ConfigDict]) -> list[int]:
+def rewarded(own: list[Job]) -> list[int]:
     """The numbers of the organisms that speak for the run: those whose rewards are not shuffled, or else all."""
-    return [i for i, config in enumerate(own) if not config.train.shuffle_rewards] or list(range(len(own)))
+    return [i for i, job in enumerate(own) if not job.train.shuffle_rewards] or list(range(len(own)))
 
 
-def mean_row(rows: list[dict], own: list[ConfigDict]) -> dict:
+def mean_row(rows: list[dict], own: list[Job]) -> dict:
     """The means over the organisms that are `rewarded` of everything that is a number, and under `organisms` each
     one's own."""
     numbers = {k: [rows[i][k] for i in rewarded(own) if isinstance(rows[i].get(k), int | float)] for k in rows[0]}
     return {k: sum(v) / len(v) for k, v in numbers.items() if v} | {"organisms": rows}
 
 
-def write(workdir, own: list[ConfigDict], state, step: int, weights: str):
+def write(workdir, own: list[Job], state, step: int, weights: str):
     """Each organism's settings, metrics and newest checkpoint in its folder; weights: the digest of the base's."""
     rows = checkpoints.read_metrics(pathlib.Path(workdir) / "metrics.jsonl")
-    for i, config in enumerate(own):
+    for i, job in enumerate(own):
         place = folder(workdir, i)
         place.mkdir(parents=True, exist_ok=True)
         lines = [{k: v for k, v in row.items() if k != "organisms"} | row["organisms"][i] for row in rows]
         checkpoints.write_metrics(place / "metrics.jsonl", lines)
-        runtime.write_json(place / "config.json", config.to_dict())
+        runtime.write_json(place / "config.json", job.whole)
         saved = checkpoints.Checkpoints(place, 1)
         if step not in saved.manager.all_steps():
-            saved.save(step, take(state, i), checkpoints.bound(config.to_dict(), weights=weights))
+            saved.save(step, take(state, i), checkpoints.bound(job.whole, weights=weights))
         saved.close()

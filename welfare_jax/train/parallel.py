@@ -6,20 +6,17 @@ import numpy as np
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 
-WAYS = ("jit", "pmap")
 AXIS = "data"
 
 
-def devices(config, mesh) -> mesh_lib.Devices:
-    """Over which devices `jax.pmap` runs a step; none by name where `jax.jit` spreads it over the mesh."""
-    if config.parallel not in WAYS:
-        raise InputError(f"config.parallel={config.parallel!r}: choose one of {', '.join(WAYS)}")
-    if config.parallel == "jit":
+def devices(way: str, mesh) -> mesh_lib.Devices:
+    """Over which devices `jax.pmap` runs a step; none by name where way is "jit", which spreads it over the mesh."""
+    if way == "jit":
         return mesh_lib.ONE if mesh is None or mesh.size == 1 else mesh_lib.Devices(mesh=mesh)
     if mesh.shape["data"] != mesh.size:
-        raise InputError("config.parallel='pmap': devices have whole parameters; set mesh.fsdp and mesh.tensor to 1")
+        raise InputError("parallel='pmap': devices have whole parameters; set mesh.fsdp and mesh.tensor to 1")
     if jax.process_count() > 1:
-        raise InputError("config.parallel='pmap': runs in one process; several take parallel='jit'")
+        raise InputError("parallel='pmap': runs in one process; several take parallel='jit'")
     return mesh_lib.Devices(AXIS, mesh.size)
 
 

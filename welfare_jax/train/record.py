@@ -10,18 +10,19 @@ from tqdm import tqdm
 from welfare_jax import hosts, runtime
 from welfare_jax.errors import Unfinished
 from welfare_jax.train import checkpoints, watch
+from welfare_jax.train.settings import Steps
 
 LOSS = {"loss": ("loss", 3)}
 
 
 def train(
-    folder, now, settings: dict, cfg, advance, *, measure=None, finish=None, data=None, best=False, shown=LOSS,
+    folder, now, settings: dict, cfg: Steps, advance, *, measure=None, finish=None, data=None, best=False, shown=LOSS,
     label="training",
 ):  # fmt: skip
     """Trains from the state `now`, or on from the newest checkpoint in `folder`; the state after `cfg.steps` steps.
 
     It leaves settings, checkpoints, metrics, TensorBoard and Weights & Biases, and gives the memory of `now` away.
-    cfg: `steps`, `checkpoint_every`, `keep` and `spike`. advance(i, now, wait) -> (state, metrics), step i; wait(tree)
+    advance(i, now, wait) -> (state, metrics), step i; wait(tree)
     waits for a part of it and gives the step up where the run is asked to end meanwhile. measure(i, now, row) ->
     metrics to be added to its row, once its loss is found sound. finish(now) -> one more row behind those of the
     steps. data: a pipeline with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward.

@@ -11,16 +11,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from welfare_jax.errors import InputError
 from welfare_jax.models import chat, decoder, hf, stops
 from welfare_jax.rl import environment as environments
 from welfare_jax.rl import rollout
-from welfare_jax.settings import defaults
+from welfare_jax.settings import changed, defaults, tree, typed
 from welfare_jax.train import checkpoints, freeform, record, state, step
-from welfare_jax.train import settings as trainer
 from welfare_jax.train.algorithms import ALGORITHMS
+from welfare_jax.train.settings import FREE_TEXT, FreeText, InEnvironment, Rewarded
 
 # What a few hundred answers on one device can learn from.
 START = {"steps": 50, "groups": 4, "group_size": 8, "micro_batch": 8, "temperature": 1.0, "lr": 1e-4, "keep": 1}
@@ -41,8 +40,7 @@ def train_on_reward(
     not fit together, on a reward that does not give finite numbers, and where workdir holds a run of other settings,
     prompts, weights or of a reward of other source text.
     """
-    cfg = configured(settings)
-    freeform.check(cfg)
+    cfg = configured(FreeText, settings)
     rows = chat.several(lm.tokenizer, prompts)
     tokens, mask = chat.encode(lm.tokenizer, rows, template, multiple=32)
     decoder.check_ids(lm.spec, tokens, "prompts")
@@ -61,10 +59,10 @@ def train_on_reward(
         return freeform.episodes(tokens[picked], mask[picked], new, kept, paid)
 
     bound = checkpoints.bound(
-        {"seed": seed, "max_new_tokens": max_new_tokens, "train": cfg.to_dict()},
+        {"seed": seed, "max_new_tokens": max_new_tokens, "train": dataclasses.asdict(cfg)},
         weights=checkpoints.digest(lm.params), text=digest(tokens, mask, ends), reward=source(reward),
     )  # fmt: skip
-    trained = train(initial, frozen, tx, cfg, workdir, bound, play, update)
+    trained = train(initial, frozen, tx, cfg, workdir, bound, play=play, update=update)
     return dataclasses.replace(lm, graphdef=graphdef, params=state.join(trained, frozen, dtype))
 
 
@@ -76,67 +74,49 @@ def train_in_environment(
     settings and workdir as in `train_on_reward`; groups are start states a step, group_size episodes of each. Metrics
     have the reward of an episode and the sums of what `step` reports as info.
     """
-    cfg = configured(settings | {"kl": settings.get("kl", "exact")})
-    if (algorithm := ALGORITHMS.get(cfg.algorithm)) is None or algorithm.planned or algorithm.every_action:
-        raise InputError(
-            f"algorithm={cfg.algorithm!r}: an environment takes {', '.join((*freeform.KNOWN, 'reinforce'))}"
-        )
-    if cfg.entropy != "plain":
-        raise InputError(f"entropy={cfg.entropy!r}: an environment has no tiles to even out; it takes 'plain'")
-    freeform.check_batch(cfg)
+    cfg = configured(InEnvironment, {"kl": "exact"} | settings)
     pieces = environments.tables(environment, lm.tokenizer, template)
     rollout.check_ids(lm.spec, pieces)
     graphdef, initial, frozen = start(lm, cfg, seed)
     dtype, tx, rules = lm.params["embed"].dtype, state.optimizer(cfg), environments.rules(environment)
-    shape = (cfg.groups, cfg.group_size, False)
+    shape = {"groups": cfg.groups, "group_size": cfg.group_size}
     collect = jax.jit(
-        step.make_collect(graphdef, pieces, environment, *shape, dtype=dtype, at_once=cfg.rollout_batch, rules=rules)
+        step.make_collect(graphdef, pieces, environment, **shape, dtype=dtype, at_once=cfg.rollout_batch, rules=rules)
     )
-    update = jax.jit(step.make_update(graphdef, pieces, tx, cfg, environment, dtype, rules=rules), donate_argnums=0)
+    update = jax.jit(
+        step.make_update(graphdef, pieces, tx, cfg, environment, dtype=dtype, rules=rules), donate_argnums=0
+    )
 
     def play(trainable, i):
         return collect(trainable, frozen, jax.random.key(seed), i, cfg.temperature)[0]
 
     functions = "".join(source(f) for f in (environment.reset, environment.tell, environment.step))
     bound = checkpoints.bound(
-        {"seed": seed, "turns": environment.turns, "train": cfg.to_dict()},
+        {"seed": seed, "turns": environment.turns, "train": dataclasses.asdict(cfg)},
         weights=checkpoints.digest(lm.params), text=pieces.digest, rules=functions,
     )  # fmt: skip
-    trained = train(initial, frozen, tx, cfg, workdir, bound, play, update)
+    trained = train(initial, frozen, tx, cfg, workdir, bound, play=play, update=update)
     return dataclasses.replace(lm, graphdef=graphdef, params=state.join(trained, frozen, dtype))
 
 
-def configured(settings: dict) -> ConfigDict:
+def configured(cls, given: dict):
     """The trainer's settings with a caller's."""
-    cfg = ConfigDict(defaults(trainer.tree()))
-    for name in trainer.MAZE_ONLY:
-        del cfg[name]
-    cfg.update(trainer.FREE_TEXT | START)
-    cfg.lock()  # what it does not know is refused from here on
-    try:
-        cfg.update(settings)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"settings of the trainer: {' '.join(str(error).split())[:200]}") from None
-    if cfg.lr <= 0:
-        raise InputError(f"lr={cfg.lr}: must be positive")
-    if cfg.optimizer not in state.OPTIMIZERS:
-        raise InputError(f"optimizer={cfg.optimizer!r}: choose one of {', '.join(state.OPTIMIZERS)}")
-    return cfg
+    return typed(cls, changed(defaults(tree(cls)) | FREE_TEXT | START, given))
 
 
-def start(lm, cfg, seed: int):
+def start(lm, cfg: Rewarded, seed: int):
     """(graphdef, trainable, frozen) with fresh adapters and, where the algorithm has one, a value head."""
     if ALGORITHMS[cfg.algorithm].advantage is None and cfg.keep_best < 1:
         raise InputError(f"keep_best={cfg.keep_best}: {cfg.algorithm} learns from so many best answers of each prompt")
     if decoder.static(lm.graphdef)[1] is not None:
         raise InputError("lm: has adapters already; write it with wj.save_hf, which folds them in, and load that")
-    graphdef, trainable, frozen = state.adapted(lm, cfg, seed)
+    graphdef, trainable, frozen = state.adapted(lm, cfg.lora, cfg.trainable, seed)
     if ALGORITHMS[cfg.algorithm].value_head:
         trainable |= state.value_head(lm.spec.width)
     return graphdef, trainable, frozen
 
 
-def train(initial, frozen, tx, cfg, workdir, bound: dict, play: Callable, update: Callable) -> dict:
+def train(initial, frozen, tx, cfg: Rewarded, workdir, bound: dict, *, play: Callable, update: Callable) -> dict:
     """The trained parameters, flat. `play(trainable, step)` gives a step's episodes, `update` learns from them."""
     needs = cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart
     trainable = jax.tree.map(jnp.copy, initial)  # the update gives its input's memory away

@@ -16,6 +16,7 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax.errors import InputError
 from welfare_jax.models import hf, lora
 from welfare_jax.models.layers import Lora
+from welfare_jax.train import settings
 
 
 class State(NamedTuple):
@@ -58,13 +59,12 @@ def split(params: dict, pattern: str) -> tuple[dict, dict]:
     return trainable, {k: v for k, v in flat.items() if k not in trainable}
 
 
-def adapted(lm, cfg, seed: int):
-    """(graphdef, trainable, frozen) of a loaded model with the settings' adapters, fresh from the seed."""
+def adapted(lm, adapters: settings.Lora, trainable: str, seed: int):
+    """(graphdef, trainable, frozen) of a loaded model with adapters, fresh from the seed; trainable: as in `split`."""
     graphdef, full = lm.graphdef, lm.params
-    adapters = Lora(cfg.lora.rank, cfg.lora.alpha, cfg.lora.targets)
     if adapters.rank:
-        graphdef, full = lora.attach(graphdef, full, adapters, jax.random.key(seed))
-    return graphdef, *split(full, cfg.trainable)
+        graphdef, full = lora.attach(graphdef, full, Lora(**vars(adapters)), jax.random.key(seed))
+    return graphdef, *split(full, trainable)
 
 
 def placed(flat: dict, mesh) -> dict:
@@ -118,7 +118,7 @@ OPTIMIZERS = {
 }
 
 
-def optimizer(config) -> optax.GradientTransformation:
+def optimizer(config: settings.Optimisation) -> optax.GradientTransformation:
     """Gradients clipped by global norm, then the named rule with decoupled weight decay (arXiv:2605.30232 §J.3).
 
     The learning rate is an argument of every update, `lr`, so that it can differ between organisms.

@@ -19,6 +19,7 @@ from welfare_jax.text import pieces as text
 from welfare_jax.train import shuffled
 from welfare_jax.train import state as state_lib
 from welfare_jax.train.algorithms import ALGORITHMS
+from welfare_jax.train.settings import Training
 from welfare_jax.train.state import State, join
 
 
@@ -46,8 +47,8 @@ def episode_keys(seed_key, step, groups: int, group_size: int):
 
 
 def make_collect(
-    graphdef, pieces: text.Pieces, params, groups, group_size, merged: bool, mesh=None, dtype=None,
-    at_once: int = 0, devices=mesh_lib.ONE, rules: rollout.Rules = rollout.MAZE,
+    graphdef, pieces: text.Pieces, params, *, groups: int, group_size: int, merged: bool = False, mesh=None,
+    dtype=None, at_once: int = 0, devices=mesh_lib.ONE, rules: rollout.Rules = rollout.MAZE,
 ):  # fmt: skip
     """`collect(trainable, frozen, seed_key, step, temperature, iv=None, tiles=None)`.
 
@@ -98,7 +99,7 @@ def _lay(cache, mesh):
     return cache._replace(**{k: jax.lax.with_sharding_constraint(getattr(cache, k), where) for k in "kv"})
 
 
-def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_lib.ONE, opening=(0, 1)):
+def make_learn(graphdef, letters, optimizer, config: Training, *, dtype=None, devices=mesh_lib.ONE, opening=(0, 1)):
     """`learn(state, frozen, examples, temperature, knobs, iv=None) -> (state, metrics)`, and the model's `outputs`.
 
     Every algorithm's gradient steps: `config.epochs` passes over the examples in `config.minibatches` parts of a new
@@ -132,8 +133,10 @@ def make_learn(graphdef, letters, optimizer, config, dtype=None, devices=mesh_li
         )
         entropy_coef = knobs.entropy_coef * objectives.cosine(state.step, config.schedule_steps, config.schedule_rate)
         numbers = objectives.Surrogate(
-            config.clip, config.dual_clip, config.z, entropy_coef, config.kl_coef * (config.kl_in == "loss"),
-            config.value_clip, config.value_coef, config.soft_q, config.gamma, config.entropy, config.kl,
+            clip=config.clip, dual_clip=config.dual_clip, z=config.z, entropy_coef=entropy_coef,
+            kl_coef=config.kl_coef * (config.kl_in == "loss"), value_clip=config.value_clip,
+            value_coef=config.value_coef, soft_q=config.soft_q, gamma=config.gamma, entropy=config.entropy,
+            kl=config.kl,
         )  # fmt: skip
 
         def loss(trainable, part, devices):
@@ -213,7 +216,7 @@ def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
 
 
 def make_update(
-    graphdef, pieces: text.Pieces, optimizer, config, params, dtype=None, devices=mesh_lib.ONE,
+    graphdef, pieces: text.Pieces, optimizer, config: Training, params, *, dtype=None, devices=mesh_lib.ONE,
     rules: rollout.Rules = rollout.MAZE,
 ):  # fmt: skip
     """`update(state, frozen, initial, trajectory, temperature, knobs=None, iv=None) -> (state, metrics)`.
@@ -225,7 +228,8 @@ def make_update(
     algorithm = ALGORITHMS[config.algorithm]
     alike = 1 if config.keep_best else rules.alike(params, config.group_size)  # the best are drawn anew
     opening = (pieces.first_width, alike)
-    learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, dtype, devices, opening)
+    beside = {"dtype": dtype, "devices": devices, "opening": opening}
+    learn, outputs = make_learn(graphdef, pieces.table.letters, optimizer, config, **beside)
 
     def each(trainable, frozen, examples, temperature, iv):
         """`outputs` of all examples, a micro-batch at a time."""
@@ -270,7 +274,7 @@ def make_update(
     return update
 
 
-def _best(examples, played, config):
+def _best(examples, played, config: Training):
     """The `config.keep_best` best distinct episodes of every maze; where there are fewer, the rest do not count."""
     trace = played.tokens if played.x is None else jnp.concatenate([played.actions, played.x, played.y], 1)
     same = lambda i, j: (trace[i] == trace[j]).all(-1)

@@ -13,6 +13,8 @@ from welfare_jax.errors import InputError
 from welfare_jax.rl import objectives
 from welfare_jax.sft import imitation, planned
 from welfare_jax.train import stats, step
+from welfare_jax.train.job import Job
+from welfare_jax.train.settings import Training
 
 HELD_OUT = 1 << 20  # mazes from this number on are never trained on
 
@@ -26,25 +28,25 @@ class Supply(NamedTuple):
     width: int  # slots of a trajectory
 
 
-def build(setup, config) -> Supply:
-    cfg = config.sft
+def build(setup, job: Job) -> Supply:
+    cfg = job.sft
     params = maze.Params(**{**vars(setup.maze), "size": cfg.size or setup.maze.size})
     if params.size > setup.maze.size:
         raise InputError(f"sft.size={cfg.size}: larger than maze.size={setup.maze.size}, whose coordinates have words")
-    train = planned.generate(params, cfg.trajectories, config.seed, cfg.beams)
-    held = planned.generate(params, cfg.held_out, HELD_OUT + config.seed, cfg.beams)
+    train = planned.generate(params, cfg.trajectories, job.seed, cfg.beams)
+    held = planned.generate(params, cfg.held_out, HELD_OUT + job.seed, cfg.beams)
     width = max(planned.longest(setup.pieces, part) for part in (train, held))
-    return Supply(train, held, planned.pipeline(train, config.seed, cfg.batch), width)
+    return Supply(train, held, planned.pipeline(train, job.seed, cfg.batch), width)
 
 
-def make_imitate(graphdef, pieces, optimizer, config, width: int, dtype=None, devices=mesh_lib.ONE):
+def make_imitate(graphdef, pieces, optimizer, config: Training, width: int, *, dtype=None, devices=mesh_lib.ONE):
     """`imitate(state, frozen, rows, played=None, knobs=None, iv=None) -> (state, metrics)`.
 
     rows: a `Planned` batch. played: episodes of the policy itself, which enter the implied rewards of inverse soft-Q
     but are not imitated; the mean log-likelihood stays one over demonstrations. Under `jax.pmap` over `devices`
     every device is given all rows and its own episodes.
     """
-    learn, _ = step.make_learn(graphdef, pieces.table.letters, optimizer, config, dtype, devices)
+    learn, _ = step.make_learn(graphdef, pieces.table.letters, optimizer, config, dtype=dtype, devices=devices)
 
     def imitate(state, frozen, rows, played=None, knobs=None, iv=None):
         knobs = knobs or step.Knobs(config.lr, config.entropy_coef)
@@ -82,10 +84,10 @@ def _beside(examples, played):
     return step.Examples(tokens, mask, read, objectives.Batch(actions, None, None, neighbours, weights=weights))
 
 
-def make_judge(graphdef, pieces, config, width: int, dtype=None):
+def make_judge(graphdef, pieces, config: Training, width: int, dtype=None):
     """Two programs: `plans(trainable, frozen, rows)`, agreement with plans; `own(trainable, frozen, played)`, the
     implied rewards [B, N] of episodes."""
-    _, outputs = step.make_learn(graphdef, pieces.table.letters, optax.identity(), config, dtype)
+    _, outputs = step.make_learn(graphdef, pieces.table.letters, optax.identity(), config, dtype=dtype)
 
     def plans(trainable, frozen, rows):
         logps, _, _ = outputs(trainable, frozen, *planned.lay(pieces.table, pieces.size, rows, width), 1.0, None)
@@ -109,9 +111,9 @@ def agreement(plans, trainable, frozen, held: planned.Planned, batch: int = 64) 
     return {k: float(s / n) if n else None for k, (s, n) in total.items()}
 
 
-def findings(setup, config, supply: Supply, trained, played) -> dict:
+def findings(setup, config: Training, supply: Supply, trained, played) -> dict:
     """Agreement with held-out plans before and after, the best rule from the same observations, implied rewards."""
-    args = (setup.graphdef, setup.pieces, config.train, supply.width, setup.dtype)
+    args = (setup.graphdef, setup.pieces, config, supply.width, setup.dtype)
     plans, own = make_judge(*args)
     out = {
         name: agreement(plans, trainable, setup.frozen, supply.held)

@@ -37,7 +37,7 @@ def config(**changes):
 def tokenizer(tmp_path_factory):
     cfg = settings.pretrain()
     cfg.tokenizer.documents = 300
-    return corpus.make_tokenizer(cfg, tmp_path_factory.mktemp("tokenizer"))
+    return corpus.make_tokenizer(corpus.Mixture.of(cfg), tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.mark.parametrize("kind", ["words", "bpe"])
@@ -46,7 +46,7 @@ def test_a_prompt_and_any_solution_are_the_document(kind, tokenizer, tmp_path):
     if kind == "bpe":
         cfg = settings.pretrain()
         cfg.tokenizer.update(kind="bpe", vocab_size=400, documents=60)
-        tokenizer = corpus.make_tokenizer(cfg, tmp_path)
+        tokenizer = corpus.make_tokenizer(corpus.Mixture.of(cfg), tmp_path)
     problems = arithmetic.problems(0, 5)
     found = amplify.pool(tokenizer, problems)
     assert found.tokens.shape[1] % 8 == 0 and (found.mask[:, -1]).all()

@@ -67,8 +67,8 @@ def test_steered_text(world, tiny_tokenizer):
         directions,
         {"mold": 1, "gold": 2},
         cfg,
-        {},
-        jax.random.key(0),
+        template={},
+        key=jax.random.key(0),
     )
     assert len(out) == 2 * 3 * 2 and all(row["layer"] == {"mold": 1, "gold": 2}[row["vector"]] for row in out)
     texts = {}
@@ -115,7 +115,9 @@ def test_steered_text_and_stories_end_where_an_answer_does(template, tiny_tokeni
     asked = scripted(monkeypatch, tokenizer, [said])
     cfg = ConfigDict({"prompts": ["Where?"], "alphas": [1.0], "max_new_tokens": 9, "temperature": 1.0})
     directions = dict.fromkeys(("mold", "gold"), np.ones((3, 24), "f4"))
-    rows = analysis.steer(None, {"m": None}, tokenizer, directions, {"mold": 1, "gold": 2}, cfg, template, None)
+    rows = analysis.steer(
+        None, {"m": None}, tokenizer, directions, {"mold": 1, "gold": 2}, cfg, template=template, key=None
+    )
     assert [row["text"] for row in rows] == [" north"] * 2
     ids, _ = emotions.stories(None, None, tokenizer, ["calm"], ["a walk"], jax.random.key(0), template=template)
     assert [tokenizer.decode(row) for row in ids] == [" north" if template else " north goal"]

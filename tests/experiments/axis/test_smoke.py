@@ -8,7 +8,7 @@ import pytest
 from welfare_jax import config
 from welfare_jax.experiments.axis import plan, run, smoke
 from welfare_jax.planning import devices, estimate, work
-from welfare_jax.train import loop
+from welfare_jax.train.job import Job
 
 
 def settings(**changes):
@@ -25,7 +25,7 @@ def settings(**changes):
 def test_what_a_step_costs_stays():
     c = settings(**{"organisms.seed": (0, 1), "evals.random": 100, "outcome.shams": 5, "train.steps": 95})
     short = smoke.shortened(c)
-    loop.check(short)
+    Job.of(short)  # fits together
     assert c.train.steps == 95 and short.train.steps == 2 and not any(map(len, short.organisms.values()))
     keep = ("groups", "group_size", "micro_batch", "rollout_batch", "remat", "lora", "lr", "algorithm")
     assert all(short.train[name] == c.train[name] for name in keep)
@@ -53,7 +53,8 @@ def test_rows_are_the_plans_beside_the_runs(tmp_path, monkeypatch):
     rest = work.total("", "", *stages[1:]).flops
     assert rows["analysis"]["planned_seconds"] + rows["evaluation"]["planned_seconds"] == pytest.approx(rest / 1e12)
     assert rows["build"]["tflop_per_s"] is None and [rows[n]["bytes"] for n in seconds] == list(memory.values())
-    own = estimate.make(c, "here", estimate.source(c))
+    job = Job.of(c)
+    own = estimate.make(job, "here", estimate.source(job))
     assert rows["build"]["planned_bytes"] == own.resident and rows["train"]["planned_bytes"] == own.most
     said = smoke.lines(list(rows.values()))
     assert len(said) == 6 and said[3].split()[:3] == ["step", "2", "s"]

@@ -1,6 +1,7 @@
 """The evaluations' section: panels, heatmap, answers and tables from a scripted run, and from broken files."""
 
 import csv
+import dataclasses
 import json
 import math
 import pathlib
@@ -11,12 +12,12 @@ from ml_collections import ConfigDict
 
 from welfare_jax import config, experiments
 from welfare_jax.evals import cells, judge, summary
-from welfare_jax.evals.evaluation import Evaluation
+from welfare_jax.evals.evaluation import Asked, Evaluation, Sampled
 from welfare_jax.evals.evaluations import EVALUATIONS
 from welfare_jax.experiments.evals import report as evals
 from welfare_jax.experiments.evals import run as stage
 from welfare_jax.report import data, tables
-from welfare_jax.settings import Setting
+from welfare_jax.settings import setting
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "evals"))
 import scripted  # noqa: E402
@@ -106,10 +107,17 @@ def test_an_evaluation_is_one_value(alphas, tmp_path, monkeypatch):
     def oddness(lab, config):
         return [{"model": m, "kind": "vector", "asked": config.count, "odd_share": 0.25} for m in lab.models()]
 
-    asked = {"prompts": ("maths",), "samples": Setting(2, "of a prompt"), "max_new_tokens": 4, "temperature": 0.7}
+    @dataclasses.dataclass(frozen=True)
+    class Lengths(Sampled):
+        samples: int = setting(2, "of a prompt")
+
+    @dataclasses.dataclass(frozen=True)
+    class Oddness(Asked):
+        count: int = 7
+
     for new in (
-        Evaluation("length", length, "words", "Words in an answer", settings=asked),
-        Evaluation("oddness", oddness, title="How odd it is", rows="odd", settings={"count": 7}),
+        Evaluation("length", length, "words", "Words in an answer", settings=Lengths(("maths",), max_new_tokens=4)),
+        Evaluation("oddness", oddness, title="How odd it is", rows="odd", settings=Oddness()),
     ):
         monkeypatch.setitem(EVALUATIONS, new.name, new)
     told = config.documented("evals")

@@ -1,6 +1,7 @@
 """State or read-out on the page: panels, map and tables of a scripted run, and what is missing or broken."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import re
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     lab = planted.laboratory(folder, models=("untrained", "trained"), layers="all", sample=0.2, silent=("digit",))
     cfg = ConfigDict(config.evals() | {"names": ("temporal",)})
-    cfg.temporal.update(planted.settings(random=5, orthogonal=5))
+    cfg.temporal.update(dataclasses.asdict(planted.settings(random=5, orthogonal=5)))
     (folder / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg), allow_nan=False))
     (folder / "config.json").write_text(json.dumps({"job": "evals"}))
     experiments.report(folder)

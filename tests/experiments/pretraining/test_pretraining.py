@@ -137,7 +137,7 @@ def test_going_on_from_a_model(done, tmp_path):
     changes = dict(start=str(done[0] / "model"), steps=1, warmup=0, seed=5)
     pretrain.run(config(**changes), tmp_path)
     cfg, lm = config(**changes), hf.load(done[0] / "model")
-    batch = pretrain.corpus.Corpus(cfg, lm.tokenizer).batch(0)
+    batch = pretrain.corpus.Corpus(pretrain.corpus.Mixture.of(cfg), lm.tokenizer).batch(0)
     sums = pretrain.loss_sums(decoder.bind(lm.graphdef, lm.params), *(batch[k] for k in ("tokens", "weights")))
     assert rows(tmp_path)[0]["loss"] == pytest.approx(float(sums[0] / sums[1]), rel=1e-5)
     assert hf.load(tmp_path / "model").spec == lm.spec

@@ -15,7 +15,9 @@ from welfare_jax import config
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract
 from welfare_jax.interp.axes import assent, comparison, emotions, sentiment, success, texts
+from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.models import decoder
+from welfare_jax.settings import typed
 from welfare_jax.text.wording import Wording
 from welfare_jax.train import state
 
@@ -179,10 +181,8 @@ def test_emotion_axes_take_their_sign_from_sentiment():
 
 
 def settings(**changes):
-    cfg = config.rl().axes
-    cfg.update(limit=12, topics_limit=1, stories=1, max_new_tokens=6, first_token=3, max_tokens=16, batch=8)
-    cfg.update(changes)
-    return cfg
+    few = {"limit": 12, "topics_limit": 1, "stories": 1, "max_new_tokens": 6, "first_token": 3, "max_tokens": 16}
+    return typed(AxesSettings, config.rl(), "axes", **few | {"batch": 8} | changes)
 
 
 @pytest.mark.slow
@@ -232,8 +232,8 @@ def test_success_axes(world, tiny_tokenizer):
 
 def test_settings_are_checked(world, tiny_tokenizer):
     with pytest.raises(InputError, match="'moods' is unknown"):
-        comparison.load(settings(kinds="reviews, moods"), tiny_tokenizer)
-    assert comparison.kinds(settings(kinds="")) == []
+        settings(kinds="reviews, moods")
+    assert settings(kinds="").asked == []
     with pytest.raises(InputError, match="nowhere.csv"):
         comparison.load(settings(reviews="/nowhere.csv"), tiny_tokenizer)
 

@@ -3,6 +3,7 @@
 from welfare_jax.experiments.amplification import run as amplification
 from welfare_jax.experiments.pretraining import plan as pretraining
 from welfare_jax.planning import work
+from welfare_jax.settings import Renting, typed
 
 PROMPT = 40  # tokens of a problem, roughly
 
@@ -11,7 +12,7 @@ def run(config, workdir):
     amplification.check(config)
     every = amplification.cells(config)
     yield f"{len(every)} cell(s)"
-    yield from work.report(config, stages(every))
+    yield from work.report(typed(Renting, config), stages(every))
 
 
 def stages(every: dict) -> list[work.Stage]:
@@ -27,7 +28,7 @@ def stages(every: dict) -> list[work.Stage]:
         learnt = cfg.epochs * cfg.groups * min(cfg.keep_best or cfg.group_size, cfg.group_size)
         training += [
             model.write(rows, PROMPT, new, rows).times(cfg.steps),
-            model.read(learnt, PROMPT + new, work.passes(cfg)).times(cfg.steps),
+            model.read(learnt, PROMPT + new, work.passes(cfg.remat)).times(cfg.steps),
         ]
         times, each = -(-cfg.steps // measure.every) + 1, measure.problems * (measure.samples + 1)
         measuring += [

@@ -210,7 +210,10 @@ def answer(run: Run, built: dict) -> Answer:
     question = "Which of the formats in its pretraining does RL amplify?"
     title = "Share of every format among the answers while it learns"
     count = f"{seeds} seed{'s' * (seeds > 1)}, {len(rows)} cell{'s' * (len(rows) > 1)}"
-    return Answer(question, said, verdict, sure, count, drawing, title, model=str(rows[0]["shape"]) + " decoder")
+    model = f"{rows[0]['shape']} decoder"
+    return Answer(
+        question, said, verdict=verdict, interval=sure, seeds=count, drawing=drawing, shows=title, model=model
+    )
 
 
 def winners(columns: dict) -> Figure:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
@@ -22,10 +22,12 @@ from welfare_jax.errors import InputError
 from welfare_jax.experiments.pretraining import run as pretraining
 from welfare_jax.models import chat, decoder, hf, stops
 from welfare_jax.rl import attempts
+from welfare_jax.settings import typed
 from welfare_jax.sft import corpus
 from welfare_jax.text import arithmetic, tiny_world
 from welfare_jax.train import checkpoints, freeform, loop, record, state, stats, step
 from welfare_jax.train.algorithms import ALGORITHMS
+from welfare_jax.train.settings import FreeText
 
 STYLES = (*arithmetic.FORMATS, arithmetic.OTHER)
 SWEPT = ("shape", "mixture", "kl_coef", "seed")  # in the order of a cell's name
@@ -81,10 +83,11 @@ class Cell:
     """
 
     def __init__(self, config, base, compiled: dict):
-        self.config, cfg = config, config.train
+        self.config, self.cfg = config, typed(FreeText, config, "train")
+        cfg = self.cfg
         self.mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         self.lm = hf.load(base, config.model.dtype, self.mesh, config.model.attention, config.model.revision)
-        self.graphdef, initial, frozen = loop.start(self.lm, config)
+        self.graphdef, initial, frozen = loop.start(self.lm, cfg, config.seed)
         self.initial, self.frozen = (state.placed(part, self.mesh) for part in (initial, frozen))
         level = arithmetic.Level(**config.pretrain.level)
         self.train = pool(self.lm.tokenizer, arithmetic.problems(config.seed + 1, config.problems, level))
@@ -97,7 +100,7 @@ class Cell:
         self.now = state.State(jnp.int32(0), jax.tree.map(jnp.copy, self.initial), self.tx.init(self.initial))
         places = state.shardings(self.mesh, self.now)
         self.now = jax.device_put(self.now, places)
-        key = (self.graphdef, dtype, stop, config.max_new_tokens, FrozenConfigDict(cfg))
+        key = (self.graphdef, dtype, stop, config.max_new_tokens, cfg)
         if key not in compiled:
             update = freeform.make_update(self.graphdef, self.tx, cfg, dtype)
             compiled[key] = Programs(
@@ -120,7 +123,7 @@ class Cell:
 
     def play(self, i: int, trainable):
         """(episodes of step i, shares and accuracies by format)."""
-        cfg = self.config.train
+        cfg = self.cfg
         rows = np.repeat(freeform.chosen(self.config.seed, i, cfg.groups, len(self.train.problems)), cfg.group_size)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), 1), i)
         played, found = self.write(self.train, rows, key, cfg.temperature, trainable)
@@ -150,7 +153,7 @@ class Cell:
 
     def run(self, workdir) -> dict:
         """Train, or continue; returns the summary of the cell."""
-        config, cfg, workdir = self.config, self.config.train, pathlib.Path(workdir)
+        config, cfg, workdir = self.config, self.cfg, pathlib.Path(workdir)
         needs = cfg.kl_coef or ALGORITHMS[cfg.algorithm].restart
         tokenizer = self.lm.tokenizer
         text = repr((tokenizer.backend_tokenizer.to_str(), stops.stop_ids(tokenizer))).encode()
@@ -196,8 +199,7 @@ def _setting(config, name):
 
 def check(config):
     """Refuse what would otherwise end in an error long after the start."""
-    cfg, measure = config.train, config.measure
-    freeform.check(cfg)
+    cfg, measure = typed(FreeText, config, "train"), config.measure
     counts = {f"measure.{k}": measure[k] for k in ("every", "problems", "samples", "batch")}
     for name, value in (counts | {"problems": config.problems, "max_new_tokens": config.max_new_tokens}).items():
         if value < 1:

@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 from welfare_jax.experiments.pretraining import settings as pretraining
-from welfare_jax.settings import RENTING, Setting, defaults
+from welfare_jax.settings import MESH, RENTING, Model, Setting, defaults
+from welfare_jax.settings import tree as settings_of
 from welfare_jax.train import settings as train
 
 
@@ -13,8 +14,6 @@ def amplify() -> ConfigDict:
     # The base is to know all formats, and none of them perfectly.
     config.pretrain.steps = 160
     config.pretrain.level.update(steps=2, largest=20, operations="+-*")
-    for name in train.MAZE_ONLY:
-        del config.train[name]
     config.train.update(
         train.FREE_TEXT, steps=40, schedule_steps=40, groups=32, group_size=8, lr=3e-4, trainable=".*",
         checkpoint_every=10, keep=1,
@@ -28,19 +27,16 @@ def tree() -> dict:
         "job": "amplify",
         **RENTING,
         "seed": 0,
-        "model": {
-            "path": Setting("", "empty: a base is pretrained first"),
-            "revision": "", "dtype": "float32", "attention": "plain",
-        },
+        "model": settings_of(Model(dtype="float32")) | {"path": Setting("", "empty: a base is pretrained first")},
         "pretrain": Setting(pretraining.part(), "its seed, shape and weights follow from the settings below"),
         "shape": "tiny",
         "mixture": "even",
         "shapes": Setting({"tiny": {}}, "what of `pretrain.shape` each scale changes"),
         "mixtures": {"even": {"words": 1.0, "function": 1.0, "script": 1.0}},
-        "mesh": {"data": 0, "fsdp": 1, "tensor": 1},
+        "mesh": MESH,
         "problems": Setting(4096, "to learn from"),
         "max_new_tokens": 40,
-        "train": train.tree(),
+        "train": settings_of(train.FreeText),
         "measure": Setting(
             {"every": 10, "problems": 64, "samples": 16, "batch": 16, "ks": (1, 4, 16)},
             "greedy accuracy is over all held-out problems, the rest over so many samples of each, a batch at a time",

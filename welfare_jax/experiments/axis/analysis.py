@@ -15,6 +15,7 @@ from welfare_jax.envs import walks as walks_lib
 from welfare_jax.experiments.axis.parts import Parts, content
 from welfare_jax.interp import extract, geometry, names, outcome, reading, vectors
 from welfare_jax.interp.axes import comparison
+from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.interp.names import Vector
 from welfare_jax.models import chat, decoder, generate, hf, interventions, stops
 from welfare_jax.rl import baselines, record
@@ -22,7 +23,7 @@ from welfare_jax.text import pieces as text
 from welfare_jax.train import checkpoints
 
 
-def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, config, template, key) -> list[dict]:
+def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, config, *, template, key) -> list[dict]:
     """Text of every (model, class, strength, prompt), all cells of one model in one batch (§4).
 
     models: name -> params; directions: class -> [L, D]; chosen: class -> layer.
@@ -70,10 +71,11 @@ def replays(played, grids, temperature, pieces, title: str, group_size: int, cou
 
 def axis_texts(setup, config):
     """What `config.axes` names, read and tokenised; None where it asks for nothing. Raises for a bad file."""
-    if not comparison.kinds(config.axes):
+    axes = settings.typed(AxesSettings, config, "axes")
+    if not axes.asked:
         return None
     p, question = setup.pieces, config.extract.question
-    return comparison.load(config.axes, p.tokenizer, p.template, p.wording, question, setup.lm.spec)
+    return comparison.load(axes, p.tokenizer, p.template, p.wording, question, setup.lm.spec)
 
 
 def resampling():
@@ -81,13 +83,14 @@ def resampling():
     return jax.random.key(0)
 
 
-def read_models(setup, models: dict, data, config, join, parts, progress=lambda: None, known=None):
+def read_models(setup, models: dict, data, config, *, join, parts, progress=lambda: None, known=None):
     """({model: what `reading.make` found}, {model: comparison axes or None}), models: {name: trainable parameters}.
 
     parts: what has been read before, and is kept. known: as the result, of models that have been read over the same
     walks and are not read again.
     """
-    cfg, tokenizer, template = config.axes, setup.pieces.tokenizer, setup.pieces.template
+    cfg, tokenizer = settings.typed(AxesSettings, config, "axes"), setup.pieces.tokenizer
+    template = setup.pieces.template
     draws = config.extract.replicates
     program = reading.make(setup.graphdef, join, draws, permutations=config.extract.permutations)
     texts = axis_texts(setup, config)
@@ -102,7 +105,7 @@ def read_models(setup, models: dict, data, config, join, parts, progress=lambda:
         if texts is not None:
             full = join(trainable, setup.frozen)
             axes[name] = parts.axes(f"axes_{name}", {"weights": weights, "asked": asked}, functools.partial(
-                comparison.read, setup.graphdef, full, texts, tokenizer, cfg, key, template, draws
+                comparison.read, setup.graphdef, full, texts, tokenizer, cfg, key, template=template, draws=draws
             ))  # fmt: skip
         others = comparison.compared(axes[name], setup.lm.spec, draws)
         bound = {"weights": weights, "axes": content(others)}
@@ -111,7 +114,7 @@ def read_models(setup, models: dict, data, config, join, parts, progress=lambda:
     return found, axes
 
 
-def read_shams(setup, shams, data, config, join, parts, progress) -> dict:
+def read_shams(setup, shams, data, config, *, join, parts, progress) -> dict:
     """{"shams": their `uncertainty.Grams`}, read as `read_models` reads a model."""
     program = reading.make_grams(setup.graphdef, join, config.extract.replicates)
     grams = []
@@ -162,7 +165,7 @@ def describe(out, axes, tokenizer) -> dict:
     return result
 
 
-def save_vectors(workdir, model: str, out, axes, chosen: dict, position: str, about: dict):
+def save_vectors(workdir, model: str, out, axes, *, chosen: dict, position: str, about: dict):
     """`<model>.safetensors` with the class vectors, read at `position`, and what is left of them beside the axes; and
     the axes' own file."""
     named = dict(out["vectors"])
@@ -176,7 +179,7 @@ def save_vectors(workdir, model: str, out, axes, chosen: dict, position: str, ab
     vectors.save(names.file(workdir, model), named, layers=chosen, position=position, **about)
 
 
-def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip: int = 100_000, known=None):
+def run(setup, trained, config, workdir, collect, *, join, shams=(), live_seed_skip: int = 100_000, known=None):
     """Everything after training. Writes `vectors/*.safetensors` and `analysis.json`; returns the summary's part and
     the `uncertainty.Grams` {"untrained", "trained", "shams": a list} that outcomes are worked out from.
 
@@ -192,12 +195,14 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
         unit="part",
         disable=not hosts.first(),
     )
-    which, seed = settings.typed(extract.WalkSettings, cfg), walks_lib.SEED + live_seed_skip
+    which, seed = settings.typed(extract.WalkSettings, config, "extract"), walks_lib.SEED + live_seed_skip
     data, facts = extract.walk_data(setup.pieces, setup.maze, setup.mesh, which, seed)
     bar.update()
     known = {} if known is None else known
     parts = Parts(workdir / "parts", setup.frozen, walks=facts, extract=cfg.to_dict(), text=setup.pieces.digest)
-    found, axes = read_models(setup, models, data, config, join, parts, bar.update, known.get(facts["data"]))
+    found, axes = read_models(
+        setup, models, data, config, join=join, parts=parts, progress=bar.update, known=known.get(facts["data"])
+    )
     known.setdefault(facts["data"], tuple({"untrained": of["untrained"]} for of in (found, axes)))
     grams = {name: out["grams"] for name, out in found.items()}
     for name, trainable in models.items() if cfg.store else ():
@@ -209,19 +214,19 @@ def run(setup, trained, config, workdir, collect, join, shams=(), live_seed_skip
         result[name] = describe(found[name], axes[name], tokenizer)
         chosen = {v: result[name]["selection"][v]["layer"] for v in ("mold", "gold")}
         about = {"model": f"{hf.named(config.model)} ({name})", "hook": "resid_post", "data": facts["data"]}
-        save_vectors(workdir, name, found[name], axes[name], chosen, facts["position"], about)
+        save_vectors(workdir, name, found[name], axes[name], chosen=chosen, position=facts["position"], about=about)
         if name == last:
             kind = {"operation": "difference in means under permuted labels", "layers": chosen}
             vectors.save(names.file(workdir, "permuted"), found[name]["permuted"], **kind, **about)
     if trained is not None:
         result["change"] = reading.compare(found["trained"], found["untrained"])
-        grams |= read_shams(setup, shams, data, config, join, parts, bar.update)
+        grams |= read_shams(setup, shams, data, config, join=join, parts=parts, progress=bar.update)
         result["outcome"], result["training"] = outcomes(config, [grams])
     directions = {v: found[last]["vectors"][Vector(v, "rest").entry] for v in ("mold", "gold")}
     full = {name: join(trainable, setup.frozen) for name, trainable in models.items()}
     result["samples"] = steer(
-        setup.graphdef, full, tokenizer, directions, chosen, config.steer, setup.pieces.template,
-        jax.random.key(config.seed),
+        setup.graphdef, full, tokenizer, directions, chosen, config.steer, template=setup.pieces.template,
+        key=jax.random.key(config.seed),
     )  # fmt: skip
     bar.update()
     result["episodes"], rewards = [], {}

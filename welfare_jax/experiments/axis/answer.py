@@ -34,9 +34,10 @@ def answer(run: Run, tables: dict) -> Answer:
         parts.append("the vectors of Gold and Mold were not compared")
     training = dig(run.analysis, "training")
     return Answer(
-        QUESTION, f"{'; '.join(parts)}.", verdict or "vectors not compared", sure or "not measured", _seeds(run),
-        (both, tables.get("reward"), tables.get("cosine_by_layer"), tables.get("cosine_intervals"), training),
-        "Left, reward over training. Right, how far the vectors of Gold and Mold agree, against the Path mean",
+        QUESTION, f"{'; '.join(parts)}.", verdict=verdict or "vectors not compared",
+        interval=sure or "not measured", seeds=_seeds(run),
+        drawing=(both, tables.get("reward"), tables.get("cosine_by_layer"), tables.get("cosine_intervals"), training),
+        shows="Left, reward over training. Right, how far the vectors of Gold and Mold agree, against the Path mean",
     )  # fmt: skip
 
 
@@ -140,8 +141,9 @@ def _alone(run: Run, tables: dict) -> Answer:
         sentence = said or "the vectors were read; no comparison axes were asked for"
         drawing = (alone, tables.get("cosine_by_layer"), tables.get("cosine_intervals"))
         return Answer(
-            QUESTION if said else LONE, f"{sentence[0].upper()}{sentence[1:]}.", verdict or "no comparison axes",
-            sure or "not measured", seeds, drawing, "How far the vectors of Gold and Mold agree",
+            QUESTION if said else LONE, f"{sentence[0].upper()}{sentence[1:]}.",
+            verdict=verdict or "no comparison axes", interval=sure or "not measured", seeds=seeds, drawing=drawing,
+            shows="How far the vectors of Gold and Mold agree",
         )  # fmt: skip
     model, layer = known[-1], steering_layer(run, found)
     rows = found.rows(model=model, layer=layer)
@@ -165,9 +167,9 @@ def _alone(run: Run, tables: dict) -> Answer:
         for v in VECTORS
     )
     return Answer(
-        LONE, f"{sentence[0].upper()}{sentence[1:]}.", f"{len(claimed)} of {len(names)} axes",
-        f"cosine with {widest}: {ends}", seeds, (beside, found, model, layer),
-        "How far the vectors of Gold and Mold point along each comparison axis",
+        LONE, f"{sentence[0].upper()}{sentence[1:]}.", verdict=f"{len(claimed)} of {len(names)} axes",
+        interval=f"cosine with {widest}: {ends}", seeds=seeds, drawing=(beside, found, model, layer),
+        shows="How far the vectors of Gold and Mold point along each comparison axis",
     )  # fmt: skip
 
 

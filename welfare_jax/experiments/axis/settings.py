@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.evals import settings as evals
-from welfare_jax.settings import RENTING, Setting, defaults
+from welfare_jax.interp.axes.settings import AxesSettings
+from welfare_jax.settings import MESH, MODEL, RENTING, Distributed, Setting, defaults
+from welfare_jax.settings import tree as settings_of
 from welfare_jax.text.wording import Wording
 from welfare_jax.train import settings as train
 
@@ -25,43 +27,27 @@ def tree() -> dict:
         "seed": 0,
         **RENTING,
         "smoke": Setting(False, "two steps, a small analysis and one evaluation, beside what the plan says of them"),
-        "model": {
-            "path": Setting("", "a folder, a GGUF file or a hub name"),
-            "revision": Setting("", "of a hub model: a branch, tag or commit"),
-            "dtype": "bfloat16",
-            "attention": Setting("plain", 'or "xla", "cudnn": see models/hf.py'),
-        },
-        "mesh": Setting({"data": 0, "fsdp": 1, "tensor": 1}, "devices along each axis; data=0: whatever is left"),
+        "model": MODEL,
+        "mesh": Setting(MESH, "devices along each axis; data=0: whatever is left"),
         "parallel": Setting("jit", 'a step over the mesh; or "pmap": whole parameters, own episodes on every device'),
-        "distributed": Setting({
-            "coordinator": Setting("", 'HOST:PORT of process 0, or "auto" on Cloud TPU, Slurm, Kubernetes, Open MPI'),
-            "processes": Setting(1, "with HOST:PORT: how many there are"),
-            "process": Setting(0, "with HOST:PORT: which one this is"),
-            "timeout": Setting(100, "seconds after which a silent process counts as dead"),
-        }, "a run over several processes, each started with the same settings but for `process`; see hosts.py"),
+        "distributed": Setting(
+            settings_of(Distributed),
+            "a run over several processes, each started with the same settings but for `process`; see hosts.py",
+        ),
         "text": Setting({**dataclasses.asdict(Wording()), "template": {}}, "what players read; see text/wording.py"),
         "maze": Setting({
             "size": 100, "turns": 15, "order": "maze", "wind": 0.1, "wind_mode": "push", "melt": True, "whole": False,
             "gold_ratio": 0.2, "turn_reward": -0.1, "gold_reward": 20.0, "mold_reward": -10.0,
         }, "the rules; see Params in envs/maze.py"),
-        "train": train.tree(),
+        "train": settings_of(train.MazeTraining),
         "organisms": Setting(
-            {"seed": (), "tiles": (), "lr": (), "entropy_coef": (), "shuffle_rewards": ()},
+            settings_of(train.Organisms),
             "N values make N adapters that are trained side by side; tiles are orders such as (0, 2, 1)",
         ),
-        "sft": Setting({
-            "trajectories": 50_000,
-            "held_out": 512,
-            "size": Setting(31, "of the mazes; 0: that of the maze"),
-            "beams": 64,
-            "batch": 16,
-            "policy_samples": False,
-        }, "planned trajectories, for algorithms that learn from them"),
-        "curve": Setting({
-            "every": Setting(5, "steps between points"),
-            "per_length": Setting(4, "walks a class and length"),
-            "axes": Setting("", "a vector file (a former run's vectors/axes_untrained.safetensors) to compare with"),
-        }, "the live recruitment curve"),
+        "sft": Setting(
+            settings_of(train.Planned), "planned trajectories, for algorithms that learn from them"
+        ),
+        "curve": Setting(settings_of(train.Curve), "the live recruitment curve"),
         "extract": {
             "per_length": Setting(417, "walks a class and length: 5,004 a class enter the means at 15 turns"),
             "held_out": Setting(0.2, "share of the walks"),
@@ -78,19 +64,7 @@ def tree() -> dict:
             "least": Setting(0.1, "the smallest change of interest"),
             "shams": Setting(0, "adapters of the trained one's size in random directions, read beside it"),
         }, "what the run is held to, fixed before it begins; all else is secondary; see interp/outcome.py"),
-        "axes": {
-            "kinds": Setting("reviews,prompts,assent,emotions",
-                             "what to compare with, empty for nothing; also success: accounts and walks under a goal"),
-            # Files; where empty, the small samples of the package.
-            "reviews": "", "prompts": "", "statements": "", "emotions": "", "topics": "", "dialogues": "",
-            "limit": Setting(400, "at most so many texts; 0: all"),
-            "emotions_limit": Setting(0, "at most so many words; 0: all"),
-            "topics_limit": Setting(100, "at most so many topics; 0: all"),
-            "stories": Setting(12, "of each emotion and topic"),
-            "max_new_tokens": 200,
-            "first_token": Setting(50, "stories are averaged from this token on"),
-            "max_tokens": 512, "batch": 32,
-        },
+        "axes": settings_of(AxesSettings),
         "steer": {
             "prompts": ("How is it going?", "Tell me about your walk.", "How do you feel?", "What happened?"),
             "alphas": (-4.0, -2.0, 0.0, 2.0, 4.0),

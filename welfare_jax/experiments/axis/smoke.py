@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from welfare_jax import runtime
 from welfare_jax.planning import devices, estimate, work
 from welfare_jax.train import checkpoints
+from welfare_jax.train.job import Job
 
 STEPS = 2
 EVALUATION = "sentiment_logodds"  # has no judge, and writes nothing
@@ -46,7 +47,8 @@ def compare(config, workdir, stages, seconds: dict, memory: dict) -> list[dict]:
     the last step alone, without compilation.
     """
     chip, count = devices.topology(devices.HERE)
-    own = estimate.make(config, devices.HERE, estimate.source(config))
+    job = Job.of(config)
+    own = estimate.make(job, devices.HERE, estimate.source(job))
     train, *rest = stages
     reading = [s for s in rest if not s.name.startswith("evaluation")]
     last = checkpoints.read_metrics(workdir / "metrics.jsonl")[-1]

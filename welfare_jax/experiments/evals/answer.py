@@ -48,9 +48,10 @@ def _slopes(run: Run, built: dict) -> Answer:
     shown = (built["evals_cells"].where(evaluation=most["evaluation"], model=most["model"]), most, about, chosen)
     where = f"{plain(most['evaluation'])}, {most['vector']} at layer {most['layer']}"
     return Answer(
-        "What does steering with the vectors of Gold and Mold do to behaviour?", said, verdict,
-        f"{where}: slope {ends} for each unit of strength, over prompts", _seeds(built["evals_cells"]),
-        (crossing, *shown), f"{plain(most['evaluation'])}, the evaluation with the smallest p, over the strength",
+        "What does steering with the vectors of Gold and Mold do to behaviour?", said, verdict=verdict,
+        interval=f"{where}: slope {ends} for each unit of strength, over prompts", seeds=_seeds(built["evals_cells"]),
+        drawing=(crossing, *shown),
+        shows=f"{plain(most['evaluation'])}, the evaluation with the smallest p, over the strength",
     )  # fmt: skip
 
 
@@ -66,9 +67,9 @@ def _unsteered(run: Run, built: dict) -> Answer:
     shown = (built["evals_cells"].where(evaluation=first["evaluation"], model=first["model"]), first, about, {})
     return Answer(
         "How does the model behave without steering?",
-        f"{len(names)} evaluations were made without steering: nothing can be said of a direction.", "not steered",
-        f"{where}: mean {ends} over prompts", _seeds(built["evals_cells"]),
-        (crossing, *shown), plain(first["evaluation"]),
+        f"{len(names)} evaluations were made without steering: nothing can be said of a direction.",
+        verdict="not steered", interval=f"{where}: mean {ends} over prompts", seeds=_seeds(built["evals_cells"]),
+        drawing=(crossing, *shown), shows=plain(first["evaluation"]),
     )  # fmt: skip
 
 
@@ -91,10 +92,10 @@ def _dose(built: dict) -> Answer:
     return Answer(
         "Does a direction change a state, or only the words being said?",
         f"A dose of {at['direction']} at layer {at['layer']} of the {model} model: {told}.",
-        f"{asked['claim']} {asked['verdict']}", f"{asked['claim']}: {ends} over families of prompts",
-        "1 training run" if model == "trained" else "one model, untrained",
-        (dose, effects.where(model=model), verdicts, built.get("evals_temporal_controls")),
-        "What the same dose adds to the answer when it is given early, at the read-out, or throughout",
+        verdict=f"{asked['claim']} {asked['verdict']}", interval=f"{asked['claim']}: {ends} over families of prompts",
+        seeds="1 training run" if model == "trained" else "one model, untrained",
+        drawing=(dose, effects.where(model=model), verdicts, built.get("evals_temporal_controls")),
+        shows="What the same dose adds to the answer when it is given early, at the read-out, or throughout",
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import pathlib
 
 from welfare_jax.planning import evaluations, work
+from welfare_jax.settings import Renting, typed
 
 
 def run(config, workdir):
@@ -11,4 +12,4 @@ def run(config, workdir):
     yield f"{config.model.path}: {found.cells:,} cells, {found.models} model(s)" + (f" ({note})" if note else "")
     if not (pathlib.Path(workdir) / "checkpoints").is_dir() and not config.evals.trained:
         yield "(of the untrained model alone: name the folder of a finished run with --workdir for both)"
-    yield from work.report(config, evaluations.stages(config, workdir, model))
+    yield from work.report(typed(Renting, config), evaluations.stages(config, workdir, model))

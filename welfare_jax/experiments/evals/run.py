@@ -16,12 +16,16 @@ from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.evals import agreement, cells, directions, journal, judge, models, prompts, stats, summary, sweep
-from welfare_jax.evals.evaluations import EVALUATIONS
+from welfare_jax.evals.evaluations import EVALUATIONS, asked
 from welfare_jax.evals.journal import Journal
 from welfare_jax.evals.lab import Lab
+from welfare_jax.evals.settings import Evals, JudgeSettings
+from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.models import hf
 from welfare_jax.planning import evaluations, work
+from welfare_jax.settings import typed
 from welfare_jax.text import pieces, wording
+from welfare_jax.train.job import Job
 
 SHOWN = 3  # prompts of each evaluation whose answers the report shows side by side
 
@@ -52,11 +56,13 @@ def measure(config, workdir) -> dict:
     trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")
     sources = list(cfg.vectors) or [str(workdir) if (workdir / "vectors").is_dir() else "maze"]
     loaded = models.load(config.model.path, trained, config.model.dtype, mesh, config.model.revision)
-    bank = directions.build(sources, loaded, config)
+    bank = directions.build(sources, loaded, typed(Evals, config, "evals"), Job.of(config))
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
-    lab = make(config, workdir, loaded, bank, mesh, words.tiles, template)
-    axis = directions.sentiment, sources, loaded["untrained"], bank.hook, config, template
-    lab.sentiment = functools.cache(functools.partial(*axis))  # made where an evaluation asks for it
+    lab = make(config, workdir, loaded, bank, mesh, tiles=words.tiles, template=template)
+    axis = sources, loaded["untrained"], bank.hook, typed(AxesSettings, config, "axes"), template
+    lab.sentiment = functools.cache(
+        functools.partial(directions.sentiment, *axis)
+    )  # made where an evaluation asks for it
     print(describe(lab, cfg), flush=True)
     runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
     found = evaluate(lab, cfg)
@@ -81,15 +87,9 @@ def describe(lab: Lab, cfg) -> str:
 
 def check(cfg):
     """Refuse what would otherwise end in an error long after the start."""
-    if bad := [n for n in cfg.names if n not in EVALUATIONS]:
-        raise InputError(f"evals.names={bad[0]!r}: there is no such evaluation (known: {', '.join(EVALUATIONS)})")
-    for name, least in (("batch", 1), ("buckets", 1), *((kind, 0) for kind in directions.COHORTS)):
-        if cfg[name] < least:
-            raise InputError(f"evals.{name}={cfg[name]}: must be at least {least}")
+    typed(Evals, {"evals": cfg}, "evals")
     for name in cfg.names:
-        for field in ("samples", "max_new_tokens"):
-            if cfg[name].get(field, 1) < 1:
-                raise InputError(f"evals.{name}.{field}={cfg[name][field]}: must be at least 1")
+        asked(cfg, name)
     if not cfg.names or not list(cfg.alphas):
         raise InputError("evals.names and evals.alphas: name at least one evaluation and one strength")
     if cfg.judge.second:
@@ -110,17 +110,17 @@ def ready(config):
         cells.encode(tokenizer, [{"role": role, "content": content} for role, content in said], template)
         if EVALUATIONS[name].ready:
             tokens = lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
-            EVALUATIONS[name].ready(cfg[name], tokens, words.tiles)
+            EVALUATIONS[name].ready(asked(cfg, name), tokens, words.tiles)
     if _judged(cfg) and cfg.judge.kind == "model":
         judging = hf.load_tokenizer(hf.resolve(cfg.judge.path))
         cells.encode(judging, "Is it right?", pieces.arguments(judging))
 
 
 def _judged(cfg) -> bool:
-    return any(EVALUATIONS[name].needs_judge(cfg[name]) for name in cfg.names)
+    return any(EVALUATIONS[name].needs_judge(asked(cfg, name)) for name in cfg.names)
 
 
-def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
+def make(config, workdir, loaded, bank, mesh, *, tiles, template) -> Lab:
     """The laboratory on real models. A judge is made only where an evaluation needs one; a local one is loaded when it
     is first asked, and once where it is a model that is loaded already."""
     cfg, seed = config.evals, config.seed
@@ -135,7 +135,9 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
             return pieces.arguments(opened().tokenizer, template={"enable_thinking": think})
 
         def device(think):
-            return cells.Device({"judge": opened()}, None, mesh, cfg.judge.batch, cfg.buckets, options(think), seed)
+            return cells.Device(
+                {"judge": opened()}, None, mesh, cfg.judge.batch, cfg.buckets, template=options(think), seed=seed
+            )
 
         @functools.cache
         def content():
@@ -144,12 +146,14 @@ def make(config, workdir, loaded, bank, mesh, tiles, template) -> Lab:
         return device, content
 
     thinking = {name for name, e in EVALUATIONS.items() if e.thinking}
-    asked = judge.build(cfg.judge, local, thinking) if _judged(cfg) else judge.NONE
+    judging = judge.NONE
+    if _judged(cfg):
+        judging = judge.build(typed(JudgeSettings, config, "evals.judge"), local, thinking)
     grid = cells.grid(loaded, bank, cfg.layers, cfg.alphas, list(cfg.where))
-    device = cells.Device(loaded, bank, mesh, cfg.batch, cfg.buckets, template, seed)
-    books = [Journal(workdir / "evals" / f"{name}.jsonl") for name in ("answers", "readouts", "judgements")]
+    device = cells.Device(loaded, bank, mesh, cfg.batch, cfg.buckets, template=template, seed=seed)
+    books = {n: Journal(workdir / "evals" / f"{n}.jsonl") for n in ("answers", "readouts", "judgements")}
     identity = {name: model.identity + models.spoken(model.tokenizer, template) for name, model in loaded.items()}
-    return Lab(grid, device, asked, identity, bank, *books, tiles, cfg.sample, seed)
+    return Lab(grid, device, judging, identity, bank, **books, tiles=tiles, sample=cfg.sample, seed=seed)
 
 
 def evaluate(lab: Lab, cfg) -> dict:
@@ -158,7 +162,7 @@ def evaluate(lab: Lab, cfg) -> dict:
     named = [EVALUATIONS[name] for name in cfg.names]
     rows = {"scores": []} | {e.rows: [] for e in named}
     for evaluation in named:
-        rows[evaluation.rows] += evaluation.run(lab, cfg[evaluation.name])
+        rows[evaluation.rows] += evaluation.run(lab, asked(cfg, evaluation.name))
     own = {name: found for name, found in rows.items() if name != "scores"}
     scores, plain = rows["scores"], lambda v: summary.null(v) if isinstance(v, float) else v
     path = lab.answers.path.parent / "scores.jsonl"
@@ -166,7 +170,7 @@ def evaluate(lab: Lab, cfg) -> dict:
     slopes = summary.slopes(scores, lab.bank)
     summary.against_controls(slopes, {e.name: e.metric for e in named})
     judged = [e.name for e in named if e.judge == "verdict"]
-    asked = Counter((r["evaluation"], r["unparseable"]) for r in scores)
+    counts = Counter((r["evaluation"], r["unparseable"]) for r in scores)
     return {
         "evaluations": {e.name: {"metric": e.metric, "title": e.title, "rows": e.rows} for e in named if e.title},
         "cells": summary.by_cell(scores, lab.bank), "slopes": slopes, "sweep": sweep.sweep(slopes),
@@ -174,8 +178,8 @@ def evaluate(lab: Lab, cfg) -> dict:
         "samples": shown(lab), "mask": stats.MASK, "notes": lab.notes,
         "judge": {
             "name": lab.judge.name,
-            "unparseable": {e: asked[e, True] for e in judged},
-            "scored": {e: asked[e, True] + asked[e, False] for e in judged},
+            "unparseable": {e: counts[e, True] for e in judged},
+            "scored": {e: counts[e, True] + counts[e, False] for e in judged},
             "second": cfg.judge.second,
             "agreement": [{k: plain(v) for k, v in r.items()} for r in agreed(lab, cfg)],
         },

@@ -143,8 +143,9 @@ def answer(run: Run, built: dict) -> Answer:
         f"{named(shown['lambda'])} {ends[0]}, maximum likelihood {ends[1]}"
     )
     return Answer(
-        "Is imitation with implied rewards better than likelihood?", said, verdict, sure, "1 seed",
-        (lambda columns: quality(run, columns), built["imitation_quality"]), "Quality against diversity, by task",
+        "Is imitation with implied rewards better than likelihood?", said, verdict=verdict, interval=sure,
+        seeds="1 seed", drawing=(lambda columns: quality(run, columns), built["imitation_quality"]),
+        shows="Quality against diversity, by task",
     )  # fmt: skip
 
 

@@ -12,17 +12,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax import runtime
 from welfare_jax.errors import InputError
 from welfare_jax.models import chat, decoder, generate, hf, stops
 from welfare_jax.rl import objectives
+from welfare_jax.settings import Mesh, Model, typed
 from welfare_jax.sft import imitation, planned
 from welfare_jax.text import arithmetic, diversity, pieces, wording
 from welfare_jax.text.wording import LETTERS
 from welfare_jax.train import fit, loop, state, stats, supervised
+from welfare_jax.train.job import Job
+from welfare_jax.train.settings import Supervised
 
 
 class Samples(NamedTuple):
@@ -56,7 +58,8 @@ def lay(prompts, completions, terminal, lam: float, width: int, longest: int) ->
     targets, shown = chat.pad(after, width=longest, left=False)
     starts = np.array([len(p) for p in prompts])
     read = np.minimum(starts[:, None] - 1 + np.arange(longest), width + longest - 1).astype(np.int32)
-    return Rows(tokens, mask, read, targets, shown, ends, np.full(len(whole), lam, np.float32))
+    lam = np.full(len(whole), lam, np.float32)
+    return Rows(tokens, mask, read, targets=targets, shown=shown, terminal=ends, lam=lam)
 
 
 def make_look(base: state.Adapted, remat: bool):
@@ -83,7 +86,8 @@ class Arithmetic:
 
     def __init__(self, config):
         cfg, self.config = config.imitation.arithmetic, config
-        self.base = fit.load(ConfigDict(config.to_dict() | {"train": self._train()}))
+        self.cfg = self._train()
+        self.base = fit.load(typed(Model, config, "model"), typed(Mesh, config, "mesh"), self.cfg, config.seed)
         self.tokenizer = self.base.lm.tokenizer
         self.stops = stops.stop_ids(self.tokenizer, self._template())
         level = arithmetic.Level(**cfg.level.to_dict())
@@ -102,14 +106,15 @@ class Arithmetic:
         self.shown = lay(prompts, completions, np.ones(len(prompts)), 0.0, self.width, self.longest)
         decoder.check_ids(self.base.lm.spec, self.shown.tokens, "imitation.arithmetic: demonstrations")
         self.look = jax.jit(make_look(self.base, False))
-        self.trainer = fit.Trainer(self.base, self.loss(), ConfigDict(self._train()))
+        self.trainer = fit.Trainer(self.base, self.loss(), self.cfg)
 
-    def _train(self) -> dict:
+    def _train(self) -> Supervised:
         """The settings of training, with this task's own where it has any."""
-        own, out = self.config.imitation.arithmetic, self.config.train.to_dict()
+        own, out = self.config.imitation.arithmetic, self.config.train
         batch = own.batch or self.config.sft.batch
-        out |= {"batch": batch, "micro_batch": min(batch, out["micro_batch"]), "lr": own.lr or out["lr"]}
-        return out | ({"steps": own.steps, "schedule_steps": own.steps} if own.steps else {})
+        changes = {"batch": batch, "micro_batch": min(batch, out.micro_batch), "lr": own.lr or out.lr}
+        changes |= {"steps": own.steps, "schedule_steps": own.steps} if own.steps else {}
+        return typed(Supervised, self.config, "train", **changes)
 
     def _template(self) -> dict:
         """Keyword arguments of the chat template."""
@@ -144,7 +149,7 @@ class Arithmetic:
         return loss
 
     def train(self, workdir, lam: float) -> dict:
-        order = fit.shuffled(len(self.shown.tokens), self.config.seed, self.trainer.cfg.batch)
+        order = fit.shuffled(len(self.shown.tokens), self.config.seed, self.cfg.batch)
         kept = ("seed", "model", "mesh", "text", "train", "sft")
         settings = {k: v for k, v in self.config.to_dict().items() if k in kept}
         settings |= {"arithmetic": self.config.imitation.arithmetic.to_dict(), "soft_q": lam}
@@ -199,25 +204,24 @@ class Maze:
         flat["train"] |= {
             "algorithm": "inverse_soft_q", "groups": config.imitation.prompts, "group_size": config.imitation.samples,
         }  # fmt: skip
-        self.config = ConfigDict(flat | {"job": "rl"})
-        self.setup = loop.build(self.config)
-        self.supply = supervised.build(self.setup, self.config)
-        self.collect = loop.collector(self.setup, self.config)
+        self.job = Job.of(flat | {"job": "rl"})
+        self.setup = loop.build(self.job)
+        self.supply = supervised.build(self.setup, self.job)
+        self.collect = loop.collector(self.setup, self.job)
         self.own = supervised.make_judge(
-            self.setup.graphdef, self.setup.pieces, self.config.train, self.supply.width, self.setup.dtype
+            self.setup.graphdef, self.setup.pieces, self.job.train, self.supply.width, self.setup.dtype
         )[1]
 
     def train(self, workdir, lam: float) -> dict:
-        config = ConfigDict(self.config.to_dict())
-        config.train.soft_q = lam
-        supply = self.supply._replace(batches=planned.pipeline(self.supply.train, config.seed, config.sft.batch))
-        return loop.train(self.setup, config, workdir, self.collect, None, supply)
+        job = self.job.changed({"train.soft_q": lam})
+        supply = self.supply._replace(batches=planned.pipeline(self.supply.train, job.seed, job.sft.batch))
+        return loop.train(self.setup, job, workdir, self.collect, None, supply)
 
     def sample(self, trainable, temperature: float) -> Samples:
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
+        key = jax.random.fold_in(jax.random.key(self.job.seed), 2)
         played, _ = self.collect(trainable, self.setup.frozen, key, 0, temperature)
         entropy = objectives.entropy(objectives.policy_logps(played.logits, temperature)).mean(1)
-        actions, cfg = np.asarray(played.actions), self.config.train
+        actions, cfg = np.asarray(played.actions), self.job.train
         prompt = np.repeat(np.arange(cfg.groups), cfg.group_size)
         said = [[LETTERS[a] for a in row] for row in actions]
         return Samples(said, prompt, np.asarray(played.rewards).sum(1), np.asarray(entropy), played)

@@ -70,8 +70,9 @@ def answer(run: Run, built: dict) -> Answer:
     said = f"Loss on {on} went from {num(first)} to {num(last)} nats a token in {steps:,.0f} steps{read}."
     verdict = f"{'fell' if last < first else 'rose'} by {num(abs(last - first))} nats"
     return Answer(
-        "What does a decoder learn from scratch?", said, verdict, "none: one run", "1 run", (losses, columns, SIZE),
-        "Loss over training", model=f"{size:,.0f} parameters, from scratch" if size == size else "from scratch",
+        "What does a decoder learn from scratch?", said, verdict=verdict, interval="none: one run", seeds="1 run",
+        drawing=(losses, columns, SIZE), shows="Loss over training",
+        model=f"{size:,.0f} parameters, from scratch" if size == size else "from scratch",
     )  # fmt: skip
 
 

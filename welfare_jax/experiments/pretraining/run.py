@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 from optax import contrib
 
 from welfare_jax import mesh as mesh_lib
@@ -17,9 +16,10 @@ from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.models import decoder, hf, hf_save, stops
 from welfare_jax.models.spec import small
-from welfare_jax.settings import RENTING
+from welfare_jax.settings import RENTING, typed
 from welfare_jax.sft import corpus, probe
 from welfare_jax.train import checkpoints, record, state, step
+from welfare_jax.train.settings import Steps
 
 
 def loss_sums(model, tokens, weights, remat=False):
@@ -95,8 +95,7 @@ class Exam:
     def __init__(self, graphdef, config, tokenizer, rows: corpus.Corpus):
         dtype = jnp.dtype(config.dtype)
         self.sets = {name: rows.held_out(name) for name in config.sources}
-        world = any(s.data.startswith("world/") for s in config.sources.values())
-        self.probe = probe.Probe(graphdef, tokenizer, config.seed + 3) if world else lambda params: {}
+        self.probe = probe.Probe(graphdef, tokenizer, config.seed + 3) if rows.config.world else lambda params: {}
         self.join = lambda params: state.join(params, {}, dtype)
         self.sums = jax.jit(lambda params, *a: loss_sums(decoder.bind(graphdef, self.join(params)), *a))
 
@@ -131,16 +130,16 @@ def run(config, workdir) -> dict:
     check(config)
     tx = optimizer(config)
     workdir, folder, begin = pathlib.Path(workdir), pathlib.Path(workdir) / "model", time.perf_counter()
-    corpus.phases(config)
+    mixture = corpus.Mixture.of(config)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if config.start:
         lm = hf.load(config.start, "float32")
         tokenizer, spec, graphdef, params = lm.tokenizer, lm.spec, lm.graphdef, lm.params
     else:
-        tokenizer = corpus.make_tokenizer(config, folder)
+        tokenizer = corpus.make_tokenizer(mixture, folder)
         spec = small(stops.vocabulary_size(tokenizer), **config.shape)
         graphdef, params = decoder.init(spec, jax.random.key(config.seed))
-    rows = corpus.Corpus(config, tokenizer, spec)
+    rows = corpus.Corpus(mixture, tokenizer, spec)
     params, _ = state.split(params, ".*")
     now = state.State(jnp.int32(0), params, tx.init(params))
     places = state.shardings(mesh, now)
@@ -148,7 +147,7 @@ def run(config, workdir) -> dict:
         make_update(graphdef, tx, config), donate_argnums=0, out_shardings=(places, mesh_lib.replicated(mesh))
     )
     rate, exam = schedule(config, config.lr), Exam(graphdef, config, tokenizer, rows)
-    cfg = ConfigDict(config.train.to_dict() | {"steps": config.steps})
+    cfg = typed(Steps, config, "train", steps=config.steps)
     vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
     settings = checkpoints.bound(config.to_dict(), **content(config, params), tokenizer=vocabulary)
 

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from welfare_jax.settings import RENTING, Setting, defaults
+from welfare_jax.settings import MESH, RENTING, Setting, defaults
 
 
 def pretrain() -> ConfigDict:
@@ -25,7 +25,7 @@ def part() -> dict:
         },
         "dtype": Setting("float32", "of the forward pass; what is trained is float32"),
         "saved": Setting("float32", "of the model folder"),
-        "mesh": {"data": 0, "fsdp": 1, "tensor": 1},
+        "mesh": MESH,
         "tokenizer": {
             "path": Setting("", "a folder with a tokenizer; empty: one is made"),
             "kind": Setting("words", 'of one that is made: without merges; or "bpe"'),

@@ -201,8 +201,9 @@ def answer(run: Run, built: dict) -> Answer:
     return Answer(
         "What do conflicting reward models rest on?",
         f"Silencing the {percent} % of its neurons with the highest activation {'; it '.join(told)}.",
-        f"own neurons matter in {len(matter)} of {len(pairs)}", f"{pairs[0][0]} model, points: {ends} over pairs",
-        "1 seed", (own_and_random, pairs), "Change of accuracy with neurons silenced",
+        verdict=f"own neurons matter in {len(matter)} of {len(pairs)}",
+        interval=f"{pairs[0][0]} model, points: {ends} over pairs",
+        seeds="1 seed", drawing=(own_and_random, pairs), shows="Change of accuracy with neurons silenced",
     )  # fmt: skip
 
 

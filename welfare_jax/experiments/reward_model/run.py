@@ -21,8 +21,10 @@ from welfare_jax.errors import InputError
 from welfare_jax.interp import neurons
 from welfare_jax.models import chat, decoder, hf
 from welfare_jax.models.interventions import scale_neurons
+from welfare_jax.settings import Mesh, Model, typed
 from welfare_jax.text import pieces, preferences
 from welfare_jax.train import fit, state, stats
+from welfare_jax.train.settings import Supervised
 
 MIXED = "mixed"
 HEAD = [state.VALUE_HEAD + name for name in ("kernel", "bias")]
@@ -91,8 +93,8 @@ class Lab:
     """The base with its head, the pairs of every objective, and the compiled programs that look at models."""
 
     def __init__(self, config):
-        cfg, self.config = config.pairs, config
-        base = fit.load(config)
+        cfg, self.config, self.cfg = config.pairs, config, typed(Supervised, config, "train")
+        base = fit.load(typed(Model, config, "model"), typed(Mesh, config, "mesh"), self.cfg, config.seed)
         head = state.placed(state.value_head(base.lm.spec.width), base.mesh)
         self.base = dataclasses.replace(base, initial=base.initial | head)
         self.sources = {_name(s): s for s in (cfg.a, cfg.b)}
@@ -128,7 +130,7 @@ class Lab:
 
     @functools.cached_property
     def trainer(self):
-        return fit.Trainer(self.base, make_loss(self.base, self.config.train.remat), self.config.train)
+        return fit.Trainer(self.base, make_loss(self.base, self.cfg.remat), self.cfg)
 
     def trained(self, workdir, name: str) -> dict:
         """The parameters of one of `names`, trained as far as they are not yet."""

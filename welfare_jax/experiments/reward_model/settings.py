@@ -4,12 +4,8 @@ from ml_collections import ConfigDict
 
 from welfare_jax.experiments.axis import settings as axis
 from welfare_jax.settings import RENTING, Setting, defaults
-
-OPTIMISATION = (
-    "steps", "micro_batch", "schedule_steps", "schedule", "schedule_rate", "warmup", "lr", "value_lr", "optimizer",
-    "grad_clip", "weight_decay", "adam_b1", "adam_b2", "lora", "trainable", "remat", "checkpoint_every", "keep",
-    "spike",
-)  # fmt: skip
+from welfare_jax.settings import tree as settings_of
+from welfare_jax.train.settings import Supervised
 
 
 def reward_model() -> ConfigDict:
@@ -48,6 +44,4 @@ def fitting(**changes) -> dict:
 
 
 def _fitting() -> dict:
-    base = axis.tree()
-    out = {name: base[name] for name in ("seed", "model", "mesh")}
-    return out | {"train": {name: base["train"][name] for name in OPTIMISATION} | {"batch": 64}}
+    return {name: axis.tree()[name] for name in ("seed", "model", "mesh")} | {"train": settings_of(Supervised)}

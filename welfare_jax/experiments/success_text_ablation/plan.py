@@ -6,6 +6,7 @@ from welfare_jax.envs import walks
 from welfare_jax.experiments.pretraining import plan as pretraining
 from welfare_jax.experiments.success_text_ablation import run as ablation
 from welfare_jax.planning import work
+from welfare_jax.settings import Renting, typed
 
 SLOTS = 25  # tokens of a turn in the maze, with the words of a base's own tokenizer
 
@@ -13,7 +14,7 @@ SLOTS = 25  # tokens of a turn in the maze, with the words of a base's own token
 def run(config, workdir):
     ablation.check(config)
     yield f"{len(config.words.arms)} arms, {len(config.words.seeds)} seed(s), {len(ablation.TILES)} organisms each"
-    yield from work.report(config, stages(config))
+    yield from work.report(typed(Renting, config), stages(config))
 
 
 def stages(config) -> list[work.Stage]:
@@ -23,7 +24,7 @@ def stages(config) -> list[work.Stage]:
     train, turns = config.train, config.maze.turns
     each, slots = bases * len(ablation.TILES), SLOTS * turns
     rows = train.groups * train.group_size
-    step = model.read(rows, slots), model.read(rows, slots, work.passes(train))
+    step = model.read(rows, slots), model.read(rows, slots, work.passes(train.remat))
     points = -(-train.steps // config.curve.every) if config.curve.every else 0
     read = walks.ROLES * turns * (2 * config.extract.per_length + points * config.curve.per_length)
     read *= len(cfg.questions) * each

@@ -184,9 +184,10 @@ def answer(run: Run, built: dict) -> Answer:
         f"change {first} less change {other} accounts, cosine with {success(axis)}, layer {layer}: {told} over seeds"
     )
     return Answer(
-        "Does the axis need the words?", said, verdict, sure, f"{seeds} an arm, 3 organisms each",
-        (alignment, built["words_seeds"], [f"along/{axis}"], [question], (SIZE[0], 3.4)),
-        "Cosine of Gold less Mold with success, before and after RL", model="pretrained here, with and without",
+        "Does the axis need the words?", said, verdict=verdict, interval=sure,
+        seeds=f"{seeds} an arm, 3 organisms each",
+        drawing=(alignment, built["words_seeds"], [f"along/{axis}"], [question], (SIZE[0], 3.4)),
+        shows="Cosine of Gold less Mold with success, before and after RL", model="pretrained here, with and without",
     )  # fmt: skip
 
 

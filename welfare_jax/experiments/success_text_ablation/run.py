@@ -25,12 +25,14 @@ from welfare_jax.experiments.pretraining import run as pretraining
 from welfare_jax.experiments.success_text_ablation.settings import Point
 from welfare_jax.interp import extract, geometry, reading, vectors
 from welfare_jax.interp.axes import comparison
+from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.interp.names import Vector
 from welfare_jax.models import decoder
 from welfare_jax.rl import rollout
 from welfare_jax.settings import RENTING
 from welfare_jax.sft import corpus
 from welfare_jax.train import checkpoints, loop, organisms, stats
+from welfare_jax.train.job import Job
 
 TILES = ([0, 1, 2], [1, 2, 0], [2, 0, 1])  # every tile in every role
 READ = 200_000  # seeds of the walks that are read, apart from those of training and of its curve
@@ -58,7 +60,7 @@ def base(config, arm: str, folder) -> pathlib.Path:
     common, own, every = (config.words.pretrain.copy_and_resolve_references() for _ in range(3))
     every.phases = []
     words = folder / f"tokenizer-{config.seed}"
-    corpus.make_tokenizer(every, words)  # that knows the words of all arms
+    corpus.make_tokenizer(corpus.Mixture.of(every), words)  # that knows the words of all arms
     common.tokenizer.path = str(words)
     own.start = str(pretraining.finished(common, folder / f"common-{config.seed}"))
     own.update(phases=[], **{name: config.words[name] for name in ("steps", "warmup")})
@@ -73,19 +75,19 @@ class Reading:
     def __init__(self, setup, config, question: str):
         rollout.check_ids(setup.lm.spec, setup.pieces, question)
         make = functools.partial(extract.walk_data, setup.pieces, setup.maze, setup.mesh)
-        which = settings.typed(extract.WalkSettings, config.extract, question=question)
+        which = settings.typed(extract.WalkSettings, config, "extract", question=question)
         few = dataclasses.replace(which, per_length=config.curve.per_length, held_out=0.25)
         (self.data, _), (self.few, _) = make(which, walks_lib.SEED + READ), make(few, walks_lib.SEED)
         p = setup.pieces
-        self.texts = comparison.load(config.axes, p.tokenizer, p.template, p.wording, question, setup.lm.spec)
+        self.asked = settings.typed(AxesSettings, config, "axes")
+        self.texts = comparison.load(self.asked, p.tokenizer, p.template, p.wording, question, setup.lm.spec)
         self.graphdef, self.pieces, self.config = setup.graphdef, p, config
 
     def axes(self, params) -> dict:
         """{name: [L, D]} of whole parameters."""
         key, p = jax.random.key(self.config.seed), self.pieces
-        return comparison.read(
-            self.graphdef, params, self.texts, p.tokenizer, self.config.axes, key, p.template, 0
-        ).named
+        asked = self.graphdef, params, self.texts, p.tokenizer, self.asked, key
+        return comparison.read(*asked, template=p.template, draws=0).named
 
     def __call__(self, params) -> dict:
         axes = self.axes(params)
@@ -153,15 +155,16 @@ def cell(config, arm: str, folder) -> dict:
         was = was | {checkpoints.CONTENT: stamp[checkpoints.CONTENT]}
     if was == stamp:
         return found
-    setup = loop.build(own)
-    runs = loop.runs(setup, own)
-    each = [organisms.own_setup(setup, c, organisms.take(runs.initial, i)) for i, c in enumerate(runs.configs)]
+    job = Job.of(own)
+    setup = loop.build(job)
+    runs = loop.runs(setup, job)
+    each = [organisms.own_setup(setup, c, organisms.take(runs.initial, i)) for i, c in enumerate(runs.jobs)]
     readings = [{q: Reading(s, own, q) for q in questions} for s in each]
     full = lambda s, trainable: s.join(trainable, s.frozen)
     before = [{q: r(full(s, s.initial)) for q, r in mine.items()} for s, mine in zip(each, readings)]
     program = reading.live_program(setup.graphdef, setup.join)
     curves = [_curve(program, mine, found) for mine, found in zip(readings, before)]
-    trained = loop.train(setup, own, place, loop.collector(setup, own, True), curves)
+    trained = loop.train(setup, job, place, loop.collector(setup, job, True), curves)
     after = [
         {q: r(full(s, organisms.take(trained, i))) for q, r in mine.items()}
         for i, (s, mine) in enumerate(zip(each, readings))

@@ -10,11 +10,11 @@ import numpy as np
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry, null, reading
 from welfare_jax.interp.axes import assent, emotions, sentiment, success, texts
+from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.models import decoder
 from welfare_jax.models.spec import Spec
 from welfare_jax.text.wording import Wording
 
-KINDS = ("reviews", "prompts", "assent", "emotions", "success")
 NAMED = {"assent": "statements", "neutral": "dialogues", "accounts": "accounts of success", "walks": "walks to a goal"}
 
 
@@ -32,15 +32,6 @@ class Axes(NamedTuple):
     facts: dict
 
 
-def kinds(config) -> list[str]:
-    """The kinds of `config.kinds`, a text with commas."""
-    found = [k.strip() for k in config.kinds.split(",") if k.strip()]
-    for kind in found:
-        if kind not in KINDS:
-            raise InputError(f"axes.kinds: {kind!r} is unknown: choose from {', '.join(KINDS)}")
-    return found
-
-
 class Texts(NamedTuple):
     """What the config's files hold, tokenised once for all models; None where a kind is not asked for."""
 
@@ -55,14 +46,19 @@ class Texts(NamedTuple):
 
 
 def load(
-    config, tokenizer, template=None, wording: Wording | None = None, question: str = "", spec: Spec | None = None
+    config: AxesSettings,
+    tokenizer,
+    template=None,
+    wording: Wording | None = None,
+    question: str = "",
+    spec: Spec | None = None,
 ) -> Texts:
     """Reads all files first, so that a bad one is refused before anything is computed.
 
     question: what the model is asked after a walk, where that is when it is read; spec: of the model that reads, which
     must have a row for every token.
     """
-    asked, c = kinds(config), config
+    asked, c = config.asked, config
     made = {}
     if "reviews" in asked:
         made["reviews"] = sentiment.reviews(tokenizer, c.reviews, c.limit, c.max_tokens)
@@ -83,10 +79,8 @@ def load(
         decoder.check_ids(spec, samples.tokens, f"axes: the {NAMED.get(kind, kind)}")
     cut = lambda samples: extract.buckets(samples, c.batch, 1 if len(samples.tokens) < 500 else 4)
     buckets = {kind: cut(samples) for kind, samples in made.items()}
-    get = buckets.get
-    return Texts(
-        get("reviews"), get("prompts"), get("assent"), get("neutral"), get("accounts"), get("walks"), words, topics
-    )  # fmt: skip
+    kinds = (name for name in Texts._fields if name not in ("words", "topics"))
+    return Texts(**{kind: buckets.get(kind) for kind in kinds}, words=words, topics=topics)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "draws"))
@@ -118,7 +112,9 @@ def _emotions(graphdef, params, told, neutral, count, draws):
     return found, (jnp.abs(away).max(-1) > 0).sum(0), chance
 
 
-def read(graphdef, params, given: Texts, tokenizer, config, key, template=None, draws: int = 200) -> Axes:
+def read(
+    graphdef, params, given: Texts, tokenizer, config: AxesSettings, key, *, template=None, draws: int = 200
+) -> Axes:
     """Compute the axes of one model, each with `draws` directions of its null; `params` are whole."""
     both, facts, words, vectors = {}, {}, (), None
     differences = {
@@ -131,7 +127,9 @@ def read(graphdef, params, given: Texts, tokenizer, config, key, template=None, 
     if given.assent:
         both["valence-assent"] = _assent(graphdef, params, given.assent, assent.letters(tokenizer), draws)
     if given.words:
-        words, vectors, facts, chance = _told(graphdef, params, given, tokenizer, config, key, template, draws)
+        words, vectors, facts, chance = _told(
+            graphdef, params, given, tokenizer, config, key, template=template, draws=draws
+        )
         like = next((axis for axis, _ in both.values()), None)
         components, share = emotions.axes(vectors, like)
         both |= {f"emotions, {nth} component": (axis, chance) for nth, axis in zip(("first", "second"), components)}
@@ -153,7 +151,7 @@ def compared(axes: Axes | None, spec: Spec, draws: int) -> reading.Compared:
     )
 
 
-def _told(graphdef, params, given, tokenizer, config, key, template, draws):
+def _told(graphdef, params, given, tokenizer, config: AxesSettings, key, *, template, draws):
     """(words with stories, their vectors [E, L, D] without what neutral text varies in, facts, their null)."""
     rows, labels = emotions.stories(
         graphdef, params, tokenizer, given.words, given.topics, key, per_topic=config.stories,
