@@ -86,18 +86,22 @@ def both(reward, cosines, intervals, training) -> Figure:
     if reward:
         left.plot(reward["step"], reward["reward"], color=style.TRAINED)
     left.set(title="Reward per episode", xlabel="training step", ylabel="reward")
-    runs, shams = (finite(numbers(dig(training, k))) for k in ("changes", "sham_changes"))
-    if len(runs) > 1 or not cosines:
-        _changes(right, runs, shams, [number(dig(training, k)) for k in ("change", "low", "high")])
+    arms = (("changes",), ("sham_changes",), ("shuffled", "sham_changes"))
+    arms = [finite(numbers(dig(training, *keys))) for keys in arms]
+    if len(arms[0]) > 1 or not cosines:
+        _changes(right, *arms, [number(dig(training, k)) for k in ("change", "low", "high")])
     else:
         layers(right, cosines, intervals)
     beneath(figure)
     return figure
 
 
-def _changes(ax, runs, shams, difference):
-    """Every run's and every sham's change, and the interval of their means' difference."""
-    shown = [(f"{len(runs)} runs", runs, style.MOLD), (f"{len(shams)} shams", shams, style.UNTRAINED)]
+def _changes(ax, runs, shams, shuffled, difference):
+    """The change of every run, sham and run of shuffled rewards; the interval of the difference of runs and shams."""
+    shown = [
+        (f"{len(runs)}\nruns", runs, style.MOLD), (f"{len(shams)}\nshams", shams, style.UNTRAINED),
+        (f"{len(shuffled)}\nshuffled", shuffled, style.WIND),
+    ]  # fmt: skip
     shown = [group for group in shown if group[1]]
     for x, (_, values, colour) in enumerate(shown):
         spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
@@ -106,10 +110,10 @@ def _changes(ax, runs, shams, difference):
     if len(finite(difference)) == 3:
         mean, low, high = difference
         ax.errorbar(len(names), mean, [[mean - low], [high - mean]], fmt="D", color=style.TRAINED, capsize=4)
-        names.append("difference\nand 95 %" if shams else "mean\nand 95 %")
+        names.append("runs less\nshams" if shams else "mean")
     ax.axhline(0, color=style.CHANCE, linewidth=0.8)
     ax.set(title="Change of the cosine", xlim=(-0.5, max(len(names), 1) - 0.5), ylabel="cos(v_mold, v_gold)")
-    ax.set_xticks(range(len(names)), names)
+    ax.set_xticks(range(len(names)), names, fontsize="small")
     if not names:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=style.UNTRAINED)
 
