@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from welfare_jax.evals import cells, directions, journal, judge, lab
+from welfare_jax.evals import cells, directions, harness, journal, judge
 
 TILES = ("p", "g", "m")
 
@@ -56,4 +56,4 @@ def make(folder, device, ask, vectors=None, models=("untrained", "trained"), lay
     books = [journal.Journal(folder / f"{name}.jsonl") for name in ("answers", "readouts", "judgements")]
     grid = cells.grid(models, vectors, layers, alphas, list(where))
     asked = judge.Judge("script", lambda questions: iter([[(q, ask(q)) for q in questions]]))
-    return lab.Lab(grid, device, asked, {m: m for m in models}, vectors, *books, TILES, sample)
+    return harness.Harness(grid, device, asked, {m: m for m in models}, vectors, *books, TILES, sample)

@@ -73,7 +73,8 @@ def asked_to_end():
     """SIGTERM ends what runs inside as Ctrl-C does: after the computation under way, with what was written kept.
 
     It raises `Unfinished`, so that launchers start the same command again. What handles the signal better meanwhile
-    (`train.watch.Notice`) does. Outside the main thread, and where the signal is ignored, nothing changes.
+    (`train.monitors.PreemptionNotice`) does. Outside the main thread, and where the signal is ignored, nothing
+    changes.
     """
 
     def end(*_):

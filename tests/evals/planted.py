@@ -81,7 +81,7 @@ def settings(**changes):
 def laboratory(folder, state=only_the_last, alphas=(-2, 0, 2), models=("untrained",), silent=(), deaf=(), sentiment=3,
                **kw):  # fmt: skip
     folder.mkdir(exist_ok=True)
-    lab = scripted.make(folder, Planted(state, silent, deaf), None, alphas=alphas, models=models, **kw)
+    harness = scripted.make(folder, Planted(state, silent, deaf), None, alphas=alphas, models=models, **kw)
     made = "made up", np.random.default_rng(3).normal(size=(1, 4, sentiment)).astype("f4")
-    lab.sentiment = lambda: made
-    return lab
+    harness.sentiment = lambda: made
+    return harness

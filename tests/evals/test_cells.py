@@ -180,11 +180,11 @@ def test_grids():
 
 
 def test_words_of_two_spellings(shared_tokenizer, tiny_tokenizer):
-    lab = lambda tokenizer: SimpleNamespace(device=device(None, None, tokenizer, None))
+    harness = lambda tokenizer: SimpleNamespace(device=device(None, None, tokenizer, None))
     cfg = SimpleNamespace(true=("True", " True"), false=("False", " False"))
-    yes, no = confidence.words(lab(shared_tokenizer("qwen3")), "confidence", cfg)
+    yes, no = confidence.words(harness(shared_tokenizer("qwen3")), "confidence", cfg)
     assert len(yes) == len(no) == 2 and all(len(ids) == 1 for ids in yes + no)
-    yes, no = confidence.words(lab(tiny_tokenizer), "confidence", cfg)
+    yes, no = confidence.words(harness(tiny_tokenizer), "confidence", cfg)
     assert len(yes) == len(no) == 1  # not words there: their first bytes
 
 

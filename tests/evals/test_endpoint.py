@@ -122,12 +122,12 @@ def evaluate(folder, cfg, answers=ANSWERS, load=None) -> list:
     (folder / "requests.jsonl").write_text(rows)
     asked = Judged((str(folder / "requests.jsonl"),), samples=1)
     script = scripted.Script(lambda cell, talk, sample: answers[int(talk.split()[-1])])
-    lab = scripted.make(folder, script, None, models=("untrained",), alphas=(0.0,))
-    lab.judge = judge.build(cfg, load, ())
+    harness = scripted.make(folder, script, None, models=("untrained",), alphas=(0.0,))
+    harness.judge = judge.build(cfg, load, ())
     try:
-        return refusal.refusal(lab, asked)
+        return refusal.refusal(harness, asked)
     finally:
-        for book in (lab.judgements, lab.answers, lab.readouts):
+        for book in (harness.judgements, harness.answers, harness.readouts):
             book.close()
 
 

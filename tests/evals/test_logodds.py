@@ -118,20 +118,20 @@ def token(word):
 
 
 def test_spellings_that_are_one_token_are_added_up(tmp_path):
-    lab = laboratory(tmp_path)
+    harness = laboratory(tmp_path)
     cfg = settings("sentiment_logodds", good=("good", "glad", "splendid"), bad=("Bad", "sad"))
-    sides = logodds.sequences(lab, "sentiment_logodds", cfg, ("good", "bad"), whole=False)
+    sides = logodds.sequences(harness, "sentiment_logodds", cfg, ("good", "bad"), whole=False)
     assert sides == ((token("Good"), token(" glad")), (token(" bad"), token("sad")))
-    assert lab.notes == ["sentiment_logodds: left out of good, not one token of this tokenizer: splendid"]
+    assert harness.notes == ["sentiment_logodds: left out of good, not one token of this tokenizer: splendid"]
 
 
 def test_openings_of_several_tokens_stay_whole(tmp_path):
-    lab = laboratory(tmp_path)
+    harness = laboratory(tmp_path)
     cfg = settings("refusal_logodds", refusal=("Sorry", "I no", "I no no"), answer=("Sure", "I do"))
-    sides = logodds.sequences(lab, "refusal_logodds", cfg, ("refusal", "answer"), whole=True)
+    sides = logodds.sequences(harness, "refusal_logodds", cfg, ("refusal", "answer"), whole=True)
     # "I no no" is one of the ways to go on from "I no", and must not be counted again
     assert sides == ((token("Sorry"), tuple(map(ord, "I no"))), (token("Sure"), tuple(map(ord, "I do"))))
-    assert not lab.notes
+    assert not harness.notes
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_openings_of_several_tokens_stay_whole(tmp_path):
 )
 def test_words_that_cannot_be_told_apart_are_refused(name, changes, said, tmp_path):
     changes = changes | ({"bad": ("sad",)} if name == "sentiment_logodds" else {})
-    lab, cfg = laboratory(tmp_path), settings(name, **changes)
+    harness, cfg = laboratory(tmp_path), settings(name, **changes)
     with pytest.raises(InputError, match=said) as error:
-        EVALUATIONS[name].run(lab, cfg)
-    assert "\n" not in str(error.value) and not lab.device.calls
+        EVALUATIONS[name].run(harness, cfg)
+    assert "\n" not in str(error.value) and not harness.device.calls
 
 
 def test_sentiment_by_hand(tmp_path):
@@ -165,12 +165,12 @@ def test_sentiment_by_hand(tmp_path):
         p = 1 / (1 + math.exp(-odds))
         return math.log(mass * p), math.log(mass * (1 - p))
 
-    lab = laboratory(tmp_path, logp, models=("untrained",))
+    harness = laboratory(tmp_path, logp, models=("untrained",))
     cfg = settings("sentiment_logodds", good=("good", "glad"), bad=("bad", "sad"))
-    scores = sentiment_logodds.sentiment_logodds(lab, cfg)
+    scores = sentiment_logodds.sentiment_logodds(harness, cfg)
     assert len(asked) == 40 and {begin for _, begin in asked} == {"I feel very"}
-    assert lab.device.sides == ((token("Good"), token(" glad")), (token(" bad"), token("sad")))
-    cells_of, slopes = summary.by_cell(scores, lab.bank), summary.slopes(scores, lab.bank)
+    assert harness.device.sides == ((token("Good"), token(" glad")), (token(" bad"), token("sad")))
+    cells_of, slopes = summary.by_cell(scores, harness.bank), summary.slopes(scores, harness.bank)
     letters = sum("letter" in prompt for prompt, _ in asked)
     for row in cells_of:
         if (row["metric"], row["group"]) == ("log_odds", "all"):
@@ -189,29 +189,30 @@ def test_sentiment_by_hand(tmp_path):
 
 def test_refusal_by_hand(tmp_path):
     """Nothing is begun for it; both models are asked everything, and what is known is not read twice."""
-    lab = laboratory(
+    harness = laboratory(
         tmp_path, lambda c, talk: (math.log(0.2) + c.alpha, math.log(0.4)) if isinstance(talk, str) else 0
     )
     cfg = settings("refusal_logodds", refusal=("Sorry", "I am"), answer=("Sure", "The"))
-    scores = refusal_logodds.refusal_logodds(lab, cfg)
-    assert len(scores) == len(lab.cells) * 40 and not any(r["unparseable"] for r in scores)
+    scores = refusal_logodds.refusal_logodds(harness, cfg)
+    assert len(scores) == len(harness.cells) * 40 and not any(r["unparseable"] for r in scores)
     for r in scores:
         assert r["metrics"]["log_odds"] == pytest.approx(math.log(0.5) + r["cell"].alpha)
         assert r["metrics"]["mass"] == pytest.approx(0.2 * math.exp(r["cell"].alpha) + 0.4)
-    calls = lab.device.calls
-    assert refusal_logodds.refusal_logodds(lab, cfg) == scores and lab.device.calls == calls
-    refusal_logodds.refusal_logodds(lab, dataclasses.replace(cfg, answer=("Sure",)))  # other words: another question
-    assert lab.device.calls == 2 * calls
+    calls = harness.device.calls
+    assert refusal_logodds.refusal_logodds(harness, cfg) == scores and harness.device.calls == calls
+    # Other words are another question.
+    refusal_logodds.refusal_logodds(harness, dataclasses.replace(cfg, answer=("Sure",)))
+    assert harness.device.calls == 2 * calls
 
 
 def test_samples_are_of_vectors_alone(tmp_path):
     vectors = scripted.bank(("v_mold", "u_mold", "random_0/v_mold"), u_mold="untrained",
                             **{"random_0/v_mold": "random"})  # fmt: skip
-    lab = laboratory(
+    harness = laboratory(
         tmp_path, say=lambda c, talk, k: f"{c.vector} {c.alpha:g}", vectors=vectors, models=("untrained",)
     )
-    assert samples.samples(lab, settings("samples")) == []
-    texts = stage.shown(lab)
+    assert samples.samples(harness, settings("samples")) == []
+    texts = stage.shown(harness)
     assert {r["text"] for r in texts} == {"0", *(f"v_mold {a}" for a in (-4, -2, 2, 4))}
     assert len(texts) == 5 * len({r["prompt"] for r in texts}) == 15
 
@@ -231,10 +232,10 @@ def test_what_needs_a_judge():
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "llama3_1", "gptoss"])
 def test_the_packages_own_words(name, shared_tokenizer, tmp_path):
     """With real tokenizers every default word counts, and none on both sides."""
-    lab, tokenizer = laboratory(tmp_path), shared_tokenizer(name)
-    lab.device.tokens = lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
+    harness, tokenizer = laboratory(tmp_path), shared_tokenizer(name)
+    harness.device.tokens = lambda text: tuple(tokenizer.encode(text, add_special_tokens=False))
     for name, sides, whole in (("sentiment_logodds", ("good", "bad"), False),
                                ("refusal_logodds", ("refusal", "answer"), True)):  # fmt: skip
-        found = logodds.sequences(lab, name, settings(name), sides, whole)
+        found = logodds.sequences(harness, name, settings(name), sides, whole)
         assert all(len(side) >= len(getattr(settings(name), s)) for side, s in zip(found, sides))
-    assert not lab.notes
+    assert not harness.notes

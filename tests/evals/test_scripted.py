@@ -59,14 +59,14 @@ def test_sentiment(tmp_path):
         return "Verdict: nonsensical" if "gone" in q.text else "eh?" if word == "mumble" else f"Score: {word}"
 
     bank = scripted.bank(("v_mold", "v_gold", "u_mold"), u_mold="untrained")
-    lab = scripted.make(tmp_path, scripted.Script(say), ask, bank)
+    harness = scripted.make(tmp_path, scripted.Script(say), ask, bank)
     (tmp_path / "judge.txt").write_text("{answer}")
     cfg = settings(tmp_path, "sentiment", [{"prompt": "a", "category": "self"}, {"prompt": "b", "category": "tile"}],
                    samples=3, judge_prompt=str(tmp_path / "judge.txt"))  # fmt: skip
-    scores = sentiment.sentiment(lab, cfg)
-    assert len(scores) == len(lab.cells) * 2 * 3 == len(lab.answers.rows)
+    scores = sentiment.sentiment(harness, cfg)
+    assert len(scores) == len(harness.cells) * 2 * 3 == len(harness.answers.rows)
     table, slopes = summary.by_cell(scores, bank), summary.slopes(scores, bank)
-    for c in lab.cells:
+    for c in harness.cells:
         row = pick(table, group="all", **c._asdict())
         if (c.model, c.vector, c.alpha) == ("trained", "v_mold", GONE):
             assert row["masked"] and row["incoherence"] == 1 and row["mean"] is None and row["used"] == 0
@@ -90,10 +90,12 @@ def test_sentiment(tmp_path):
 
 
 def test_slopes_over_layers(tmp_path):
-    lab = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: f"{push(c):g}"), lambda q: f"Score: {q.answer}",
-                        layers="all", alphas=(-1, 0, 1))  # fmt: skip
-    scores = sentiment.sentiment(lab, settings(tmp_path, "sentiment", [{"prompt": "a"}, {"prompt": "b"}], samples=1))
-    slopes = summary.slopes(scores, lab.bank)
+    device = scripted.Script(lambda c, talk, k: f"{push(c):g}")
+    harness = scripted.make(tmp_path, device, lambda q: f"Score: {q.answer}", layers="all", alphas=(-1, 0, 1))
+    scores = sentiment.sentiment(
+        harness, settings(tmp_path, "sentiment", [{"prompt": "a"}, {"prompt": "b"}], samples=1)
+    )
+    slopes = summary.slopes(scores, harness.bank)
     for s in slopes:
         want = SIGN[s["vector"]] * (2 if s["model"] == "trained" else 1) * (1 - 0.5 * abs(s["layer"] - 2))
         assert s["slope"] == pytest.approx(want)
@@ -118,12 +120,12 @@ def test_backtracking(tmp_path):
         seen.append(q.answer)
         return "Verdict: backtracking" if "hold on" in q.text else "Verdict: normal"
 
-    lab = scripted.make(tmp_path, scripted.Script(say), ask)
+    harness = scripted.make(tmp_path, scripted.Script(say), ask)
     rows = [{"prompt": "6 + 6?", "target": "12"}, {"prompt": "5 + 5?", "target": "10"}]
-    scores = backtracking.backtracking(lab, settings(tmp_path, "backtracking", rows, samples=3))
+    scores = backtracking.backtracking(harness, settings(tmp_path, "backtracking", rows, samples=3))
     assert sorted(set(seen)) == sorted({f"{long} but hold on", f"{long} and so on [repeated 3 times]"})
     assert len(seen) == 4  # two prompts, two texts: each is asked once
-    for row in summary.by_cell(scores, lab.bank):
+    for row in summary.by_cell(scores, harness.bank):
         if row["group"] == "all":
             want = {
                 "backtracking": 0.5 * (push(cells.Cell(*(row[f] for f in cells.Cell._fields))) > 0),
@@ -136,10 +138,10 @@ def test_backtracking(tmp_path):
 def test_refusal(tmp_path):
     kinds = ["direct answer", "direct refusal", "indirect refusal", "nonsensical", "what?"]
     say = lambda c, talk, k: kinds[k] if push(c) <= 0 else kinds[1 + k // 3]
-    lab = scripted.make(tmp_path, scripted.Script(say), lambda q: f"Verdict: {q.answer}")
-    scores = refusal.refusal(lab, settings(tmp_path, "refusal", [{"prompt": "p", "category": "hard"}], samples=5))
-    table = summary.by_cell(scores, lab.bank)
-    for c in lab.cells:
+    harness = scripted.make(tmp_path, scripted.Script(say), lambda q: f"Verdict: {q.answer}")
+    scores = refusal.refusal(harness, settings(tmp_path, "refusal", [{"prompt": "p", "category": "hard"}], samples=5))
+    table = summary.by_cell(scores, harness.bank)
+    for c in harness.cells:
         means = {m: pick(table, group="hard", metric=m, **c._asdict()) for m in
                  ("refusal", "direct_refusal", "indirect_refusal")}  # fmt: skip
         want = (2 / 3, 1 / 3, 1 / 3) if push(c) <= 0 else (1, 3 / 5, 2 / 5)
@@ -168,12 +170,12 @@ def test_confidence(tmp_path):
     """Raw and normalised read-outs, groups by correctness and by third, over the model's own unsteered answers."""
     asked = []
     device = scripted.Script(lambda c, talk, k: asked.append(c) or "yes it is", sure)
-    lab = scripted.make(tmp_path, device, None)
+    harness = scripted.make(tmp_path, device, None)
     cfg = settings(tmp_path, "confidence", questions(), true=("T",), false=("F",))
-    scores = confidence.confidence(lab, cfg)
-    assert len(asked) == 2 * 9 and set(asked) == set(lab.zeros())  # greedy, unsteered, once a model
-    table = summary.by_cell(scores, lab.bank)
-    for c in lab.cells:
+    scores = confidence.confidence(harness, cfg)
+    assert len(asked) == 2 * 9 and set(asked) == set(harness.zeros())  # greedy, unsteered, once a model
+    table = summary.by_cell(scores, harness.bank)
+    for c in harness.cells:
         gone = (c.model, c.vector, c.alpha) == ("trained", "v_gold", GONE)
         p = {i: 1 / (1 + math.exp(-(math.log((i + 1) / (9 - i)) + push(c) / 8))) for i in range(9)}
         groups = {"all": range(9), "correct": range(0, 9, 2), "incorrect": range(1, 9, 2)}
@@ -189,21 +191,21 @@ def test_confidence(tmp_path):
     x = np.repeat([-4, -2, 0, 2], 9)  # strength 4 is masked
     odds = lambda i, a: math.log((i + 1) / (9 - i)) + 2 * a / 8
     y = [1 / (1 + math.exp(-odds(i, a))) for a in (-4, -2, 0, 2) for i in range(9)]
-    s = pick(summary.slopes(scores, lab.bank), metric="confidence", group="all", model="trained", vector="v_gold")
+    s = pick(summary.slopes(scores, harness.bank), metric="confidence", group="all", model="trained", vector="v_gold")
     assert s["slope"] == pytest.approx(np.polyfit(x, y, 1)[0]) and s["masked"] == [4.0]
 
 
 def test_the_same_token_for_both_words_is_refused(tmp_path):
-    lab = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: "yes", sure), None)
+    harness = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: "yes", sure), None)
     with pytest.raises(InputError, match="evals.confidence.true"):
-        confidence.confidence(lab, settings(tmp_path, "confidence", questions(), true=("To",), false=("Te",)))
+        confidence.confidence(harness, settings(tmp_path, "confidence", questions(), true=("To",), false=("Te",)))
 
 
 def test_grading_by_the_judge(tmp_path):
     ask = lambda q: "Verdict: correct" if "Right answer: other" in q.prompt else "Verdict: incorrect"
-    lab = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: "yes", sure), ask, alphas=(0,))
+    harness = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: "yes", sure), ask, alphas=(0,))
     cfg = settings(tmp_path, "confidence", questions(), true=("T",), false=("F",), grade="judge")
-    scores = confidence.confidence(lab, cfg)
+    scores = confidence.confidence(harness, cfg)
     assert [("correct" in s["groups"]) for s in scores[:9]] == [i % 2 == 1 for i in range(9)]
 
 
@@ -217,9 +219,9 @@ def test_goal_tracking(tmp_path):
         value = (3 if good else 1) + surely(talk)
         return value * {"v_gold": 2, "v_mold": -1}[pair[0]]
 
-    lab = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: "yes", sure, along), None, alphas=(0, 1))
+    harness = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: "yes", sure, along), None, alphas=(0, 1))
     rows = goal_tracking.goal_tracking(
-        lab, settings(tmp_path, "goal_tracking", questions(), true=("T",), false=("F",))
+        harness, settings(tmp_path, "goal_tracking", questions(), true=("T",), false=("F",))
     )
     assert len(rows) == 2 * 2 * 4
     good, bad = ([base + (i + 1) / 10 for i in range(first, 9, 2)] for base, first in ((3, 0), (1, 1)))
@@ -240,14 +242,14 @@ def test_nothing_is_sampled_twice(tmp_path):
         return f"{talk} {push(c):g} {k}"
 
     def run(folder, device):
-        lab = scripted.make(folder, device, lambda q: f"Score: {float(q.answer.split()[-2]) / 8:g}")
+        harness = scripted.make(folder, device, lambda q: f"Score: {float(q.answer.split()[-2]) / 8:g}")
         cfg = ConfigDict(config.evals() | {"names": ("sentiment", "refusal")})
         cfg.sentiment.prompts = cfg.refusal.prompts = ("tiny_stories",)
         cfg.sentiment.samples = cfg.refusal.samples = 2
         try:
-            return stage.evaluate(lab, cfg)
+            return stage.evaluate(harness, cfg)
         finally:
-            for book in (lab.answers, lab.readouts, lab.judgements):
+            for book in (harness.answers, harness.readouts, harness.judgements):
                 book.close()
 
     class Dies(scripted.Script):
@@ -276,10 +278,10 @@ def test_nothing_is_sampled_twice(tmp_path):
 def test_changed_settings_are_sampled_anew_and_never_mixed(tmp_path):
     for alphas, samples, more in (((0, 1), 1, 3), ((0, 1), 2, 3), ((0, 1, 2), 2, 4), ((0, 1, 2), 2, 0)):
         said = []
-        lab = scripted.make(tmp_path, scripted.Script(lambda c, talk, k, said=said: said.append(1) or "x"),
+        harness = scripted.make(tmp_path, scripted.Script(lambda c, talk, k, said=said: said.append(1) or "x"),
                             lambda q: "Score: 1", alphas=alphas, models=("untrained",))  # fmt: skip
-        sentiment.sentiment(lab, settings(tmp_path, "sentiment", [{"prompt": "a"}], samples=samples))
+        sentiment.sentiment(harness, settings(tmp_path, "sentiment", [{"prompt": "a"}], samples=samples))
         assert len(said) == more
-        for book in (lab.answers, lab.readouts, lab.judgements):
+        for book in (harness.answers, harness.readouts, harness.judgements):
             book.close()
     assert replies.NONSENSE in backtracking.LABELS

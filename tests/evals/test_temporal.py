@@ -88,8 +88,8 @@ def test_controls_are_matched_by_norm_and_by_divergence(tmp_path):
 
 def test_what_is_not_mastered_is_counted_and_left_out(tmp_path):
     """Letters are not answered at all and digits never follow the supposition: both drop out, words stay."""
-    lab = laboratory(tmp_path, carried, silent=("Say",), deaf=("digit",))
-    (found,) = temporal.temporal(lab, settings())
+    harness = laboratory(tmp_path, carried, silent=("Say",), deaf=("digit",))
+    (found,) = temporal.temporal(harness, settings())
     mastered = {row["surface"]: (row["mastered"], row["prompts"], row["families"]) for row in found["counts"]}
     assert mastered == dict(zip(temporal.SURFACES, ((128, 128, 64), (0, 128, 0), (0, 128, 0), (0, 128, 0))))
     for row in found["effects"]:
@@ -99,17 +99,17 @@ def test_what_is_not_mastered_is_counted_and_left_out(tmp_path):
 
 
 def test_a_model_that_masters_nothing_has_no_verdicts(tmp_path):
-    lab = laboratory(tmp_path, silent=("going",))
-    (found,) = temporal.temporal(lab, settings())
+    harness = laboratory(tmp_path, silent=("going",))
+    (found,) = temporal.temporal(harness, settings())
     assert not found["verdicts"] and not found["effects"] and not found["map"] and not found["controls"]
     assert all(row["mastered"] == 0 for row in found["counts"])
-    assert {row.cell.where for row in lab.device.asked} == {"none"}  # nothing is steered for nothing
+    assert {row.cell.where for row in harness.device.asked} == {"none"}  # nothing is steered for nothing
 
 
 def test_layers_doses_and_models_of_the_grid(tmp_path):
     """Every layer and strength is read; controls, specificity and map at one layer and the largest strength alone."""
-    lab = laboratory(tmp_path, alphas=(-2, 0, 1, 2), layers="all", models=("untrained", "trained"), sample=0.2)
-    found = temporal.temporal(lab, settings(random=2, orthogonal=1, match_rounds=1))
+    harness = laboratory(tmp_path, alphas=(-2, 0, 1, 2), layers="all", models=("untrained", "trained"), sample=0.2)
+    found = temporal.temporal(harness, settings(random=2, orthogonal=1, match_rounds=1))
     assert [record["model"] for record in found] == ["untrained", "trained"]
     for record in found:
         assert (record["layers"], record["doses"], record["layer"], record["dose"]) == ([0, 1, 2, 3], [1, 2], 2, 2)
@@ -120,7 +120,7 @@ def test_layers_doses_and_models_of_the_grid(tmp_path):
                 row = pick(record["effects"], direction="gold-mold", layer=layer, dose=dose, exposure="readout",
                            metric="words")  # fmt: skip
                 assert row["mean"] == pytest.approx(dose)
-    cohort = {row.cell for row in lab.device.asked if "_" in row.cell.vector}
+    cohort = {row.cell for row in harness.device.asked if "_" in row.cell.vector}
     assert {cell.layer for cell in cohort} == {2} and {cell.where for cell in cohort} == {"early", "readout"}
 
 
@@ -136,13 +136,13 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path):
 
     def run(folder, kind, limit=0):
         folder.mkdir(exist_ok=True)
-        lab = laboratory(folder, sample=0.3)
-        lab.device = kind(carried)
-        lab.device.limit = limit
+        harness = laboratory(folder, sample=0.3)
+        harness.device = kind(carried)
+        harness.device.limit = limit
         try:
-            return temporal.temporal(lab, settings(random=3, orthogonal=3))
+            return temporal.temporal(harness, settings(random=3, orthogonal=3))
         finally:
-            for book in (lab.answers, lab.readouts, lab.judgements):
+            for book in (harness.answers, harness.readouts, harness.judgements):
                 book.close()
 
     whole, found, times = run(tmp_path / "whole", Planted), None, 0
@@ -158,9 +158,9 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path):
 
 
 def test_directions_have_one_norm_and_lie_where_they_should(tmp_path):
-    lab = laboratory(tmp_path, vectors=scripted.bank(width=12), sentiment=12)
-    bank, welfare = temporal_controls.directions(lab, settings())
-    g, m = (lab.bank.directions[f"v_{c}"].values for c in ("gold", "mold"))
+    harness = laboratory(tmp_path, vectors=scripted.bank(width=12), sentiment=12)
+    bank, welfare = temporal_controls.directions(harness, settings())
+    g, m = (harness.bank.directions[f"v_{c}"].values for c in ("gold", "mold"))
     norm, unit = lambda x: np.linalg.norm(x, axis=-1), lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     for d in bank.directions.values():
         np.testing.assert_allclose(norm(d.values), (norm(g) + norm(m)) / 2, rtol=1e-5)
@@ -172,17 +172,17 @@ def test_directions_have_one_norm_and_lie_where_they_should(tmp_path):
     rest = [x - (a + b + c - x) / 2 for x in (a, b, c)]
     np.testing.assert_allclose(rest[0], -(rest[1] + rest[2]))
     np.testing.assert_allclose(named["path"], unit(-(g + m)), atol=1e-5)
-    assert np.abs((named["residual"] * unit(lab.sentiment()[1][0])).sum(-1)).max() < 1e-5
+    assert np.abs((named["residual"] * unit(harness.sentiment()[1][0])).sum(-1)).max() < 1e-5
     for k in range(30):
         for name in ("gold", "mold", "path", "residual", welfare):
             assert np.abs((named[f"orthogonal_{k}"] * named[name]).sum(-1)).max() < 1e-4
 
 
 def test_a_vector_that_is_neither_gold_nor_mold_stands_alone(tmp_path):
-    lab = laboratory(tmp_path, vectors=scripted.bank(("success",)))
-    bank, welfare = temporal_controls.directions(lab, settings(random=1, orthogonal=0))
+    harness = laboratory(tmp_path, vectors=scripted.bank(("success",)))
+    bank, welfare = temporal_controls.directions(harness, settings(random=1, orthogonal=0))
     assert list(bank.directions) == ["success", "residual", "random_0"] and welfare == "success"
-    assert "success stands for the welfare direction" in lab.notes[0]
+    assert "success stands for the welfare direction" in harness.notes[0]
 
 
 def test_families_and_their_prompts():
@@ -223,9 +223,9 @@ def test_families_and_their_prompts():
 def test_bad_settings(changes, said, tmp_path):
     cfg = ConfigDict(config.evals())
     cfg.temporal.update(changes)
-    lab = laboratory(tmp_path)
+    harness = laboratory(tmp_path)
     with pytest.raises(InputError, match=said) as error:
-        temporal.ready(asked(cfg, "temporal"), lab.device.tokens, scripted.TILES)
+        temporal.ready(asked(cfg, "temporal"), harness.device.tokens, scripted.TILES)
     assert "\n" not in str(error.value)
 
 

@@ -13,7 +13,7 @@ import torch
 from helpers import hf_model, padded, run, torch_run
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import gguf, hf, hf_save, stops, stream
+from welfare_jax.models import gguf, hf, hf_save, stops, tensor_files
 from welfare_jax.text import tiny_tokenizer, tiny_world
 from welfare_jax.text.wording import Wording
 
@@ -132,7 +132,7 @@ def random_blocks(kind: str, rows: int, width: int, seed: int):
     return out.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", *stream.BLOCKS])
+@pytest.mark.parametrize("kind", ["F16", "BF16", *tensor_files.BLOCKS])
 def test_types(kind, tmp_path):
     """Against transformers' loader; the types without a writer as random blocks."""
     from transformers import AutoModelForCausalLM
@@ -165,10 +165,10 @@ def test_blocks_mean_what_another_reader_reads(kind, tmp_path):
 
     raw = random_blocks(kind, 300, 512, 0)
     (tmp_path / "blocks").write_bytes(b"head" + raw.tobytes())
-    source = stream.Source(tmp_path / "blocks", "x", kind, (300, 512), 4)
+    source = tensor_files.Source(tmp_path / "blocks", "x", kind, (300, 512), 4)
     code = int(package.GGMLQuantizationType[kind])
     want = dequant.dequantize(torch.from_numpy(raw.reshape(-1)), code).reshape(300, 512).numpy()
-    np.testing.assert_allclose(stream.read(source, 7, 290), want[7:290], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(tensor_files.read(source, 7, 290), want[7:290], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

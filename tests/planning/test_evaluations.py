@@ -72,17 +72,17 @@ def test_rows_are_those_that_are_asked(name, tmp_path):
     device = scripted.Script(
         say=lambda *_: "yes", logp=lambda *_: (-0.5, -1.5), along=lambda *_: 0.5, vocabulary=spoken
     )
-    lab = scripted.make(tmp_path, device, lambda q: "Score: 3", sample=0.2)
-    items = len(lab.items(c.prompts))
-    main = sum(cell.vector in ("", *lab.bank.main()) for cell in lab.cells)
-    found = Grid(len(lab.cells), 2, main, 1, 2)
-    EVALUATIONS[name].run(lab, c)
+    harness = scripted.make(tmp_path, device, lambda q: "Score: 3", sample=0.2)
+    items = len(harness.items(c.prompts))
+    main = sum(cell.vector in ("", *harness.bank.main()) for cell in harness.cells)
+    found = Grid(len(harness.cells), 2, main, 1, 2)
+    EVALUATIONS[name].run(harness, c)
     asks = EVALUATIONS[name].work(c, found, items)
     count = lambda kind: sum(a.count for a in asks if a.kind == kind)
-    assert count("answers") == len(lab.answers.rows)
-    known = sum(item.target is not None for item in lab.items(c.prompts)) * 2
+    assert count("answers") == len(harness.answers.rows)
+    known = sum(item.target is not None for item in harness.items(c.prompts)) * 2
     read = count("read-outs") + min(count("projections"), known if name == "goal_tracking" else 0)
-    assert read == len(lab.readouts.rows) and read + count("answers")
+    assert read == len(harness.readouts.rows) and read + count("answers")
 
 
 def test_large_evaluations_have_to_be_confirmed(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import runs
 
 from welfare_jax import experiments
-from welfare_jax.train import checkpoints, watch
+from welfare_jax.train import checkpoints, monitors
 
 KILLS, STEPS = 20, 90
 SETTINGS = {"train.steps": STEPS, "train.checkpoint_every": 2}
@@ -208,20 +208,20 @@ class Slow:
         time.sleep(3)
 
 
-@pytest.mark.parametrize("number", watch.SIGNALS)
+@pytest.mark.parametrize("number", monitors.SIGNALS)
 def test_a_notice_interrupts_the_wait_for_a_rollout(number):
-    before = [signal.getsignal(s) for s in watch.SIGNALS]
-    with watch.Notice() as notice:
+    before = [signal.getsignal(s) for s in monitors.SIGNALS]
+    with monitors.PreemptionNotice() as notice:
         assert notice.ready(jnp.ones(3)) and not notice.reached(0)
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         begin = time.monotonic()
         assert not notice.ready(Slow()) and time.monotonic() - begin < 2
         assert notice.reached(1) and notice.by_hand == (number == signal.SIGINT)
-    assert [signal.getsignal(s) for s in watch.SIGNALS] == before
+    assert [signal.getsignal(s) for s in monitors.SIGNALS] == before
 
 
 def test_a_second_ctrl_c_ends_at_once():
-    with pytest.raises(KeyboardInterrupt), watch.Notice() as notice:
+    with pytest.raises(KeyboardInterrupt), monitors.PreemptionNotice() as notice:
         os.kill(os.getpid(), signal.SIGINT)
         assert notice.asked
         os.kill(os.getpid(), signal.SIGINT)
@@ -233,7 +233,7 @@ def test_what_is_ignored_is_no_notice():
     """As Ctrl-C in a program that a script started in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with watch.Notice() as notice:
+        with monitors.PreemptionNotice() as notice:
             os.kill(os.getpid(), signal.SIGINT)
             assert not notice.reached(0)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -257,7 +257,7 @@ def test_the_platform_takes_the_machine_away():
 
     with http.server.ThreadingHTTPServer(("localhost", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with watch.Notice(f"http://localhost:{server.server_port}/") as notice:
+        with monitors.PreemptionNotice(f"http://localhost:{server.server_port}/") as notice:
             end = time.monotonic() + 10
             while not notice.reached(0) and time.monotonic() < end:
                 time.sleep(0.01)

@@ -9,7 +9,7 @@ import pytest
 
 from welfare_jax import runtime
 from welfare_jax.errors import InputError, Unfinished
-from welfare_jax.train import checkpoints, record
+from welfare_jax.train import checkpoints, training
 from welfare_jax.train.settings import Steps
 
 CFG = Steps(steps=5, checkpoint_every=2, keep=0, spike=0.0)
@@ -51,7 +51,7 @@ def play(folder, until, settings=None, grad_norm=1.0, data=None, ask=None):
         return {}
 
     pipeline, begin = None if data is None else Pipeline(data, ask), {"x": jnp.zeros(())}
-    now = record.train(folder, begin, settings or {"a": 1}, CFG, advance, measure=measure, data=pipeline)
+    now = training.train(folder, begin, settings or {"a": 1}, CFG, advance, measure=measure, data=pipeline)
     return (begun or [CFG.steps])[0], float(now["x"])
 
 
@@ -134,7 +134,7 @@ def loop(folder, until=None):
         pipeline.data["at"] += 1
         return Now({"x": now.trainable["x"] + pipeline.data["at"]}), {"loss": float(i), "grad_norm": 1.0}
 
-    end = record.train(
+    end = training.train(
         folder, begin, {"a": 1}, CFG, advance, data=pipeline, best=True, shown={"half": ("half", 1)},
         measure=lambda i, now, row: {"eval_reward": -abs(i - 2.0), "half": row["loss"] / 2},
         finish=lambda now: {"x": now.trainable["x"].tolist()},

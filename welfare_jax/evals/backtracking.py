@@ -6,10 +6,10 @@ from welfare_jax.evals.evaluation import Evaluation, Judged
 LABELS = ("normal", "backtracking", replies.NONSENSE)
 
 
-def backtracking(lab, config: Judged) -> list[dict]:
+def backtracking(harness, config: Judged) -> list[dict]:
     """Scores of every cell. Metric: share of coherent answers that backtrack; two shortcuts need no judge."""
-    answers = lab.sampled("backtracking", config)
-    verdicts = lab.verdicts(
+    answers = harness.sampled("backtracking", config)
+    verdicts = harness.verdicts(
         "backtracking", answers, lambda reply: replies.label(reply, LABELS),
         prompts.wording("judge_backtracking", config.judge_prompt), text.backtracking_shortcut,
     )  # fmt: skip

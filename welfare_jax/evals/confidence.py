@@ -31,16 +31,16 @@ class Graded(Asked):
 TERTILES = ("least sure third", "middle third", "surest third")
 
 
-def confidence(lab, config: Graded) -> list[dict]:
+def confidence(harness, config: Graded) -> list[dict]:
     """Scores of every cell. Metrics: the normalised P(True), log P(True), log P(False) and their mass.
 
     Where the mass is below `logodds.MASS` the model says neither: the row is incoherent and has no confidence.
     Groups: all, correct and incorrect answers, and thirds by the unsteered confidence of the same model.
     """
-    items = lab.items(config.prompts)
-    answers, right = own_answers(lab, "confidence", items, config)
-    found = read_outs(lab, "confidence", items, answers, lab.cells, config)
-    thirds = tertiles(lab, items, found)
+    items = harness.items(config.prompts)
+    answers, right = own_answers(harness, "confidence", items, config)
+    found = read_outs(harness, "confidence", items, answers, harness.cells, config)
+    thirds = tertiles(harness, items, found)
     by_id, out = {item.id: item for item in items}, []
     for (cell, name), logp in found.items():
         row = {"cell": cell, "item": by_id[name], "sample": 0}
@@ -54,11 +54,11 @@ def confidence(lab, config: Graded) -> list[dict]:
     return out
 
 
-def read_outs(lab, evaluation, items, answers, over, config: Graded):
+def read_outs(harness, evaluation, items, answers, over, config: Graded):
     """{(cell, item id): (log P(True), log P(False))} of two-turn prompts over each model's own answers."""
     ask, by_id = prompts.wording("ask_confidence", config.ask), {item.id: item for item in items}
     talks = {key: two_turns(question(by_id[key[1]]), said, ask) for key, said in answers.items()}
-    return lab.read(evaluation, talks, over, words(lab, evaluation, config))
+    return harness.read(evaluation, talks, over, words(harness, evaluation, config))
 
 
 def normalised(log_true: float, log_false: float) -> float:
@@ -75,10 +75,10 @@ def two_turns(asked: str, said: str, then: str) -> list[dict]:
     return [{"role": r, "content": c} for r, c in zip(roles, (asked, said, then))]
 
 
-def words(lab, evaluation, config: Graded):
-    """Token sequences of the two words, for `lab.read`: the spellings that are one token are added up; where none is,
-    the first token of the first spelling stands for it."""
-    tokens = [[lab.device.tokens(spelling) for spelling in word] for word in (config.true, config.false)]
+def words(harness, evaluation, config: Graded):
+    """Token sequences of the two words, for `harness.read`: the spellings that are one token are added up; where none
+    is, the first token of the first spelling stands for it."""
+    tokens = [[harness.device.tokens(spelling) for spelling in word] for word in (config.true, config.false)]
     yes, no = (tuple(sorted({ids for ids in of if len(ids) == 1} or {of[0][:1]})) for of in tokens)
     if set(yes) & set(no):
         raise InputError(
@@ -88,17 +88,23 @@ def words(lab, evaluation, config: Graded):
     return yes, no
 
 
-def own_answers(lab, evaluation, items, config: Graded):
+def own_answers(harness, evaluation, items, config: Graded):
     """({(model, item id): unsteered greedy answer}, {...: whether it is correct, None where no target is known})."""
-    said = lab.say(
-        evaluation, items, lab.zeros(), samples=1, max_new_tokens=config.max_new_tokens, temperature=0.0, ask=question
+    said = harness.say(
+        evaluation,
+        items,
+        harness.zeros(),
+        samples=1,
+        max_new_tokens=config.max_new_tokens,
+        temperature=0.0,
+        ask=question,
     )
-    right = grade(lab, said, config)
+    right = grade(harness, said, config)
     key = lambda a: (a["cell"].model, a["item"].id)
     return {key(a): a["answer"] for a in said}, {key(a): r for a, r in zip(said, right)}
 
 
-def grade(lab, said, config: Graded) -> list:
+def grade(harness, said, config: Graded) -> list:
     """Correct or not: by matching, or (config.grade = "judge") by the judge wherever there are no choices."""
     out = [
         None if a["item"].target is None else text.correct(a["answer"], a["item"].target, a["item"].choices)
@@ -110,15 +116,15 @@ def grade(lab, said, config: Graded) -> list:
     open_ = [i for i, a in enumerate(said) if a["item"].target is not None and not a["item"].choices]
     asked = [said[i] | {"prompt": f"{said[i]['prompt']}\nRight answer: {said[i]['item'].target}"} for i in open_]
     parse = lambda reply: replies.label(reply, ("correct", "incorrect"))
-    for i, v in zip(open_, lab.verdicts("grade", asked, parse, template)):
+    for i, v in zip(open_, harness.verdicts("grade", asked, parse, template)):
         out[i] = None if v is None else v == "correct"
     return out
 
 
-def tertiles(lab, items, found) -> dict:
+def tertiles(harness, items, found) -> dict:
     """(model, item id) -> 0, 1 or 2, by the unsteered confidence among all items of that model."""
     out = {}
-    for zero in lab.zeros():
+    for zero in harness.zeros():
         values = [normalised(*found[zero, item.id]) for item in items]
         out |= {(zero.model, item.id): int(t) for item, t in zip(items, stats.tertiles(np.array(values)))}
     return out

@@ -62,7 +62,7 @@ def sampled(config: Sampled, grid: Grid, prompts: int) -> list[Work]:
 
 class Evaluation(NamedTuple):
     name: str  # as in `config.evals.names`
-    run: Callable  # (lab, `config.evals[name]`) -> rows
+    run: Callable  # (harness, `config.evals[name]`) -> rows
     metric: str = ""  # which of its metrics its panel and its slopes show; "" where it has none
     title: str = ""  # of that panel, or of its table
     judge: str = ""  # "verdict": a judge scores its answers; "grade": only where its `grade` is "judge"; "": never

@@ -16,15 +16,15 @@ class Tracked(confidence.Graded):
     feedback: str = ""
 
 
-def goal_tracking(lab, config: Tracked) -> list[dict]:
+def goal_tracking(harness, config: Tracked) -> list[dict]:
     """Rows {model, vector, kind, layer, group, n_correct, n_incorrect, mean_correct, mean_incorrect, cohens_d, auroc}.
 
     Layers: those at which the vector steers somewhere in the grid.
     """
-    items = lab.items(config.prompts)
-    answers, right = confidence.own_answers(lab, "goal_tracking", items, config)
-    found = confidence.read_outs(lab, "goal_tracking", items, answers, lab.zeros(), config)
-    thirds = confidence.tertiles(lab, items, found)
+    items = harness.items(config.prompts)
+    answers, right = confidence.own_answers(harness, "goal_tracking", items, config)
+    found = confidence.read_outs(harness, "goal_tracking", items, answers, harness.zeros(), config)
+    thirds = confidence.tertiles(harness, items, found)
     well, badly = feedback(config.feedback)
     by_id = {item.id: item for item in items}
     talks = {
@@ -34,17 +34,17 @@ def goal_tracking(lab, config: Tracked) -> list[dict]:
         for (model, name), said in answers.items()
         if right[model, name] is not None
     }
-    pairs = sorted({(c.vector, c.layer) for c in lab.cells if c.vector})
-    values = lab.project("goal_tracking", talks, pairs)
+    pairs = sorted({(c.vector, c.layer) for c in harness.cells if c.vector})
+    values = harness.project("goal_tracking", talks, pairs)
     out = []
-    for model in lab.models():
+    for model in harness.models():
         mine = [key for key in talks if key[0] == model]
         groups = {"all": mine} | {t: [k for k in mine if thirds[k] == i] for i, t in enumerate(confidence.TERTILES)}
         for p, (vector, layer) in enumerate(pairs):
             for group, keys in groups.items():
                 a, b = ([values[k][p] for k in keys if right[k] is side] for side in (True, False))
                 out.append({
-                    "model": model, "vector": vector, "kind": lab.bank.directions[vector].kind, "layer": layer,
+                    "model": model, "vector": vector, "kind": harness.bank.directions[vector].kind, "layer": layer,
                     "group": group, "n_correct": len(a), "n_incorrect": len(b),
                     "mean_correct": sum(a) / len(a) if a else None, "mean_incorrect": sum(b) / len(b) if b else None,
                     "cohens_d": stats.cohens_d(a, b), "auroc": stats.auroc(a, b),

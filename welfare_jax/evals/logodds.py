@@ -16,16 +16,16 @@ from welfare_jax.models import chat
 MASS = 0.1  # less probability than this on both sides together: nothing is read out, the row is incoherent
 
 
-def scores(lab, evaluation: str, config, sides: tuple[str, str], whole: bool) -> list[dict]:
+def scores(harness, evaluation: str, config, sides: tuple[str, str], whole: bool) -> list[dict]:
     """Scores of every cell, a row a prompt. Metrics: log-odds of the first side against the second in nats, the log
     probability of each, and their mass, the probability of both together. Rows below `MASS` have no log-odds.
 
     sides: the fields of `config` that hold the words; whole: see `sequences`. `config.begin` is what the assistant has
     already said, in every prompt; it is steered like all that it says.
     """
-    items = lab.items(config.prompts)
-    talks = {(model, item.id): begun(item.prompt, config.begin) for model in lab.models() for item in items}
-    found = lab.read(evaluation, talks, lab.cells, sequences(lab, evaluation, config, sides, whole))
+    items = harness.items(config.prompts)
+    talks = {(model, item.id): begun(item.prompt, config.begin) for model in harness.models() for item in items}
+    found = harness.read(evaluation, talks, harness.cells, sequences(harness, evaluation, config, sides, whole))
     by_id, out = {item.id: item for item in items}, []
     for (cell, name), (first, second) in found.items():
         mass = math.exp(first) + math.exp(second)
@@ -52,8 +52,8 @@ def begun(talk, begin: str):
     return [*chat.messages(talk), {"role": "assistant", "content": begin}] if begin else talk
 
 
-def sequences(lab, evaluation: str, config, sides, whole: bool):
-    """The token sequences of each side, none of which begins another, for `lab.read`.
+def sequences(harness, evaluation: str, config, sides, whole: bool):
+    """The token sequences of each side, none of which begins another, for `harness.read`.
 
     Of every word, the spellings that are one token. A word without any is left out, and the user told which, or, with
     `whole`, counts as it is written, token after token. Raises InputError on a side without words, and on words that
@@ -66,9 +66,9 @@ def sequences(lab, evaluation: str, config, sides, whole: bool):
         if isinstance(listed, str) or not all(word.strip() for word in listed):
             raise InputError(f"{given}: need a list of words, none of them empty")
         for word in listed:
-            found = {ids for ids in map(lab.device.tokens, spellings(word)) if len(ids) == 1}
-            lead = "" if config.begin else lab.device.lead
-            if whole and len(as_written := lab.device.tokens(lead + word)) > 1:
+            found = {ids for ids in map(harness.device.tokens, spellings(word)) if len(ids) == 1}
+            lead = "" if config.begin else harness.device.lead
+            if whole and len(as_written := harness.device.tokens(lead + word)) > 1:
                 found.add(as_written)
             absent += [] if found else [word]
             for ids in sorted(found):
@@ -76,7 +76,7 @@ def sequences(lab, evaluation: str, config, sides, whole: bool):
                 if other != side:
                     raise InputError(_shared(evaluation, other, taken, side, word))
         if absent:
-            lab.note(f"{evaluation}: left out of {side}, not one token of this tokenizer: {', '.join(absent)}")
+            harness.note(f"{evaluation}: left out of {side}, not one token of this tokenizer: {', '.join(absent)}")
         if not any(s == side for s, _ in words.values()):
             raise InputError(f"{given}: no word that is one token of this tokenizer; name one that is")
     return tuple(tuple(ids for ids in _free(evaluation, words) if words[ids][0] == side) for side in sides)

@@ -24,9 +24,9 @@ class Openings(Asked):
     )  # fmt: skip
 
 
-def refusal_logodds(lab, config: Openings) -> list[dict]:
+def refusal_logodds(harness, config: Openings) -> list[dict]:
     """Scores of every cell. Metrics: log P(refusal) - log P(answer) in nats, the two of them, and their mass."""
-    return logodds.scores(lab, "refusal_logodds", config, ("refusal", "answer"), whole=True)
+    return logodds.scores(harness, "refusal_logodds", config, ("refusal", "answer"), whole=True)
 
 
 EVALUATION = Evaluation(

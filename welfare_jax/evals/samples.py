@@ -3,10 +3,10 @@
 from welfare_jax.evals.evaluation import Evaluation, Sampled, Work
 
 
-def samples(lab, config: Sampled) -> list[dict]:
+def samples(harness, config: Sampled) -> list[dict]:
     """No scores. Answers in the cells that the report shows: unsteered, and steered with a vector, not a control."""
-    read = [c for c in lab.cells if c.vector in ("", *lab.bank.main())]
-    lab.sampled("samples", config, read)
+    read = [c for c in harness.cells if c.vector in ("", *harness.bank.main())]
+    harness.sampled("samples", config, read)
     return []
 
 

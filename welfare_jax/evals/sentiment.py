@@ -6,11 +6,11 @@ from welfare_jax.evals.evaluation import Evaluation, Judged
 LOW, HIGH = -5, 5
 
 
-def sentiment(lab, config: Judged) -> list[dict]:
+def sentiment(harness, config: Judged) -> list[dict]:
     """Scores of every cell. Metric: the score of coherent answers; nonsensical ones count as incoherent."""
-    answers = lab.sampled("sentiment", config)
+    answers = harness.sampled("sentiment", config)
     template = prompts.wording("judge_sentiment", config.judge_prompt)
-    verdicts = lab.verdicts("sentiment", answers, lambda reply: replies.score(reply, LOW, HIGH), template)
+    verdicts = harness.verdicts("sentiment", answers, lambda reply: replies.score(reply, LOW, HIGH), template)
     return [
         summary.score(
             "sentiment", a, {"sentiment": v if isinstance(v, float) else None}, v == replies.NONSENSE, v is None

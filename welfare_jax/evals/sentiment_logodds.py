@@ -23,9 +23,9 @@ class Feelings(Asked):
     bad: tuple[str, ...] = tuple(BAD.split())
 
 
-def sentiment_logodds(lab, config: Feelings) -> list[dict]:
+def sentiment_logodds(harness, config: Feelings) -> list[dict]:
     """Scores of every cell. Metrics: log P(good) - log P(bad) in nats, the two of them, and their mass."""
-    return logodds.scores(lab, "sentiment_logodds", config, ("good", "bad"), whole=False)
+    return logodds.scores(harness, "sentiment_logodds", config, ("good", "bad"), whole=False)
 
 
 EVALUATION = Evaluation(

@@ -93,7 +93,7 @@ class Questions(NamedTuple):
     sides: tuple  # of each surface, the token ids of every side
 
 
-def temporal(lab, config: Dose) -> list[dict]:
+def temporal(harness, config: Dose) -> list[dict]:
     """One record a model: verdicts, effects, ratios, ranks, the map, and how many prompts each surface left over.
 
     Effects are in nats of log-odds (words, codes), points (number, 0 to 9) and shares of prompts (switch). Layers and
@@ -101,13 +101,13 @@ def temporal(lab, config: Dose) -> list[dict]:
     """
     from welfare_jax.evals import temporal_controls
 
-    asked = surfaces(lab.device.tokens, config)
-    given = conversations(config, lab.items(config.prompts, FAMILY), prompts.load(config.filler, lab.tiles))
-    bank, welfare = temporal_controls.directions(lab, config)
-    lab = dataclasses.replace(lab, bank=bank)
+    asked = surfaces(harness.device.tokens, config)
+    given = conversations(config, harness.items(config.prompts, FAMILY), prompts.load(config.filler, harness.tiles))
+    bank, welfare = temporal_controls.directions(harness, config)
+    harness = dataclasses.replace(harness, bank=bank)
     out = []
-    for model in lab.models():
-        panel = Panel(lab, config, model, asked, given, welfare)
+    for model in harness.models():
+        panel = Panel(harness, config, model, asked, given, welfare)
         out.append(clean(panel.record()))
         for v in out[-1]["verdicts"]:
             if (v["layer"], v["dose"]) == (out[-1]["layer"], out[-1]["dose"]):
@@ -173,16 +173,16 @@ def conversations(config: Dose, items, filler) -> list[Prompt]:
 class Panel:
     """What one model is asked: its prompts, which questions it masters, and its effects [F] by cell and metric."""
 
-    def __init__(self, lab, config: Dose, model: str, asked: Questions, given: list[Prompt], welfare: str):
-        self.lab, self.config, self.model, self.asked = lab, config, model, asked
+    def __init__(self, harness, config: Dose, model: str, asked: Questions, given: list[Prompt], welfare: str):
+        self.harness, self.config, self.model, self.asked = harness, config, model, asked
         self.given, self.welfare = given, welfare
         self.families = max(p.family for p in given) + 1
         from welfare_jax.evals.cells import Cell
         from welfare_jax.evals.temporal_controls import grid
 
-        self.weights = temporal_stats.resamples(self.families, config.draws, lab.seed)
-        self.layers, self.doses = grid(lab, welfare)
-        chosen = lab.bank.directions[welfare].layer
+        self.weights = temporal_stats.resamples(self.families, config.draws, harness.seed)
+        self.layers, self.doses = grid(harness, welfare)
+        chosen = harness.bank.directions[welfare].layer
         self.layer, self.dose = min(self.layers, key=lambda layer: abs(layer - chosen)), max(self.doses)
         self.none = Cell(model, welfare, self.layer, 0.0, "none")
         self.mastered = self.comprehension()
@@ -196,7 +196,7 @@ class Panel:
     def read(self, given, over, surfaces: int = len(SURFACES), before: str = "", title: str = "read-outs") -> dict:
         """{cell: (values [P, S] of the questions, sides [P, S] of their most likely tokens, rows)}."""
         sides = self.asked.sides[:surfaces]
-        found = self.lab.expose("temporal", self.talks(given, surfaces, before), over, sides, title)
+        found = self.harness.expose("temporal", self.talks(given, surfaces, before), over, sides, title)
         out = {}
         for cell in over:
             rows = [found[cell, p.id + before] for p in given]
@@ -242,7 +242,7 @@ class Panel:
         plain = self.plain[0]
         return {
             "model": self.model, "direction": self.welfare, "layer": self.layer, "dose": self.dose,
-            "layers": self.layers, "doses": self.doses, "sentiment": self.lab.sentiment()[0],
+            "layers": self.layers, "doses": self.doses, "sentiment": self.harness.sentiment()[0],
             "counts": self.counts(), "rules": temporal_stats.told(self.config.rules), "verdicts": verdicts,
             "effects": [row for cell, of in effects.items() for row in self.rows(cell, of, read[cell])],
             "event": [self.event(name, f(np.where(self.mastered, plain, np.nan))) for name, f in METRICS.items()],

@@ -26,14 +26,14 @@ FARTHEST = 4.0  # matched strengths stay within this logarithm of the dose
 FLOOR = 1e-9  # nats, below which float32 knows no divergence
 
 
-def directions(lab, config) -> tuple[Bank, str]:
+def directions(harness, config) -> tuple[Bank, str]:
     """(bank of the welfare direction and its controls, its name), all of its norm at every layer.
 
     Gold - Mold has the mean norm of the two, so that a dose is what a strength is elsewhere. Classes are balanced, so
     Path against the rest lies along -(Gold + Mold), whatever baseline the two have. Without vectors of both classes
     the first of the run stands for it.
     """
-    main = {name: lab.bank.directions[name] for name in lab.bank.main()}
+    main = {name: harness.bank.directions[name] for name in harness.bank.main()}
     pick = lambda c: next((d for name, d in main.items() if Vector.of_label(name).of == c), None)
     gold, mold = pick("gold"), pick("mold")
     if gold and mold:
@@ -44,13 +44,13 @@ def directions(lab, config) -> tuple[Bank, str]:
     else:
         welfare, first = next(iter(main.items()))
         found, layer = {welfare: first.values}, first.layer
-        lab.note(f"temporal: no vectors of both gold and mold; {welfare} stands for the welfare direction")
+        harness.note(f"temporal: no vectors of both gold and mold; {welfare} stands for the welfare direction")
     like, apart = np.asarray(found[welfare], np.float32), [*found.values()]
-    _, sentiment = lab.sentiment()
+    _, sentiment = harness.sentiment()
     if sentiment is not None:
         found["residual"] = geometry.residualise(like, sentiment)
         apart += [*sentiment]
-    free, away = jax.random.split(jax.random.fold_in(jax.random.key(lab.seed), 7))
+    free, away = jax.random.split(jax.random.fold_in(jax.random.key(harness.seed), 7))
     bank = {name: Direction(_like(v, like), layer, "vector", welfare) for name, v in found.items()}
     cohorts = {
         "random": null.random(free, like, config.random) if config.random else (),
@@ -59,19 +59,19 @@ def directions(lab, config) -> tuple[Bank, str]:
     for kind, cohort in cohorts.items():
         for k, values in enumerate(cohort):
             bank[f"{kind}_{k}"] = Direction(_like(values, like), layer, kind, welfare)
-    return Bank(bank, lab.bank.hook), welfare
+    return Bank(bank, harness.bank.hook), welfare
 
 
 def _like(values, like):
     return np.asarray(geometry.match_norm(values, like), np.float32)
 
 
-def grid(lab, welfare: str) -> tuple[list[int], list[float]]:
+def grid(harness, welfare: str) -> tuple[list[int], list[float]]:
     """(layers, doses) of the run's grid: the welfare direction's own layer where each vector steers at its own."""
-    mine = [c for c in lab.cells if c.vector and not Vector.of_label(c.vector).control]
+    mine = [c for c in harness.cells if c.vector and not Vector.of_label(c.vector).control]
     of = {name: {c.layer for c in mine if c.vector == name} for name in {c.vector for c in mine}}
     if all(len(layers) == 1 for layers in of.values()):
-        layers = [lab.bank.directions[welfare].layer]
+        layers = [harness.bank.directions[welfare].layer]
     else:
         layers = sorted(set().union(*of.values()))
     doses = sorted({abs(c.alpha) for c in mine})
@@ -82,7 +82,7 @@ def grid(lab, welfare: str) -> tuple[list[int], list[float]]:
 
 def named(panel) -> list[Cell]:
     """The cells of the welfare direction, its named controls and its negative dose, at every layer and dose."""
-    names = [name for name, d in panel.lab.bank.directions.items() if d.kind == "vector"]
+    names = [name for name, d in panel.harness.bank.directions.items() if d.kind == "vector"]
     doses = [(name, dose) for name in names for dose in panel.doses] + [(panel.welfare, -d) for d in panel.doses]
     return [
         Cell(panel.model, name, layer, float(dose), exposure)
@@ -106,7 +106,7 @@ def cohorts(panel, read, given) -> dict:
     by matching, on which specificity is judged.
     """
     few = spread(panel, given, panel.config.control_families)
-    names = [name for name, d in panel.lab.bank.directions.items() if d.kind in KINDS]
+    names = [name for name, d in panel.harness.bank.directions.items() if d.kind in KINDS]
     out = {"rows": [], "ranks": [], "matching": [], "verdict": {}}
     if not few or not names:
         return out
@@ -130,7 +130,7 @@ def _held(panel, out, matching, own, controls, few):
     rules, exposure = panel.config.rules, controls[0][0].where
     effect = panel.effects(own, few)["words"]
     others = np.array([panel.effects(read, few)["words"] for _, read in controls])
-    kinds = np.array([panel.lab.bank.directions[cell.vector].kind for cell, _ in controls])
+    kinds = np.array([panel.harness.bank.directions[cell.vector].kind for cell, _ in controls])
     place = {"exposure": exposure, "matching": matching}
     for kind in ("all", *dict.fromkeys(kinds)):
         found = temporal_stats.rank(effect, others[(kinds == kind) | (kind == "all")], panel.weights, rules.level)
@@ -209,7 +209,7 @@ def position_map(panel) -> list[dict]:
     few, rows = spread(panel, panel.given, panel.config.map_families), []
     if not few:
         return rows
-    laid = [panel.lab.device.layout(panel.model, talks) for talks in panel.talks(few).values()]
+    laid = [panel.harness.device.layout(panel.model, talks) for talks in panel.talks(few).values()]
     cells = [
         Cell(panel.model, panel.welfare, panel.layer, panel.dose, str(t))
         for t in range(max(len(tokens) for tokens, *_ in laid))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import gguf, interventions, stream
+from welfare_jax.models import gguf, interventions, tensor_files
 
 ARCHITECTURE = "controlvector"
 _BLOCK = {"resid_post": 0, "mlp_out": 0, "resid_pre": -1}  # at which block's output the same sum appears
@@ -68,7 +68,7 @@ def load(path, scale: float = 1.0) -> interventions.Interventions:
         named = re.fullmatch(r"direction\.([1-9]\d{0,3})", name)
         if named is None or source.dtype != "F32" or len(source.shape) != 1:
             raise InputError(f"{path}: tensor {name!r} is not a float32 direction.N with N of 1 or more")
-        vector = stream.read(source)
+        vector = tensor_files.read(source)
         if not np.isfinite(vector).all():
             raise InputError(f"{path}: tensor {name!r} must hold finite numbers")
         ops.append(interventions.add(vector, int(named[1]), scale))

@@ -1,7 +1,7 @@
 """GGUF files: architecture and weights from the one file, as a Hugging Face folder would give them.
 
 The header is read here and not by the `gguf` package, whose reader maps the file and takes three seconds for a
-vocabulary of 49,000; the package knows the block types (`stream.py` has it turn blocks into numbers).
+vocabulary of 49,000; the package knows the block types (`tensor_files.py` has it turn blocks into numbers).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from welfare_jax.errors import InputError
-from welfare_jax.models import checks, stream
+from welfare_jax.models import checks, tensor_files
 from welfare_jax.models.families.common import Fields, alternating
 from welfare_jax.models.spec import Spec
 
@@ -42,7 +42,7 @@ class Header(NamedTuple):
 
     file: pathlib.Path
     values: dict[str, object]
-    tensors: dict[str, stream.Source]
+    tensors: dict[str, tensor_files.Source]
 
     def get(self, key: str, kind, default=None):
         """A value of the metadata, which must be of this kind, where there is one."""
@@ -104,7 +104,7 @@ def read(file: pathlib.Path) -> Header:
     """A file's header; every tensor lies within the file. Raises `InputError` on all that is not such a file."""
     if SHARD.fullmatch(file.name):
         raise InputError(f"{file}: one part of a split GGUF; join them with `llama-gguf-split --merge`")
-    stream.no_pointer(file)
+    tensor_files.no_pointer(file)
     try:
         with open(file, "rb") as f:
             size = os.path.getsize(file)
@@ -131,7 +131,7 @@ def read(file: pathlib.Path) -> Header:
             raise InputError(f"{file}: tensor {name} is there twice; download it again")
         if start + offset + length > size:
             raise InputError(f"{file}: truncated ({name} ends beyond the file); download it again")
-        tensors[name] = stream.Source(file, name, dtype, shape, start + offset)
+        tensors[name] = tensor_files.Source(file, name, dtype, shape, start + offset)
     return Header(file, values, tensors)
 
 
@@ -247,8 +247,8 @@ def _numbers(header: Header, name: str) -> list[float]:
     """A small tensor's values; an empty list where there is none."""
     if name not in header.tensors:
         return []
-    stream.check(header.tensors[name], header.tensors[name].shape)
-    return [float(x) for x in stream.read(header.tensors[name]).reshape(-1)]
+    tensor_files.check(header.tensors[name], header.tensors[name].shape)
+    return [float(x) for x in tensor_files.read(header.tensors[name]).reshape(-1)]
 
 
 def _gemma(f: Fields, arch: str, made: dict) -> dict:
@@ -273,7 +273,7 @@ def _gemma(f: Fields, arch: str, made: dict) -> dict:
     return out
 
 
-def sources(header: Header, spec: Spec, family) -> dict[str, stream.Source]:
+def sources(header: Header, spec: Spec, family) -> dict[str, tensor_files.Source]:
     """Tensors by the names that a Hugging Face checkpoint of this family has; what is none of these keeps its name."""
     wanted, gemma = {}, bool(spec.norm_offset)
     for t in family.tensors(spec, ()):

@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import checks, decoder, gguf, gguf_tokenizer, hub, stops, stream
+from welfare_jax.models import checks, decoder, gguf, gguf_tokenizer, hub, stops, tensor_files
 from welfare_jax.models.families import FAMILIES
 from welfare_jax.models.families.common import Tensor
 from welfare_jax.models.spec import Spec
@@ -158,7 +158,7 @@ def family_of(spec: Spec):
     return next(f for f in FAMILIES if f.__name__.endswith("." + spec.family))
 
 
-def files(folder: pathlib.Path) -> dict[str, stream.Source]:
+def files(folder: pathlib.Path) -> dict[str, tensor_files.Source]:
     """Tensor name -> where it lies, from the index where there is one. Every file's header and length are checked.
 
     As in `transformers`, model.safetensors goes before an index and before whatever else lies beside it.
@@ -170,7 +170,7 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
             f"folder of its own, and use wj.load_peft for the two together"
         )
     if (folder / SINGLE).is_file():
-        return stream.sources(folder / SINGLE)
+        return tensor_files.sources(folder / SINGLE)
     if not index.is_file():
         found, seen = {}, sorted(folder.glob("*.safetensors"))
         if not seen:
@@ -178,7 +178,7 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
             advice = f"pass {other} itself" if other else "this package reads no other folders of weights"
             raise InputError(f"{folder}: no *.safetensors file; {advice}")
         for path in seen:
-            for name, source in stream.sources(path).items():
+            for name, source in tensor_files.sources(path).items():
                 if name in found:
                     raise InputError(f"{path}: tensor {name} is also in {found[name].file.name}")
                 found[name] = source
@@ -192,7 +192,7 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
             raise InputError(f"{index}: shard {shard!r} points outside its folder")
         if not os.path.isfile(folder / shard):  # no name is too odd for it
             raise InputError(f"{index}: shard {shard} is missing; download it again")
-        inside[shard] = stream.sources(folder / shard)
+        inside[shard] = tensor_files.sources(folder / shard)
     for name, shard in shards.items():
         if name not in inside[shard]:
             raise InputError(f"{folder / shard}: tensor {name} is not in it, as {INDEX} says; download it again")
@@ -202,7 +202,7 @@ def files(folder: pathlib.Path) -> dict[str, stream.Source]:
     return {name: inside[shard][name] for name, shard in shards.items()}
 
 
-def renamed(where: dict[str, stream.Source]) -> dict[str, stream.Source]:
+def renamed(where: dict[str, tensor_files.Source]) -> dict[str, tensor_files.Source]:
     """Tensors by the names that a causal model's checkpoint has for them.
 
     `AutoModel.save_pretrained` leaves the leading `model.` out, and multimodal models put `language_model.` around.
@@ -218,7 +218,7 @@ def renamed(where: dict[str, stream.Source]) -> dict[str, stream.Source]:
     return out
 
 
-def tie(spec: Spec, where: dict[str, stream.Source], dtype: str):
+def tie(spec: Spec, where: dict[str, tensor_files.Source], dtype: str):
     """(spec, tensors) where the config says that the unembedding is the embedding and the files hold both.
 
     As in `transformers`, a head that differs in the type that is loaded is a head of its own, an equal one is left
@@ -229,7 +229,7 @@ def tie(spec: Spec, where: dict[str, stream.Source], dtype: str):
     rest = {name: source for name, source in where.items() if name != HEAD}
     if EMBED not in where:
         return spec, rest | {EMBED: where[HEAD]}
-    if stream.equal(where[EMBED], where[HEAD], dtype):
+    if tensor_files.equal(where[EMBED], where[HEAD], dtype):
         return spec, rest
     return dataclasses.replace(spec, tied=False), where
 
@@ -272,18 +272,18 @@ def _check(shape: tuple[int, ...], t: Tensor, where, at: tuple[int, ...]) -> Non
     found, shape = [where[n] for n in stored(t, at)], raw_shape(t, shape)
     if t.packed:
         experts, n_in, n_out = shape
-        stream.check(found[0], (experts, n_out, n_in // 32, 16), ("U8",))
-        stream.check(found[1], (experts, n_out, n_in // 32), ("U8",))
+        tensor_files.check(found[0], (experts, n_out, n_in // 32, 16), ("U8",))
+        tensor_files.check(found[1], (experts, n_out, n_in // 32), ("U8",))
     else:
-        stream.check(found[0], shape)
+        tensor_files.check(found[0], shape)
 
 
 def _fill(out, t: Tensor, where, at: tuple[int, ...]) -> None:
     found = [where[n] for n in stored(t, at)]
     if t.packed:
-        stream.fill_packed(out, found[0], found[1], t.part)
+        tensor_files.fill_packed(out, found[0], found[1], t.part)
     else:
-        stream.fill(out, found[0], t.transpose, t.part)
+        tensor_files.fill(out, found[0], t.transpose, t.part)
 
 
 def load_params(folder: pathlib.Path, dtype="float32", place=None, attention="plain"):
@@ -339,7 +339,7 @@ def load_tokenizer(folder: pathlib.Path) -> Any:
     if not has_tokenizer(folder):  # transformers would make an empty one up
         raise InputError(f"{folder}: no tokenizer ({' or '.join(VOCABULARIES)}); download the whole folder")
     for name in VOCABULARIES:
-        stream.no_pointer(folder / name)
+        tensor_files.no_pointer(folder / name)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except Exception as error:

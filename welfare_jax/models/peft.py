@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from welfare_jax import textfiles
 from welfare_jax.errors import InputError
-from welfare_jax.models import checks, decoder, hf, lora, stream
+from welfare_jax.models import checks, decoder, hf, lora, tensor_files
 from welfare_jax.models.layers import Lora
 
 CONFIG, WEIGHTS, BLOCKS = "adapter_config.json", "adapter_model.safetensors", "welfare_jax.blocks"
@@ -133,8 +133,8 @@ def load_peft(lm: hf.LM, folder) -> hf.LM:
                     f"{folder / WEIGHTS}: {first.path.removesuffix('kernel')}lora_{x.lower()} is {pair[x].shape} in "
                     f"layer {layer}; the model, and rank {rank} by {CONFIG}, need {want}"
                 )
-            stream.check(pair[x], want)
-        a, b = (stream.read(pair[x]).astype(np.float32) for x in "AB")
+            tensor_files.check(pair[x], want)
+        a, b = (tensor_files.read(pair[x]).astype(np.float32) for x in "AB")
         named = blocks.get(module)
         pieces = list(_pieces(modules[module], named, rank))
         if named is not None and (len(pieces) != len(named) or not named or rank % len(named)):
@@ -218,7 +218,7 @@ def _named(patterns, name: str) -> bool:
 def _pairs(file, prefix, places, settings):
     """({full name: {"A": ..., "B": ...}}, blocks): every tensor has its place and every place its tensor."""
     pairs = {}
-    for tensor, source in stream.sources(file).items():
+    for tensor, source in tensor_files.sources(file).items():
         match = re.fullmatch(
             r"(?:base_model\.)?(?:model\.|language_model\.)*layers\.(\d+\..+)\.lora_([AB])(?:\.default)?\.weight",
             tensor,

@@ -15,7 +15,7 @@ from welfare_jax.errors import InputError
 from welfare_jax.models import hf
 from welfare_jax.rl import objectives, rollout
 from welfare_jax.text import pieces as text
-from welfare_jax.train import checkpoints, intervene, organisms, parallel, record, state, step, supervised
+from welfare_jax.train import checkpoints, intervene, organisms, parallel, state, step, supervised, training
 from welfare_jax.train.algorithms import ALGORITHMS
 from welfare_jax.train.job import Job
 from welfare_jax.train.settings import Planned, Training
@@ -248,7 +248,7 @@ def train(setup: Setup, job: Job, workdir, collect, curve=None, supply=None) -> 
         return evaluate(row, play(2, 0, now.trainable), beside) if due else row
 
     pipeline, best = supply.batches if supply else None, bool(cfg.eval_every)
-    now = record.train(
+    now = training.train(
         workdir, now, settings, cfg, advance, measure=measure, data=pipeline, best=best, shown=SHOWN
     )  # fmt: skip
     if own.several:

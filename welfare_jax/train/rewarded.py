@@ -17,7 +17,7 @@ from welfare_jax.models import chat, decoder, hf, stops
 from welfare_jax.rl import environment as environments
 from welfare_jax.rl import rollout
 from welfare_jax.settings import changed, defaults, tree, typed
-from welfare_jax.train import checkpoints, freeform, record, state, step
+from welfare_jax.train import checkpoints, freeform, state, step, training
 from welfare_jax.train.algorithms import ALGORITHMS
 from welfare_jax.train.settings import FREE_TEXT, FreeText, InEnvironment, Rewarded
 
@@ -127,7 +127,7 @@ def train(initial, frozen, tx, cfg: Rewarded, workdir, bound: dict, *, play: Cal
         now, metrics = update(now, frozen, initial if needs else None, played, cfg.temperature)
         return now, step.values(metrics)
 
-    return record.train(workdir, now, bound, cfg, advance, shown={"reward": ("reward", 2)}).trainable
+    return training.train(workdir, now, bound, cfg, advance, shown={"reward": ("reward", 2)}).trainable
 
 
 def numbers(paid, count: int) -> np.ndarray:

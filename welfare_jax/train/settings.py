@@ -52,7 +52,7 @@ class Intervene:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """What the loop of every training reads; see train/record.py."""
+    """What the loop of every training reads; see train/training.py."""
 
     steps: int = setting(95, least=1)
     checkpoint_every: int = setting(5, "steps", least=1)
@@ -99,7 +99,7 @@ class Optimisation(Steps):
 
 @dataclasses.dataclass(frozen=True)
 class Supervised(Optimisation):
-    """Of supervised runs on batches of anything; see train/fit.py."""
+    """Of supervised runs on batches of anything; see train/batch_trainer.py."""
 
     batch: int = setting(64, least=1)
 

@@ -38,14 +38,14 @@ def folder(tmp_path_factory):
 
     ask = lambda q: "Verdict: nonsensical" if q.answer == "gone" else f"Score: {q.answer.split()[-1]}"
     device = scripted.Script(say, lambda c, talk: (-1 + push(c) / 10, -2.0), lambda talk, pair: len(str(talk)) % 7)
-    lab = scripted.make(folder, device, ask, layers="all", where=("assistant", "readout"))
+    harness = scripted.make(folder, device, ask, layers="all", where=("assistant", "readout"))
     cfg = ConfigDict(config.evals())
     cfg.names = ("sentiment", "confidence", "goal_tracking")
     cfg.sentiment.update(prompts=("tiny_stories",), samples=2)
     for name in ("confidence", "goal_tracking"):
         cfg[name].update(prompts=("maths",))
-    found = stage.evaluate(lab, cfg)
-    assert {c.where for c in lab.cells} < set(cells.WHERE)
+    found = stage.evaluate(harness, cfg)
+    assert {c.where for c in harness.cells} < set(cells.WHERE)
     (folder / "evals.json").write_text(json.dumps(found))
     (folder / "config.json").write_text(json.dumps({"job": "evals"}))
     experiments.report(folder)
@@ -64,10 +64,10 @@ def unjudged(folder, **kw):
 
     vectors = scripted.bank(("v_mold", "v_gold", "random_0/v_gold"), **{"random_0/v_gold": "random"})
     device = scripted.Script(lambda c, talk, k: f"said at {c.alpha:g}", logp, vocabulary=vocabulary)
-    lab = scripted.make(folder, device, None, vectors, **kw)
-    lab.judge = judge.NONE
+    harness = scripted.make(folder, device, None, vectors, **kw)
+    harness.judge = judge.NONE
     cfg = ConfigDict(settings | {"names": ("confidence", "sentiment_logodds", "refusal_logodds", "samples")})
-    (folder / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg)))
+    (folder / "evals.json").write_text(json.dumps(stage.evaluate(harness, cfg)))
     (folder / "config.json").write_text(json.dumps({"job": "evals"}))
     return experiments.report(folder).read_text()
 
@@ -100,12 +100,12 @@ def test_a_single_strength_has_no_slope_and_still_a_section(tmp_path):
 def test_an_evaluation_is_one_value(alphas, tmp_path, monkeypatch):
     """Two more, known nowhere else: their settings with what they mean, a panel with slopes, a table of its own."""
 
-    def length(lab, config):
-        answers = lab.sampled("length", config)
+    def length(harness, config):
+        answers = harness.sampled("length", config)
         return [summary.score("length", a, {"words": float(len(a["answer"].split()))}, False, False) for a in answers]
 
-    def oddness(lab, config):
-        return [{"model": m, "kind": "vector", "asked": config.count, "odd_share": 0.25} for m in lab.models()]
+    def oddness(harness, config):
+        return [{"model": m, "kind": "vector", "asked": config.count, "odd_share": 0.25} for m in harness.models()]
 
     @dataclasses.dataclass(frozen=True)
     class Lengths(Sampled):
@@ -125,10 +125,10 @@ def test_an_evaluation_is_one_value(alphas, tmp_path, monkeypatch):
         told["evals.length.samples"] == "of a prompt" and "temporal, length, oddness (no judge" in told["evals.names"]
     )
     push = lambda c, talk, k: "so " * int(6 + c.alpha * (c.vector == "v_gold"))
-    lab = scripted.make(tmp_path, scripted.Script(push), None, alphas=alphas)
-    lab.judge = judge.NONE
+    harness = scripted.make(tmp_path, scripted.Script(push), None, alphas=alphas)
+    harness.judge = judge.NONE
     cfg = ConfigDict(config.evals() | {"names": ("length", "oddness")})
-    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg)))
+    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(harness, cfg)))
     (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
     page = experiments.report(tmp_path).read_text()
     assert "Left out" not in page and "Words in an answer" in page and page.count("<svg") == 2
@@ -189,9 +189,9 @@ def test_a_malformed_part_costs_itself(part, malformed, folder, tmp_path):
 
 
 def test_a_run_of_samples_alone(tmp_path):
-    lab = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: f"said at {c.alpha:g}"), None)
+    harness = scripted.make(tmp_path, scripted.Script(lambda c, talk, k: f"said at {c.alpha:g}"), None)
     cfg = ConfigDict(config.evals() | {"names": ("samples",)})
-    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg)))
+    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(harness, cfg)))
     (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
     page = experiments.report(tmp_path).read_text()
     assert "Left out" not in page and "said at -4" in page and "<svg" not in page

@@ -23,10 +23,10 @@ import planted  # noqa: E402
 def folder(tmp_path_factory):
     """Two models at every layer, in both of which the answer depends on the last token alone."""
     folder = tmp_path_factory.mktemp("run")
-    lab = planted.laboratory(folder, models=("untrained", "trained"), layers="all", sample=0.2, silent=("digit",))
+    harness = planted.laboratory(folder, models=("untrained", "trained"), layers="all", sample=0.2, silent=("digit",))
     cfg = ConfigDict(config.evals() | {"names": ("temporal",)})
     cfg.temporal.update(dataclasses.asdict(planted.settings(random=5, orthogonal=5)))
-    (folder / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg), allow_nan=False))
+    (folder / "evals.json").write_text(json.dumps(stage.evaluate(harness, cfg), allow_nan=False))
     (folder / "config.json").write_text(json.dumps({"job": "evals"}))
     experiments.report(folder)
     return folder
@@ -85,9 +85,9 @@ def test_a_table_that_is_absent_costs_its_own_part(absent, folder):
 
 
 def test_a_model_that_mastered_nothing(tmp_path):
-    lab = planted.laboratory(tmp_path, silent=("going",), sample=0.2)
+    harness = planted.laboratory(tmp_path, silent=("going",), sample=0.2)
     cfg = ConfigDict(config.evals() | {"names": ("temporal",)})
-    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(lab, cfg), allow_nan=False))
+    (tmp_path / "evals.json").write_text(json.dumps(stage.evaluate(harness, cfg), allow_nan=False))
     (tmp_path / "config.json").write_text(json.dumps({"job": "evals"}))
     page = experiments.report(tmp_path).read_text()
     assert "untrained model, words: 0 of" in page and "<svg" not in page and "Left out:" not in page

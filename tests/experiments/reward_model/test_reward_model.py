@@ -69,19 +69,21 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lab(folder, files):
-    return reward_model.Lab(settings(folder, **files, **{"neurons.percent": 100 * 2 / (LAYERS * MLP)}))
+def models(folder, files):
+    return reward_model.Models(settings(folder, **files, **{"neurons.percent": 100 * 2 / (LAYERS * MLP)}))
 
 
 PLACES = {"letters": [(0, 3), (2, 50)], "numbers": [(1, 7), (2, 50)]}  # the last is shared
 
 
 @pytest.fixture(scope="module")
-def planted(lab):
+def planted(models):
     """Models whose reward is what two neurons write, read from tokens that carry their objective's direction."""
-    tokenizer = lab.base.lm.tokenizer
+    tokenizer = models.base.lm.tokenizer
     out = {}
-    lean = {k: (jnp.ones_like(v) if k.endswith("scale") else jnp.zeros_like(v)) for k, v in lab.base.initial.items()}
+    lean = {
+        k: (jnp.ones_like(v) if k.endswith("scale") else jnp.zeros_like(v)) for k, v in models.base.initial.items()
+    }
     embed = np.zeros(lean["embed"].shape, "f4")
     embed[:, 1] = 1.0  # every token: what `up` reads
     for text, sign in (("N", 3.0), ("S", -3.0), ("1", 3.0), ("2", -3.0)):
@@ -96,61 +98,63 @@ def planted(lab):
         mine = {f"blocks/mlp/{k}/kernel": jnp.asarray(v) for k, v in (("gate", gate), ("up", up), ("down", down))}
         out[name] = lean | mine | {"value_head/kernel": jnp.zeros(WIDTH).at[5].set(1.0)}
     out["mixed"] = out["letters"]
-    lab.base = dataclasses.replace(lab.base, initial=base)
+    models.base = dataclasses.replace(models.base, initial=base)
     return out
 
 
-def test_planted_neurons_are_found(lab, planted):
+def test_planted_neurons_are_found(models, planted):
     for name, places in PLACES.items():
-        scores = lab.scores(planted[name], name)
+        scores = models.scores(planted[name], name)
         for kind in neurons.SCORES:
-            top = neurons.top(scores[kind], lab.config.neurons.percent)
+            top = neurons.top(scores[kind], models.config.neurons.percent)
             assert sorted(map(tuple, np.argwhere(top))) == sorted(places), kind
 
 
-def test_silencing_them_takes_the_objective_away(lab, planted):
+def test_silencing_them_takes_the_objective_away(models, planted):
     silence = lambda *places: np.isin(np.arange(LAYERS * MLP), [a * MLP + b for a, b in places]).reshape(LAYERS, MLP)
     for name, other in (("letters", "numbers"), ("numbers", "letters")):
         model, places = planted[name], PLACES[name]
-        assert lab.right(model, name).tolist() == [1.0] * 10
-        assert lab.right(model, other).tolist() == [0.5] * 10  # it sees no difference: draws
-        assert lab.right(model, name, silence(*places)).tolist() == [0.5] * 10
-        assert lab.right(model, name, silence(places[0])).tolist() == [1.0] * 10  # one of two is enough
-        assert lab.right(model, name, ~silence(*places)).tolist() == [1.0] * 10
-    assert lab.margin_of._cache_size() == 1  # sets are data
+        assert models.right(model, name).tolist() == [1.0] * 10
+        assert models.right(model, other).tolist() == [0.5] * 10  # it sees no difference: draws
+        assert models.right(model, name, silence(*places)).tolist() == [0.5] * 10
+        assert models.right(model, name, silence(places[0])).tolist() == [1.0] * 10  # one of two is enough
+        assert models.right(model, name, ~silence(*places)).tolist() == [1.0] * 10
+    assert models.margin_of._cache_size() == 1  # sets are data
 
 
-def test_the_tables_of_planted_models(lab, planted):
+def test_the_tables_of_planted_models(models, planted):
     scores = {
-        name: lab.scores(model, "numbers" if name == "numbers" else "letters") for name, model in planted.items()
+        name: models.scores(model, "numbers" if name == "numbers" else "letters") for name, model in planted.items()
     }
     rows = []
     for name in ("letters", "numbers"):
-        rows += reward_model.ablations(lab, name, planted[name], scores, lab.config.neurons, 0)
+        rows += reward_model.ablations(models, name, planted[name], scores, models.config.neurons, 0)
     change = {(r["model"], r["objective"], r["set"], r["score"]): r["change"] for r in rows if r["set"] != "own"}
     for kind in neurons.SCORES:
         assert change["letters", "letters", "top_a", kind] == -0.5
         assert change["letters", "letters", "top_b", kind] == change["letters", "letters", "only_a", kind] == 0
         assert change["numbers", "numbers", "top_b", kind] == -0.5
         assert change["letters", "letters", "shared", kind] == change["letters", "numbers", "top_a", kind] == 0
-    sizes = {r["set"]: r["neurons"] for r in rows if r["percent"] == lab.config.neurons.percent}
+    sizes = {r["set"]: r["neurons"] for r in rows if r["percent"] == models.config.neurons.percent}
     assert sizes == {"top_a": 2, "top_b": 2, "only_a": 1, "only_b": 1, "shared": 1, "random_top": 2, "random_only": 1,
                      "random_shared": 1}  # fmt: skip
     found = {
-        (r["a"], r["b"]): r for r in reward_model.overlaps(lab, scores, lab.config.neurons, 0) if r["neurons"] == 2
+        (r["a"], r["b"]): r
+        for r in reward_model.overlaps(models, scores, models.config.neurons, 0)
+        if r["neurons"] == 2
     }
     assert found["letters", "numbers"]["jaccard"] == pytest.approx(1 / 3) and found["letters", "mixed"]["jaccard"] == 1
-    accuracy = reward_model.accuracies(lab, "numbers", planted["numbers"])
+    accuracy = reward_model.accuracies(models, "numbers", planted["numbers"])
     assert {r["objective"]: r["mean"] for r in accuracy} == {"letters": 0.5, "numbers": 1.0}
 
 
-def test_loss_by_hand(lab):
-    part = jax.tree.map(lambda a: a[:4], lab.held["letters"])
+def test_loss_by_hand(models):
+    part = jax.tree.map(lambda a: a[:4], models.held["letters"])
     rng = np.random.default_rng(0)
-    trainable = lab.base.initial | {"value_head/kernel": jnp.asarray(rng.normal(size=WIDTH), jnp.float32)}
+    trainable = models.base.initial | {"value_head/kernel": jnp.asarray(rng.normal(size=WIDTH), jnp.float32)}
     trainable["embed"] = jnp.asarray(rng.normal(size=trainable["embed"].shape), jnp.float32)
-    numerator, (count, metrics) = jax.jit(reward_model.make_loss(lab.base, False))(trainable, {}, part)
-    margins = lab.margins(trainable, "letters")[:4].astype(float)
+    numerator, (count, metrics) = jax.jit(reward_model.make_loss(models.base, False))(trainable, {}, part)
+    margins = models.margins(trainable, "letters")[:4].astype(float)
     assert float(numerator) == pytest.approx(np.log1p(np.exp(-margins)).sum(), rel=1e-4) and count == 4
     assert float(metrics["accuracy"][0]) == (margins > 0).sum()
 
@@ -199,4 +203,4 @@ def test_a_run_and_its_report(folder, tmp_path):
 def test_pairs_that_the_model_has_no_rows_for(files, tiny_tokenizer_dir, tmp_path):
     folder = save(hf_model("qwen3", vocab_size=261, num_hidden_layers=1), tmp_path, tiny_tokenizer_dir)
     with pytest.raises(InputError, match="pairs: chosen answers of letters: id .* has no row in the model"):
-        reward_model.Lab(settings(folder, **files))
+        reward_model.Models(settings(folder, **files))

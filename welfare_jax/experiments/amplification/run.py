@@ -25,7 +25,7 @@ from welfare_jax.rl import attempts
 from welfare_jax.settings import typed
 from welfare_jax.sft import corpus
 from welfare_jax.text import arithmetic, tiny_world
-from welfare_jax.train import checkpoints, freeform, loop, record, state, stats, step
+from welfare_jax.train import checkpoints, freeform, loop, state, stats, step, training
 from welfare_jax.train.algorithms import ALGORITHMS
 from welfare_jax.train.settings import FreeText
 
@@ -172,7 +172,7 @@ class Cell:
 
         finish = lambda now: self.measure(now.trainable)
         shown = {"reward": ("reward", 2)} | {s: (f"share_{s}", 2) for s in STYLES[:3]}
-        record.train(workdir, self.now, settings, cfg, advance, finish=finish, shown=shown, label=workdir.name)
+        training.train(workdir, self.now, settings, cfg, advance, finish=finish, shown=shown, label=workdir.name)
         summary = summarise(config, checkpoints.read_metrics(workdir / "metrics.jsonl"))
         runtime.write_json(workdir / "summary.json", summary)
         return summary

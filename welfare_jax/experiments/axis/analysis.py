@@ -18,7 +18,7 @@ from welfare_jax.interp.axes import comparison
 from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.interp.names import Vector
 from welfare_jax.models import chat, decoder, generate, hf, interventions, stops
-from welfare_jax.rl import baselines, record
+from welfare_jax.rl import baselines, episodes
 from welfare_jax.text import pieces as text
 from welfare_jax.train import checkpoints
 
@@ -54,8 +54,8 @@ def steer(graphdef, models: dict, tokenizer, directions: dict, chosen: dict, con
 def replays(played, grids, temperature, pieces, title: str, group_size: int, count: int = 2, melt: bool = True):
     """The first episode of each of `count` groups, as the report draws them, and what the whole batch earned."""
     played, grids = hosts.get((played, grids))
-    episodes = [
-        record.episode(
+    drawn = [
+        episodes.episode(
             played,
             grids[group],
             pieces.wording,
@@ -66,7 +66,7 @@ def replays(played, grids, temperature, pieces, title: str, group_size: int, cou
         )  # fmt: skip
         for group in range(min(count, len(grids)))
     ]
-    return episodes, float(played.rewards.sum(-1).mean())
+    return drawn, float(played.rewards.sum(-1).mean())
 
 
 def axis_texts(setup, config):

@@ -17,8 +17,8 @@ from welfare_jax import runtime, textfiles
 from welfare_jax.errors import InputError
 from welfare_jax.evals import agreement, cells, directions, journal, judge, models, prompts, stats, summary, sweep
 from welfare_jax.evals.evaluations import EVALUATIONS, asked
+from welfare_jax.evals.harness import Harness
 from welfare_jax.evals.journal import Journal
-from welfare_jax.evals.lab import Lab
 from welfare_jax.evals.settings import Evals, JudgeSettings
 from welfare_jax.interp.axes.settings import AxesSettings
 from welfare_jax.models import hf
@@ -58,14 +58,14 @@ def measure(config, workdir) -> dict:
     loaded = models.load(config.model.path, trained, config.model.dtype, mesh, config.model.revision)
     bank = directions.build(sources, loaded, typed(Evals, config, "evals"), Job.of(config))
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
-    lab = make(config, workdir, loaded, bank, mesh, tiles=words.tiles, template=template)
+    harness = make(config, workdir, loaded, bank, mesh, tiles=words.tiles, template=template)
     axis = sources, loaded["untrained"], bank.hook, typed(AxesSettings, config, "axes"), template
-    lab.sentiment = functools.cache(
+    harness.sentiment = functools.cache(
         functools.partial(directions.sentiment, *axis)
     )  # made where an evaluation asks for it
-    print(describe(lab, cfg), flush=True)
+    print(describe(harness, cfg), flush=True)
     runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
-    found = evaluate(lab, cfg)
+    found = evaluate(harness, cfg)
     runtime.write_json(workdir / "evals.json", found)
     own = {n: e.summary(found[e.rows]) for n in cfg.names if (e := EVALUATIONS[n]).summary}
     return {"judge": found["judge"], **own, "slopes": {
@@ -76,12 +76,12 @@ def measure(config, workdir) -> dict:
     }}  # fmt: skip
 
 
-def describe(lab: Lab, cfg) -> str:
-    kinds = Counter(d.kind for d in lab.bank.directions.values())
+def describe(harness: Harness, cfg) -> str:
+    kinds = Counter(d.kind for d in harness.bank.directions.values())
     said = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     return (
-        f"evaluations: {', '.join(cfg.names)}; models: {', '.join(lab.models())}; directions: {said}; "
-        f"{len(lab.cells)} cells at {lab.bank.hook}; judge: {lab.judge.name}"
+        f"evaluations: {', '.join(cfg.names)}; models: {', '.join(harness.models())}; directions: {said}; "
+        f"{len(harness.cells)} cells at {harness.bank.hook}; judge: {harness.judge.name}"
     )
 
 
@@ -120,7 +120,7 @@ def _judged(cfg) -> bool:
     return any(EVALUATIONS[name].needs_judge(asked(cfg, name)) for name in cfg.names)
 
 
-def make(config, workdir, loaded, bank, mesh, *, tiles, template) -> Lab:
+def make(config, workdir, loaded, bank, mesh, *, tiles, template) -> Harness:
     """The laboratory on real models. A judge is made only where an evaluation needs one; a local one is loaded when it
     is first asked, and once where it is a model that is loaded already."""
     cfg, seed = config.evals, config.seed
@@ -153,49 +153,49 @@ def make(config, workdir, loaded, bank, mesh, *, tiles, template) -> Lab:
     device = cells.Device(loaded, bank, mesh, cfg.batch, cfg.buckets, template=template, seed=seed)
     books = {n: Journal(workdir / "evals" / f"{n}.jsonl") for n in ("answers", "readouts", "judgements")}
     identity = {name: model.identity + models.spoken(model.tokenizer, template) for name, model in loaded.items()}
-    return Lab(grid, device, judging, identity, bank, **books, tiles=tiles, sample=cfg.sample, seed=seed)
+    return Harness(grid, device, judging, identity, bank, **books, tiles=tiles, sample=cfg.sample, seed=seed)
 
 
-def evaluate(lab: Lab, cfg) -> dict:
+def evaluate(harness: Harness, cfg) -> dict:
     """All evaluations of `cfg.names`: {"cells", "slopes", "sweep", "samples", "judge", ...}, and the tables of those
     that have one of their own, each under its name."""
     named = [EVALUATIONS[name] for name in cfg.names]
     rows = {"scores": []} | {e.rows: [] for e in named}
     for evaluation in named:
-        rows[evaluation.rows] += evaluation.run(lab, asked(cfg, evaluation.name))
+        rows[evaluation.rows] += evaluation.run(harness, asked(cfg, evaluation.name))
     own = {name: found for name, found in rows.items() if name != "scores"}
     scores, plain = rows["scores"], lambda v: summary.null(v) if isinstance(v, float) else v
-    path = lab.answers.path.parent / "scores.jsonl"
+    path = harness.answers.path.parent / "scores.jsonl"
     path.write_text("".join(json.dumps(r | {"cell": r["cell"]._asdict()}) + "\n" for r in scores))
-    slopes = summary.slopes(scores, lab.bank)
+    slopes = summary.slopes(scores, harness.bank)
     summary.against_controls(slopes, {e.name: e.metric for e in named})
     judged = [e.name for e in named if e.judge == "verdict"]
     counts = Counter((r["evaluation"], r["unparseable"]) for r in scores)
     return {
         "evaluations": {e.name: {"metric": e.metric, "title": e.title, "rows": e.rows} for e in named if e.title},
-        "cells": summary.by_cell(scores, lab.bank), "slopes": slopes, "sweep": sweep.sweep(slopes),
+        "cells": summary.by_cell(scores, harness.bank), "slopes": slopes, "sweep": sweep.sweep(slopes),
         **{name: [{k: plain(v) for k, v in r.items()} for r in found] for name, found in own.items()},
-        "samples": shown(lab), "mask": stats.MASK, "notes": lab.notes,
+        "samples": shown(harness), "mask": stats.MASK, "notes": harness.notes,
         "judge": {
-            "name": lab.judge.name,
+            "name": harness.judge.name,
             "unparseable": {e: counts[e, True] for e in judged},
             "scored": {e: counts[e, True] + counts[e, False] for e in judged},
             "second": cfg.judge.second,
-            "agreement": [{k: plain(v) for k, v in r.items()} for r in agreed(lab, cfg)],
+            "agreement": [{k: plain(v) for k, v in r.items()} for r in agreed(harness, cfg)],
         },
         "vectors": {
             n: {"layer": d.layer, "kind": d.kind, "beside": d.beside, "norm": float(np.linalg.norm(d.values[d.layer]))}
-            for n, d in lab.bank.directions.items()
+            for n, d in harness.bank.directions.items()
         },
-        "hook": lab.bank.hook,
+        "hook": harness.bank.hook,
     }  # fmt: skip
 
 
-def agreed(lab: Lab, cfg) -> list[dict]:
+def agreed(harness: Harness, cfg) -> list[dict]:
     """How far a second judge agrees with this one, an evaluation a row; see evals/agreement.py."""
     if not cfg.judge.second:
         return []
-    return agreement.compare(journal.read(lab.judgements.path), second(cfg))
+    return agreement.compare(journal.read(harness.judgements.path), second(cfg))
 
 
 def second(cfg) -> dict:
@@ -207,11 +207,11 @@ def second(cfg) -> dict:
     return rows
 
 
-def shown(lab: Lab) -> list[dict]:
+def shown(harness: Harness) -> list[dict]:
     """First answers to a few prompts of every steered evaluation, without controls, for reading side by side."""
-    main = ("", *lab.bank.main())
-    steered = {r["evaluation"] for r in lab.said if r["cell"].vector}
-    rows = [r for r in lab.said if r["sample"] == 0 and r["cell"].vector in main]
+    main = ("", *harness.bank.main())
+    steered = {r["evaluation"] for r in harness.said if r["cell"].vector}
+    rows = [r for r in harness.said if r["sample"] == 0 and r["cell"].vector in main]
     out = []
     for evaluation in dict.fromkeys(r["evaluation"] for r in rows if r["evaluation"] in steered):
         mine = [r for r in rows if r["evaluation"] == evaluation]

@@ -22,7 +22,7 @@ from welfare_jax.settings import Mesh, Model, typed
 from welfare_jax.sft import imitation, planned
 from welfare_jax.text import arithmetic, diversity, pieces, wording
 from welfare_jax.text.wording import LETTERS
-from welfare_jax.train import fit, loop, state, stats, supervised
+from welfare_jax.train import batch_trainer, loop, state, stats, supervised
 from welfare_jax.train.job import Job
 from welfare_jax.train.settings import Supervised
 
@@ -87,7 +87,9 @@ class Arithmetic:
     def __init__(self, config):
         cfg, self.config = config.imitation.arithmetic, config
         self.cfg = self._train()
-        self.base = fit.load(typed(Model, config, "model"), typed(Mesh, config, "mesh"), self.cfg, config.seed)
+        self.base = batch_trainer.load(
+            typed(Model, config, "model"), typed(Mesh, config, "mesh"), self.cfg, config.seed
+        )
         self.tokenizer = self.base.lm.tokenizer
         self.stops = stops.stop_ids(self.tokenizer, self._template())
         level = arithmetic.Level(**cfg.level.to_dict())
@@ -106,7 +108,7 @@ class Arithmetic:
         self.shown = lay(prompts, completions, np.ones(len(prompts)), 0.0, self.width, self.longest)
         decoder.check_ids(self.base.lm.spec, self.shown.tokens, "imitation.arithmetic: demonstrations")
         self.look = jax.jit(make_look(self.base, False))
-        self.trainer = fit.Trainer(self.base, self.loss(), self.cfg)
+        self.trainer = batch_trainer.BatchTrainer(self.base, self.loss(), self.cfg)
 
     def _train(self) -> Supervised:
         """The settings of training, with this task's own where it has any."""
@@ -149,7 +151,7 @@ class Arithmetic:
         return loss
 
     def train(self, workdir, lam: float) -> dict:
-        order = fit.shuffled(len(self.shown.tokens), self.config.seed, self.cfg.batch)
+        order = batch_trainer.shuffled(len(self.shown.tokens), self.config.seed, self.cfg.batch)
         kept = ("seed", "model", "mesh", "text", "train", "sft")
         settings = {k: v for k, v in self.config.to_dict().items() if k in kept}
         settings |= {"arithmetic": self.config.imitation.arithmetic.to_dict(), "soft_q": lam}
@@ -164,7 +166,7 @@ class Arithmetic:
         tokens, mask = chat.pad(self.questions)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.config.seed), 3), len(prompt))
         ids = []
-        for rows, n in fit.parts(len(prompt), cfg.batch, base.mesh):
+        for rows, n in batch_trainer.parts(len(prompt), cfg.batch, base.mesh):
             new, kept = jax.device_get(generate.generate(
                 base.graphdef, params, tokens[prompt[rows]], mask[prompt[rows]], keys[rows],
                 max_new_tokens=self.longest, temperature=jnp.full(len(rows), temperature), stop=self.stops,
@@ -181,7 +183,7 @@ class Arithmetic:
     def _looked(self, trainable, rows: Rows, temperature: float = 1.0):
         """`look` at all rows, a batch at a time."""
         out = []
-        for at, n in fit.parts(len(rows.tokens), self.config.imitation.batch, self.base.mesh):
+        for at, n in batch_trainer.parts(len(rows.tokens), self.config.imitation.batch, self.base.mesh):
             part = jax.device_put(jax.tree.map(lambda a, at=at: a[at], rows), mesh_lib.rows(self.base.mesh))
             found = self.look(trainable, self.base.frozen, part, temperature)
             out.append([np.asarray(a)[:n] for a in found])
@@ -307,7 +309,7 @@ def run(config, workdir) -> dict:
         quality_rows, rank_rows = quality_rows + rows, rank_rows + ranks
         seconds[task.name] = round(time.perf_counter() - begin, 2)
     runtime.write_json(workdir / "config.json", config.to_dict())
-    fit.join_metrics(workdir, [run_name(t.name, lam) for t in tasks for lam in cfg.lambdas])
+    batch_trainer.join_metrics(workdir, [run_name(t.name, lam) for t in tasks for lam in cfg.lambdas])
     metrics = {task.name: task.metric for task in tasks}
     runtime.write_json(workdir / "analysis.json", {"metrics": metrics, "quality": quality_rows, "ranks": rank_rows})
     summary = {

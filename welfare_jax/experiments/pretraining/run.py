@@ -18,7 +18,7 @@ from welfare_jax.models import decoder, hf, hf_save, stops
 from welfare_jax.models.spec import small
 from welfare_jax.settings import RENTING, typed
 from welfare_jax.sft import corpus, probe
-from welfare_jax.train import checkpoints, record, state, step
+from welfare_jax.train import checkpoints, state, step, training
 from welfare_jax.train.settings import Steps
 
 
@@ -160,7 +160,7 @@ def run(config, workdir) -> dict:
         return {"tokens_per_s": row["tokens"] / row["seconds"]} | (exam(now.trainable) if due else {})
 
     now = jax.device_put(now, places)
-    now = record.train(workdir, now, settings, cfg, advance, measure=measure, data=rows, label="pretraining")
+    now = training.train(workdir, now, settings, cfg, advance, measure=measure, data=rows, label="pretraining")
     params = state.join(jax.device_get(now.trainable), {})
     hf_save.save_hf(hf.LM(graphdef, params, spec, tokenizer, str(workdir / "none")), folder, config.saved)
     summary = summarise(config, workdir, now.trainable, time.perf_counter() - begin)

@@ -23,7 +23,7 @@ from welfare_jax.models import chat, decoder, hf
 from welfare_jax.models.interventions import scale_neurons
 from welfare_jax.settings import Mesh, Model, typed
 from welfare_jax.text import pieces, preferences
-from welfare_jax.train import fit, state, stats
+from welfare_jax.train import batch_trainer, state, stats
 from welfare_jax.train.settings import Supervised
 
 MIXED = "mixed"
@@ -71,7 +71,7 @@ def rewards(model, head, tokens, mask, iv=None, remat: bool = False):
 
 
 def make_loss(base: state.Adapted, remat: bool):
-    """-log sigmoid(r_chosen - r_rejected), summed over the pairs, in the form of `fit.make_update`."""
+    """-log sigmoid(r_chosen - r_rejected), summed over the pairs, in the form of `batch_trainer.make_update`."""
 
     def loss(trainable, frozen, part: Pairs):
         model = decoder.bind(base.graphdef, base.join(trainable, frozen))
@@ -89,12 +89,12 @@ def _right(margin):
     return (jnp.sign(margin) + 1) / 2
 
 
-class Lab:
+class Models:
     """The base with its head, the pairs of every objective, and the compiled programs that look at models."""
 
     def __init__(self, config):
         cfg, self.config, self.cfg = config.pairs, config, typed(Supervised, config, "train")
-        base = fit.load(typed(Model, config, "model"), typed(Mesh, config, "mesh"), self.cfg, config.seed)
+        base = batch_trainer.load(typed(Model, config, "model"), typed(Mesh, config, "mesh"), self.cfg, config.seed)
         head = state.placed(state.value_head(base.lm.spec.width), base.mesh)
         self.base = dataclasses.replace(base, initial=base.initial | head)
         self.sources = {_name(s): s for s in (cfg.a, cfg.b)}
@@ -130,12 +130,12 @@ class Lab:
 
     @functools.cached_property
     def trainer(self):
-        return fit.Trainer(self.base, make_loss(self.base, self.cfg.remat), self.cfg)
+        return batch_trainer.BatchTrainer(self.base, make_loss(self.base, self.cfg.remat), self.cfg)
 
     def trained(self, workdir, name: str) -> dict:
         """The parameters of one of `names`, trained as far as they are not yet."""
         cfg, pairs = self.config, self.train[name]
-        order = fit.shuffled(len(pairs.chosen), cfg.seed, cfg.train.batch)
+        order = batch_trainer.shuffled(len(pairs.chosen), cfg.seed, cfg.train.batch)
         settings = {k: v for k, v in cfg.to_dict().items() if k in ("seed", "model", "mesh", "pairs", "train")}
         batch = lambda i: jax.tree.map(lambda a: a[order[i]], pairs)
         return self.trainer(pathlib.Path(workdir) / name, settings | {"learns": name}, pairs, batch, name)
@@ -184,7 +184,7 @@ class Lab:
     def _parts(self, pairs: Pairs, count: int | None = None):
         """(a batch of the first `count` pairs, how many of it count)."""
         mesh, count = self.base.mesh, min(count or len(pairs.chosen), len(pairs.chosen))
-        for rows, n in fit.parts(count, self.config.neurons.batch, mesh):
+        for rows, n in batch_trainer.parts(count, self.config.neurons.batch, mesh):
             yield jax.device_put(jax.tree.map(lambda a, rows=rows: a[rows], pairs), mesh_lib.rows(mesh)), n
 
 
@@ -192,11 +192,11 @@ def _name(source: str) -> str:
     return source if source in preferences.OBJECTIVES else pathlib.Path(source).stem
 
 
-def accuracies(lab: Lab, model: str, trainable) -> list[dict]:
+def accuracies(models: Models, model: str, trainable) -> list[dict]:
     """Accuracy of a model on every objective: all held-out pairs, those that conflict, and the rest."""
     out = []
-    for objective in lab.sources:
-        right, conflict = lab.right(trainable, objective), lab.conflict[objective]
+    for objective in models.sources:
+        right, conflict = models.right(trainable, objective), models.conflict[objective]
         for pairs, rows in (("all", conflict | ~conflict), ("conflict", conflict), ("rest", ~conflict)):
             if rows.any() and (pairs == "all" or conflict.any()):
                 out.append({"model": model, "objective": objective, "pairs": pairs} | stats.share(right[rows]))
@@ -216,7 +216,7 @@ def sets(scores, percent: float, draws: int, seed: int) -> dict:
     return out
 
 
-def ablations(lab: Lab, model: str, trainable, scores, settings, seed: int) -> list[dict]:
+def ablations(models: Models, model: str, trainable, scores, settings, seed: int) -> list[dict]:
     """Accuracy of a model with sets of neurons silenced, beside its accuracy with none: a row each.
 
     scores: {model: {score: [L, F]}}. At `settings.percent` all sets of `sets`; at the percentages of `settings.sweep`
@@ -224,17 +224,17 @@ def ablations(lab: Lab, model: str, trainable, scores, settings, seed: int) -> l
     """
     plan = []
     for kind in neurons.SCORES:
-        at = sets([scores[name][kind] for name in lab.sources], settings.percent, settings.random, seed)
+        at = sets([scores[name][kind] for name in models.sources], settings.percent, settings.random, seed)
         plan += [(kind, settings.percent, name, draw, chosen) for (name, draw), chosen in at.items()]
         for percent in settings.sweep:
             plan.append((kind, percent, "own", -1, neurons.top(scores[model][kind], percent, seed)))
     for percent in settings.sweep:
         own = neurons.top(scores[model]["change"], percent, seed)
         plan += [("none", percent, "random", k, neurons.random(own, seed + k)) for k in range(settings.random)]
-    before, out = {objective: lab.right(trainable, objective) for objective in lab.sources}, []
+    before, out = {objective: models.right(trainable, objective) for objective in models.sources}, []
     for kind, percent, name, draw, chosen in tqdm(plan, desc=f"ablations of {model}", unit="set"):
-        for objective in lab.sources:
-            right = lab.right(trainable, objective, chosen)
+        for objective in models.sources:
+            right = models.right(trainable, objective, chosen)
             change = stats.interval(right - before[objective])
             out.append({
                 "model": model, "score": kind, "percent": percent, "set": name, "draw": draw,
@@ -244,13 +244,13 @@ def ablations(lab: Lab, model: str, trainable, scores, settings, seed: int) -> l
     return out
 
 
-def overlaps(lab: Lab, scores, settings, seed: int) -> list[dict]:
+def overlaps(models: Models, scores, settings, seed: int) -> list[dict]:
     """Jaccard overlap of every two models' top neurons, at every percentage and score."""
     out = []
-    pairs = [(a, b) for i, a in enumerate(lab.names) for b in lab.names[i + 1 :]]
+    pairs = [(a, b) for i, a in enumerate(models.names) for b in models.names[i + 1 :]]
     for kind in neurons.SCORES:
         for percent in sorted({settings.percent, *settings.sweep}):
-            own = {name: neurons.top(scores[name][kind], percent, seed) for name in lab.names}
+            own = {name: neurons.top(scores[name][kind], percent, seed) for name in models.names}
             for a, b in pairs:
                 ties = max(neurons.tied(scores[name][kind], own[name]) for name in (a, b))
                 row = {"a": a, "b": b, "score": kind, "percent": percent, "neurons": int(own[a].sum()), "tied": ties}
@@ -271,23 +271,24 @@ def run(config, workdir) -> dict:
     """Train the three models, measure, and leave `analysis.json` and `summary.json`. Returns the summary."""
     check(config)
     workdir, begin = pathlib.Path(workdir), time.perf_counter()
-    lab, scores, accuracy, ablation = Lab(config), {}, [], []
-    for name in lab.names:  # one model is held at a time: what has trained is read back below
-        trainable = lab.trained(workdir, name)
+    models, scores, accuracy, ablation = Models(config), {}, [], []
+    for name in models.names:  # one model is held at a time: what has trained is read back below
+        trainable = models.trained(workdir, name)
         # A model's own neurons: on the pairs that it learnt from, or on those of both objectives.
-        found = [lab.scores(trainable, o) for o in ([name] if name in lab.sources else lab.sources)]
+        found = [models.scores(trainable, o) for o in ([name] if name in models.sources else models.sources)]
         scores[name] = {kind: np.mean([f[kind] for f in found], 0) for kind in neurons.SCORES}
     runtime.write_json(workdir / "config.json", config.to_dict())
-    fit.join_metrics(workdir, lab.names)
+    batch_trainer.join_metrics(workdir, models.names)
     seconds = {"train": round(time.perf_counter() - begin, 2)}
-    for name in lab.names:
-        trainable = lab.trained(workdir, name)
-        accuracy += accuracies(lab, name, trainable)
-        ablation += ablations(lab, name, trainable, scores, config.neurons, config.seed)
+    for name in models.names:
+        trainable = models.trained(workdir, name)
+        accuracy += accuracies(models, name, trainable)
+        ablation += ablations(models, name, trainable, scores, config.neurons, config.seed)
     analysis = {
-        "objectives": list(lab.sources), "models": lab.names, "layers": lab.shape[0], "neurons": lab.shape[1],
+        "objectives": list(models.sources), "models": models.names,
+        "layers": models.shape[0], "neurons": models.shape[1],
         "percent": config.neurons.percent, "accuracy": accuracy, "ablation": ablation,
-        "overlap": overlaps(lab, scores, config.neurons, config.seed),
+        "overlap": overlaps(models, scores, config.neurons, config.seed),
     }  # fmt: skip
     runtime.write_json(workdir / "analysis.json", analysis)
     seconds["analysis"] = round(time.perf_counter() - begin - seconds["train"], 2)

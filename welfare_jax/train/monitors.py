@@ -21,7 +21,7 @@ from welfare_jax.train import checkpoints
 WINDOW = 20  # steps that a loss is compared with
 
 
-class Guard:
+class SpikeGuard:
     """Stops a run whose loss is no number, or leaps, before anything of that step is saved."""
 
     def __init__(self, spike: float, rows):
@@ -45,7 +45,7 @@ class Guard:
         self.past.append(loss)
 
 
-class Best:
+class BestParameters:
     """The parameters with the highest reward on held-out mazes, under `workdir/best/<step>/`."""
 
     def __init__(self, workdir, rows):
@@ -69,7 +69,7 @@ class Best:
         self.saved.close()
 
 
-class Board:
+class TensorBoard:
     """TensorBoard beside `metrics.jsonl`: numbers as they are, a list as one curve a layer and their mean.
 
     Written by the thread that trains: tensorboardX's own would block it for ever once the disk is full.
@@ -97,7 +97,7 @@ class Board:
         self.writer.close()
 
 
-class Wandb:
+class WeightsAndBiases:
     """The same numbers for Weights & Biases, where the environment has `WANDB_MODE` or `WANDB_API_KEY`.
 
     A folder is one run there, by the name in its `wandb_id`: what was stopped goes on in the same place, also where
@@ -156,7 +156,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ONCE_MORE = b"\nending once this step is saved; Ctrl-C again ends at once\n"
 
 
-class Notice:
+class PreemptionNotice:
     """Whether the run was asked to end: by SIGTERM, by Ctrl-C (then it is `by_hand`), or by the platform's notice that
     the machine is to be taken away. A second Ctrl-C is what it always is.
 

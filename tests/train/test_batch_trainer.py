@@ -11,7 +11,7 @@ import pytest
 from welfare_jax import config, mesh
 from welfare_jax.errors import InputError
 from welfare_jax.settings import typed
-from welfare_jax.train import checkpoints, fit, state
+from welfare_jax.train import batch_trainer, checkpoints, state
 from welfare_jax.train.settings import Supervised
 
 X = np.random.default_rng(0).normal(size=(48, 3)).astype("f4")
@@ -40,8 +40,8 @@ def batches(order):
 
 
 def test_steps_by_hand(tmp_path):
-    cfg, order = settings(), fit.shuffled(48, 0, 16)
-    found = fit.Trainer(base(), loss, cfg)(tmp_path, {"a": 1}, (X, Y), batches(order))
+    cfg, order = settings(), batch_trainer.shuffled(48, 0, 16)
+    found = batch_trainer.BatchTrainer(base(), loss, cfg)(tmp_path, {"a": 1}, (X, Y), batches(order))
     w, b = np.zeros(3), 0.0
     for i, row in enumerate(checkpoints.read_metrics(tmp_path / "metrics.jsonl")):
         x, y = X[order[i]].astype(float), Y[order[i]].astype(float)
@@ -53,12 +53,12 @@ def test_steps_by_hand(tmp_path):
 
 
 def test_every_epoch_sees_every_example_once():
-    order = fit.shuffled(48, 3, 16)
+    order = batch_trainer.shuffled(48, 3, 16)
     epochs = [np.sort(np.concatenate([order[3 * e + i] for i in range(3)])) for e in range(3)]
     assert all((e == np.arange(48)).all() for e in epochs)
-    assert (order[0] != order[3]).any() and (order[0] == fit.shuffled(48, 3, 16)[0]).all()
+    assert (order[0] != order[3]).any() and (order[0] == batch_trainer.shuffled(48, 3, 16)[0]).all()
     with pytest.raises(InputError, match="train.batch=8: more than the 5"):
-        fit.shuffled(5, 0, 8)
+        batch_trainer.shuffled(5, 0, 8)
 
 
 def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
@@ -67,8 +67,8 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
             {k: v for k, v in r.items() if k != "seconds"} for r in checkpoints.read_metrics(folder / "metrics.jsonl")
         ]
 
-    cfg, order = settings(optimizer="adamw"), fit.shuffled(48, 0, 16)
-    trainer = fit.Trainer(base(), loss, cfg)
+    cfg, order = settings(optimizer="adamw"), batch_trainer.shuffled(48, 0, 16)
+    trainer = batch_trainer.BatchTrainer(base(), loss, cfg)
     whole = trainer(tmp_path / "whole", {"a": 1}, (X, Y), batches(order))
 
     def stops(i):
@@ -89,11 +89,11 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(tmp_path):
         trainer(tmp_path / "cut", {"a": 1}, (X, Y + 1), batches(order))
     other = dataclasses.replace(base(), lm=SimpleNamespace(params={"w": jnp.ones(3)}))
     with pytest.raises(InputError, match=r"content\.weights="):
-        fit.Trainer(other, loss, cfg)(tmp_path / "cut", {"a": 1}, (X, Y), batches(order))
+        batch_trainer.BatchTrainer(other, loss, cfg)(tmp_path / "cut", {"a": 1}, (X, Y), batches(order))
     assert before == {p: p.read_bytes() for p in (tmp_path / "cut").rglob("*") if p.is_file()}
     end = trainer(tmp_path / "cut", {"a": 1}, (X, Y), None)  # finished: nothing is asked for
     assert all((whole[k] == end[k]).all() for k in whole)
-    fit.join_metrics(tmp_path, ["whole", "cut"])
+    batch_trainer.join_metrics(tmp_path, ["whole", "cut"])
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == list(range(12)) and [r["run_step"] for r in rows] == [*range(6)] * 2
     assert rows[7]["run"] == "cut" and rows[7]["loss"] == rows[1]["loss"]

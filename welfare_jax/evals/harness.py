@@ -1,6 +1,6 @@
 """What an evaluation works with: rows over all cells, answers and read-outs that resume, verdicts by item.
 
-An evaluation is one file with one value, an `Evaluation` around its function `(lab, config) -> rows`. The function
+An evaluation is one file with one value, an `Evaluation` around its function `(harness, config) -> rows`. The function
 says what is asked, of which cells, and how a reply becomes a number; batching, streaming to disk and judging are here.
 """
 
@@ -18,7 +18,7 @@ from welfare_jax.interp import vectors
 
 
 @dataclasses.dataclass(eq=False)
-class Lab:
+class Harness:
     cells: list[cells.Cell]
     device: object  # `cells.Device`, or a script with its methods
     judge: judging.Judge
@@ -178,7 +178,7 @@ class Lab:
         steered = self._vector(cell.vector, cell.layer) if cell.vector else None
         return journal.key(evaluation, self.identity[cell.model], list(cell), steered, *rest)
 
-    @functools.cache  # noqa: B019 - a lab lives as long as its run
+    @functools.cache  # noqa: B019 - a harness lives as long as its run
     def _vector(self, name, layer) -> str:
         return vectors.data_hash(self.bank.directions[name].values[layer]) + self.bank.hook
 

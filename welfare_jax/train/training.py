@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from welfare_jax import hosts, runtime
 from welfare_jax.errors import Unfinished
-from welfare_jax.train import checkpoints, watch
+from welfare_jax.train import checkpoints, monitors
 from welfare_jax.train.settings import Steps
 
 LOSS = {"loss": ("loss", 3)}
@@ -28,13 +28,13 @@ def train(
     steps. data: a pipeline with `get_state` and `set_state`. best: keep the parameters with the highest eval_reward.
     shown: {name on the progress bar: (metric, digits)}.
 
-    Where the run is asked to end (`watch.Notice`), what is done is saved after the step under way, and `Unfinished`
-    raised, or `KeyboardInterrupt` after a Ctrl-C. Raises `InputError` where a loss is no number or leaps and, before
-    anything is written, where the folder holds a run under other settings.
+    Where the run is asked to end (`monitors.PreemptionNotice`), what is done is saved after the step under way, and
+    `Unfinished` raised, or `KeyboardInterrupt` after a Ctrl-C. Raises `InputError` where a loss is no number or leaps
+    and, before anything is written, where the folder holds a run under other settings.
     """
     folder, first = pathlib.Path(folder), now
     with contextlib.ExitStack() as stack:
-        notice = stack.enter_context(watch.Notice())
+        notice = stack.enter_context(monitors.PreemptionNotice())
         saved = stack.enter_context(checkpoints.Checkpoints(folder, cfg.keep))
         done, now, position = saved.restore(now, settings)
         if done:  # what the caller holds is not to take memory beside what was read
@@ -43,10 +43,10 @@ def train(
             data.set_state(position)
         runtime.write_json(folder / "config.json", settings)
         log = stack.enter_context(checkpoints.MetricsLog(folder / "metrics.jsonl", done))
-        board = stack.enter_context(contextlib.closing(watch.Board(folder / "tensorboard", done)))
-        online = stack.enter_context(contextlib.closing(watch.Wandb(folder, settings)))
-        guard = watch.Guard(cfg.spike, log.before)
-        kept = stack.enter_context(watch.Best(folder, log.before)) if best else None
+        board = stack.enter_context(contextlib.closing(monitors.TensorBoard(folder / "tensorboard", done)))
+        online = stack.enter_context(contextlib.closing(monitors.WeightsAndBiases(folder, settings)))
+        guard = monitors.SpikeGuard(cfg.spike, log.before)
+        kept = stack.enter_context(monitors.BestParameters(folder, log.before)) if best else None
 
         def save():
             saved.save(done, now, settings, data.get_state() if data is not None else None)

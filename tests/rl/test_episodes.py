@@ -10,7 +10,7 @@ import pytest
 
 from welfare_jax.envs import levels, maze
 from welfare_jax.report import replay
-from welfare_jax.rl import record, rollout
+from welfare_jax.rl import episodes, rollout
 from welfare_jax.text import pieces as text
 from welfare_jax.text.wording import Wording
 
@@ -31,7 +31,7 @@ def test_a_recorded_episode(played):
     """JSON holds it, the window is the maze, and where one turn ends the next begins."""
     states, out = played
     for row in range(4):
-        e = json.loads(json.dumps(record.episode(out, states.grid[row], WORDING, row=row, title="any")))
+        e = json.loads(json.dumps(episodes.episode(out, states.grid[row], WORDING, row=row, title="any")))
         level = levels.parse("\n".join(e["window"]["rows"]).replace(".", "@", 1))
         assert (np.asarray(level.grid) == states.grid[row]).all() and e["start"] == [states.x[row], states.y[row]]
         for turn, after in zip(e["turns"], e["turns"][1:]):
@@ -56,7 +56,7 @@ def test_what_melts_in_the_replay_is_what_melted(melt):
     fields = [np.stack(a, 1) for a in zip(*jax.device_get(out))]
     played = rollout.Trajectory(*np.zeros((3, 4, 1)), *fields)
     for row in range(4):
-        e = record.episode(played, states.grid[row], WORDING, row=row, melt=melt)
+        e = episodes.episode(played, states.grid[row], WORDING, row=row, melt=melt)
         end = replay.frames(e)[-1]
         want = np.asarray(maze.tiles(jax.tree.map(lambda a, row=row: a[row], now), params))
         assert [line.replace("x", "#") for line in end["rows"]] == ["".join(levels.SIGNS[t] for t in r) for r in want]
@@ -66,7 +66,7 @@ def test_what_melts_in_the_replay_is_what_melted(melt):
 def test_in_a_terminal(played):
     """Every turn with its message, its answer in the words of the wording, and the sum at the end."""
     states, out = played
-    e = record.episode(out, states.grid[0], WORDING, title="any")
+    e = episodes.episode(out, states.grid[0], WORDING, title="any")
     shown = replay.transcript(e)
     assert shown.count("@ player") == PARAMS.turns + 1 and shown.isascii() is False
     for turn in e["turns"]:
@@ -76,13 +76,13 @@ def test_in_a_terminal(played):
 
 def test_as_a_page_and_from_the_command_line(played, tmp_path, capsys):
     states, out = played
-    episodes = [record.episode(out, states.grid[i], WORDING, row=i, title=f"row {i}") for i in range(2)]
-    (tmp_path / "analysis.json").write_text(json.dumps({"episodes": episodes}))
+    shown = [episodes.episode(out, states.grid[i], WORDING, row=i, title=f"row {i}") for i in range(2)]
+    (tmp_path / "analysis.json").write_text(json.dumps({"episodes": shown}))
     assert replay.main([str(tmp_path), "--episode", "1"]) == 0
-    assert capsys.readouterr().out.rstrip() == replay.transcript(episodes[1]).rstrip()
+    assert capsys.readouterr().out.rstrip() == replay.transcript(shown[1]).rstrip()
     page = tmp_path / "page.html"
     assert replay.main([str(tmp_path), "--episode", "1", "--html", str(page)]) == 0
-    assert page.read_text() == replay.page(episodes[1]) and "<title>row 1</title>" in page.read_text()
+    assert page.read_text() == replay.page(shown[1]) and "<title>row 1</title>" in page.read_text()
     for bad in (["--episode", "2"], ["--episode", "-1"]):
         assert replay.main([str(tmp_path), *bad]) == 2
     assert replay.main([str(tmp_path / "nowhere")]) == 2

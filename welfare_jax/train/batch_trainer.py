@@ -16,7 +16,7 @@ from welfare_jax.interp import vectors
 from welfare_jax.models import hf
 from welfare_jax.rl import objectives
 from welfare_jax.settings import Mesh, Model
-from welfare_jax.train import checkpoints, record, state, step
+from welfare_jax.train import checkpoints, state, step, training
 from welfare_jax.train.settings import Optimisation, Supervised
 
 
@@ -50,7 +50,7 @@ def make_update(loss, tx, cfg: Optimisation):
     return update
 
 
-class Trainer:
+class BatchTrainer:
     """`trainer(folder, settings, batch)` trains from the base's parameters, or goes on, or only reads the end.
 
     Runs of one trainer share one compiled update.
@@ -78,7 +78,7 @@ class Trainer:
             now, metrics = self.update(now, self.base.frozen, jax.device_put(batch(i), mesh_lib.rows(self.base.mesh)))
             return now, step.values(metrics)
 
-        return record.train(folder, now, settings, self.cfg, advance, label=label).trainable
+        return training.train(folder, now, settings, self.cfg, advance, label=label).trainable
 
 
 def shuffled(count: int, seed: int, batch: int):
