@@ -99,7 +99,9 @@ def shares(b: Bench, seconds: float) -> dict:
             k_maze, k_play = jax.random.split(jax.random.fold_in(b.key, i))
             states = r.group_states(k_maze, b.args.groups, b.args.group_size, b.maze)
             keys = jax.random.split(k_play, b.episodes)
-            return r.play(r.uniform(), None, table, b.pieces.size, widths, b.maze, states, keys, 0.7)
+            return r.play(
+                r.uniform(), None, table, b.pieces.size, widths, b.maze, states=states, keys=keys, temperature=0.7
+            )
 
         return b.time(program)[0]
 

@@ -172,5 +172,5 @@ def attend_causal(q, k, v, qpos, kpos, window, scale, cap=0.0, sinks=None, max_b
     for a, b in zip([0, *ends[:-1]], ends, strict=True):
         stretches = [(0, a), (a, b)] if a else [(a, b)]
         parts = (*older, *((k[:, :, i:j], v[:, :, i:j], kpos[:, i:j]) for i, j in stretches))
-        outs.append(attend(q[:, :, a:b], parts, qpos[:, a:b], window, scale, cap, sinks, filled=True))
+        outs.append(attend(q[:, :, a:b], parts, qpos[:, a:b], window, scale, cap=cap, sinks=sinks, filled=True))
     return jnp.concatenate(outs, axis=2)

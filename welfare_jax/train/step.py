@@ -79,9 +79,11 @@ def make_collect(
         common = 1 if interventions.per_row(iv) else alike
 
         def play(some):
+            states, keys = some
             return rollout.play(
-                policy, None, table, pieces.size, widths, params, *some, temperature, alike=common, rules=rules
-            )
+                policy, None, table, pieces.size, widths, params, states=states, keys=keys, temperature=temperature,
+                alike=common, rules=rules,
+            )  # fmt: skip
 
         parts = cut(devices.mine((states, keys)), at_once, dealt)
         if spread:
