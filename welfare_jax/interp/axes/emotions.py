@@ -6,7 +6,9 @@ E emotions, L layers, D width.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
+from welfare_jax import hosts
 from welfare_jax.interp import extract, geometry
 from welfare_jax.interp.axes import texts
 from welfare_jax.models import chat, generate, stops
@@ -28,7 +30,8 @@ def stories(
     tokens, mask = chat.encode(tokenizer, prompts, template)
     stop, (_, end) = stops.stop_ids(tokenizer, template), pieces.around_answers(template or {})
     ends, rows = stops.stop_strings(tokenizer, end) if end else None, []
-    for i, start in enumerate(range(0, len(cells), batch)):
+    starts = range(0, len(cells), batch)
+    for i, start in enumerate(tqdm(starts, "stories", unit="batch", leave=False, disable=not hosts.first())):
         index = np.minimum(np.arange(start, start + batch), len(cells) - 1)  # one shape, one compilation
         new, kept = jax.device_get(generate.generate(
             graphdef, params, tokens[index], mask[index], jax.random.fold_in(key, i), max_new_tokens=max_new_tokens,
