@@ -115,7 +115,7 @@ def test_imitation_improves_the_reward_and_takes_the_gold(name, shared, plans):
 
 
 def test_every_algorithm_has_a_tiny_twin():
-    found = {settings(name).train.algorithm for name in CONFIGS["VARIANTS"]}
+    found = {CONFIGS["get_config"](name).train.algorithm for name in CONFIGS["VARIANTS"]}
     assert found == set(loop.ALGORITHMS)
 
 
