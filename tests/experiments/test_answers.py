@@ -8,6 +8,7 @@ import pytest
 from fakes import OUTCOME, fake_run
 
 from welfare_jax.experiments import EXPERIMENTS, report
+from welfare_jax.experiments.axis import answer as axis_answer
 from welfare_jax.report import answer, data, tables
 
 
@@ -57,6 +58,16 @@ def test_the_main_job(training, says, verdict, seeds, tmp_path):
     assert found[0].startswith(f"Reward per episode went from {ends[0]} to {ends[1]}; {says}") and found[1] == verdict
     low = "\u22121.10" if training else "\u22121.20"
     assert f"(95\N{NO-BREAK SPACE}% {low} to" in found[2] and found[3] == seeds
+
+
+def test_the_picture_shows_every_arm():
+    """Each change once, and the difference of runs and shams with its interval."""
+    apart = [0.1, 0.2, 0.3]
+    _, right = axis_answer.both(None, None, None, TRAINING | {"shuffled": {"sham_changes": apart}}).axes
+    names = [label.get_text() for label in right.get_xticklabels()]
+    assert names == ["3\nruns", "2\nshams", "3\nshuffled", "runs less\nshams"]
+    arms = [line.get_ydata().tolist() for line in right.lines[:3]]
+    assert arms == [TRAINING["changes"], TRAINING["sham_changes"], apart]
 
 
 def test_the_analysis_alone_is_complete_without_metrics(tmp_path):

@@ -344,12 +344,12 @@ def test_the_guides_table_agrees_with_the_plan(main_run):
 
 
 @pytest.mark.slow
-def test_the_whole_table_agrees_with_the_plan():
+@pytest.mark.parametrize("column", range(6))
+def test_the_whole_table_agrees_with_the_plan(column):
     made, rows = documented()
-    lines = made["table"]()
-    assert {line.split(" | ")[0].strip("| "): line for line in lines[2:]} == {
-        machine: f"| {' | '.join((machine, *row))} |" for machine, row in rows.items()
-    }
+    assert len(made["MODELS"]) == 6
+    lines = made["table"](made["MODELS"][column : column + 1])
+    assert lines[2:] == [f"| {machine} | {row[column]} |" for machine, row in rows.items()]
 
 
 @pytest.mark.parametrize("name", ["google/gemma-3-27b-it", "Qwen/Qwen3-32B", "openai/gpt-oss-120b"])

@@ -26,6 +26,10 @@ class Chip(NamedTuple):
     kind: tuple[str, ...]  # how `jax.Device.device_kind` begins
     cores: int = 1  # what a TPU's name counts: v5p-16 are 16 cores, 8 chips
 
+    @property
+    def tpu(self) -> bool:
+        return self.kind[0].startswith("TPU")
+
 
 CHIPS = {
     "v4": Chip(275e12, 32e9, 1228e9, ("TPU v4",), 2),

@@ -194,12 +194,11 @@ def make(job: Job, topology: str, known: Source) -> Plan:
     passes = cfg.epochs * -(-examples // cfg.micro_batch) * (2 + cfg.remat)
     read = (parts * (job.maze.turns * weights + several * cache * job.maze.turns / 2), passes * weights)
     flops = (several * collect.flops, several * learn.flops)
-    # XLA:TPU makes room for the cache twice, on what grounds its text does not say: docs/benchmarks.md has the sizes.
-    cached = cache * (2 if chip.kind[0].startswith("TPU") else 1)
+    played = collect.bytes + cache * chip.tpu  # XLA:TPU makes room for the cache twice (docs/benchmarks.md)
     seconds = tuple(max(f / chip.flops, b / chip.bandwidth) for f, b in zip(flops, read))
     return Plan(
-        tuple(mesh.shape.values()), chip.memory, *resident(known.spec, job, mesh), several * cached,
-        several * (collect.bytes + cached - cache), several * learn.bytes, flops, seconds,
+        tuple(mesh.shape.values()), chip.memory, *resident(known.spec, job, mesh), several * cache,
+        several * played, several * learn.bytes, flops, seconds,
     )  # fmt: skip
 
 
@@ -247,11 +246,12 @@ def describe(job: Job, name: str, plan: Plan) -> list[str]:
     """One plan in words."""
     cfg, at_once = job.train, job.train.rollout_batch or job.train.groups * job.train.group_size
     activations = "recomputing activations" if cfg.remat else "keeping activations"
+    cache = _gb(plan.cache) + " (held twice by XLA:TPU)" * devices.topology(name)[0].tpu
     rows = (
         (plan.weights, f"weights, {job.model.dtype}"),
         (plan.trained, "trained parameters and their copy from before training, float32"),
         (plan.optimiser, "optimiser"),
-        (plan.rollout, f"rollout: {_gb(plan.cache)} of cache for {at_once} episodes at once, its growth, activations"),
+        (plan.rollout, f"rollout: {cache} of cache for {at_once} episodes at once, its growth, activations"),
         (plan.update, f"update: gradients and activations of {cfg.micro_batch} episodes a pass, {activations}"),
         (plan.most, f"at most at once, of {_gb(plan.memory)}: {'fits' if plan.fits else 'does not fit'}"),
     )

@@ -51,7 +51,7 @@ def tables(job: Job, folder) -> text.Pieces:
 
 def build(job: Job) -> Setup:
     """Load the model, attach adapters, prove the pieces. Raises `InputError` before anything is written."""
-    organisms.jobs(job)
+    organisms.jobs(job)  # each organism's settings are checked as those of a run
     mesh = mesh_lib.make(job.mesh.data, job.mesh.fsdp, job.mesh.tensor)
     parallel.devices(job.parallel, mesh)
     folder = hf.resolve(job.model.path, revision=job.model.revision)

@@ -60,9 +60,8 @@ def measure(config, workdir) -> dict:
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
     harness = make(config, workdir, loaded, bank, mesh, tiles=words.tiles, template=template)
     axis = sources, loaded["untrained"], bank.hook, typed(AxesSettings, config, "axes"), template
-    harness.sentiment = functools.cache(
-        functools.partial(directions.sentiment, *axis)
-    )  # made where an evaluation asks for it
+    # Made where an evaluation asks for it, and once.
+    harness.sentiment = functools.cache(functools.partial(directions.sentiment, *axis))
     print(describe(harness, cfg), flush=True)
     runtime.write_json(workdir / "evals" / "config.json", config.to_dict())
     found = evaluate(harness, cfg)
