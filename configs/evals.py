@@ -64,7 +64,7 @@ def smollm2(config):
     """
     config.model.path = "models/smollm2"
     config.model.dtype = "float32"
-    config.extract.per_length = 2
+    config.extract.update(per_length=2, held_out=0.5)
     config.evals.names = UNJUDGED
     config.evals.alphas = (-4.0, 0.0, 4.0)
     config.evals.permuted = 20

@@ -7,7 +7,8 @@ import runpy
 import numpy as np
 import pytest
 
-from welfare_jax import config, experiments
+from welfare_jax import config, experiments, settings
+from welfare_jax.evals.settings import Evals
 from welfare_jax.experiments.amplification import run as amplification
 from welfare_jax.experiments.pretraining import run as pretraining
 from welfare_jax.models import hf
@@ -44,37 +45,23 @@ def load_config(name, *variant):
     return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](*variant)
 
 
-def variants(name):
-    found = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))
-    return [(name, variant) for variant in found["VARIANTS"]]
+def shipped():
+    """(file, variant) of every config that ships."""
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        found = runpy.run_path(str(path))
+        yield from ((path.stem, *variant) for variant in [(), *((v,) for v in found.get("VARIANTS", ()))])
 
 
-@pytest.mark.parametrize(
-    "config_file",
-    [
-        ("axes",),
-        ("tiny_grpo",),
-        ("tiny_grpo", "seeds"),
-        ("gemma_grpo",),
-        ("reward_model",),
-        ("reward_model", "paper"),
-        ("imitation",),
-        ("imitation", "full"),
-        *variants("paper"),
-        *variants("tiny"),
-        *variants("pretrain"),
-        *variants("smollm2"),
-        *variants("amplification"),
-    ],
-    ids=":".join,
-)
+@pytest.mark.parametrize("config_file", shipped(), ids=":".join)
 def test_configs_change_only_settings_that_exist(config_file):
     found = load_config(*config_file)
     assert found.job in experiments.EXPERIMENTS
-    if found.job == "rl":
+    if found.job in ("rl", "axes", "evals"):
         flat = lambda c: checkpoints.flatten(c.to_dict() | {"text": {**c.text, "template": None}}).keys()
-        assert flat(found) == flat(config.rl())
+        assert flat(found) == flat(config.rl()) | ({"run"} if found.job == "axes" else set())
         organisms.jobs(Job.of(found))
+    if found.job == "evals":
+        settings.typed(Evals, found, "evals")
     if found.job == "pretrain":
         pretraining.check(found)
         corpus.Mixture.of(found)

@@ -50,16 +50,17 @@ def measure(config, workdir) -> dict:
     """
     cfg, workdir = config.evals, pathlib.Path(workdir)
     ready(config)
+    job, steered, compared = Job.of(config), typed(Evals, config, "evals"), typed(AxesSettings, config, "axes")
     evaluations.confirm(config, workdir, work.opened(config.model)[0].spec.layers)
     mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     words, template = wording.of(config.text)
     trained = cfg.trained or (str(workdir) if (workdir / "checkpoints").is_dir() else "")
     sources = list(cfg.vectors) or [str(workdir) if (workdir / "vectors").is_dir() else "maze"]
     loaded = models.load(config.model.path, trained, config.model.dtype, mesh, config.model.revision)
-    bank = directions.build(sources, loaded, typed(Evals, config, "evals"), Job.of(config))
+    bank = directions.build(sources, loaded, steered, job)
     template = pieces.arguments(loaded["untrained"].tokenizer, words, template)
     harness = make(config, workdir, loaded, bank, mesh, tiles=words.tiles, template=template)
-    axis = sources, loaded["untrained"], bank.hook, typed(AxesSettings, config, "axes"), template
+    axis = sources, loaded["untrained"], bank.hook, compared, template
     # Made where an evaluation asks for it, and once.
     harness.sentiment = functools.cache(functools.partial(directions.sentiment, *axis))
     print(describe(harness, cfg), flush=True)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
+from welfare_jax import hosts
 from welfare_jax.errors import InputError
 from welfare_jax.interp import extract, geometry, null, reading
 from welfare_jax.interp.axes import assent, emotions, sentiment, success, texts
@@ -77,10 +79,17 @@ def load(
         topics = tuple(texts.spread(texts.lines(c.topics, "topics.txt"), c.topics_limit))
     for kind, samples in made.items() if spec else ():
         decoder.check_ids(spec, samples.tokens, f"axes: the {NAMED.get(kind, kind)}")
-    cut = lambda samples: extract.buckets(samples, c.batch, 1 if len(samples.tokens) < 500 else 4)
-    buckets = {kind: cut(samples) for kind, samples in made.items()}
+    buckets = {kind: extract.buckets(samples, c.batch, _widths(samples)) for kind, samples in made.items()}
     kinds = (name for name in Texts._fields if name not in ("words", "topics"))
     return Texts(**{kind: buckets.get(kind) for kind in kinds}, words=words, topics=topics)
+
+
+def _widths(samples) -> int:
+    """How many buckets samples are worth, each of which is compiled for itself: one for rows of about one length.
+
+    Reviews, filled up to the longest of them, would be more than double the work.
+    """
+    return 4 if samples.mask.size > 1.25 * samples.mask.sum() else 1
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "draws"))
@@ -121,11 +130,17 @@ def read(
         "sentiment, reviews": given.reviews, "sentiment, prompts": given.prompts,
         "success, accounts": given.accounts, "success, walks": given.walks,
     }  # fmt: skip
-    for name, data in differences.items():
-        if data:
-            both[name] = _difference(graphdef, params, data, draws)
+    programs = {
+        name: functools.partial(_difference, graphdef, params, data, draws)
+        for name, data in differences.items()
+        if data
+    }
     if given.assent:
-        both["valence-assent"] = _assent(graphdef, params, given.assent, assent.letters(tokenizer), draws)
+        programs["valence-assent"] = functools.partial(
+            _assent, graphdef, params, given.assent, assent.letters(tokenizer), draws
+        )
+    for name, program in tqdm(programs.items(), "axes", unit="axis", leave=False, disable=not hosts.first()):
+        both[name] = jax.device_get(program())  # each is waited for, or the next bar would stand still for all of them
     if given.words:
         words, vectors, facts, chance = _told(
             graphdef, params, given, tokenizer, config, key, template=template, draws=draws
