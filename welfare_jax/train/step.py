@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import jaxpr_as_fun
 
 from welfare_jax import mesh as mesh_lib
 from welfare_jax.envs import maze
@@ -203,10 +204,15 @@ def accumulate(loss, trainable, examples, size, devices=mesh_lib.ONE):
     each = devices.each(lambda part, own: grad(trainable, part, own))
     parts = cut(devices.mine(examples), size // devices.count, devices.rows)
 
-    def body(total, part):
-        return jax.tree_util.tree_map_with_path(_gather, total, each(part)), None
+    # Traced once, for the shapes of what is summed and for the sum: its trace is most of what starting a run takes.
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
+    traced, shapes = jax.make_jaxpr(each, return_shape=True)(first)
+    run = jaxpr_as_fun(traced)
 
-    shapes = jax.eval_shape(each, jax.tree.map(lambda a: a[0], parts))
+    def body(total, part):
+        found = jax.tree.unflatten(jax.tree.structure(shapes), run(*jax.tree.leaves(part)))
+        return jax.tree_util.tree_map_with_path(_gather, total, found), None
+
     total = jax.lax.scan(body, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), parts)[0]
 
     def whole(path, a):
