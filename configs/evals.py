@@ -59,8 +59,8 @@ def smollm2(config):
     the 60 controls', thirty beside each vector; from the twenty of permuted labels p = 0.048 can come. A cell reads 10
     prompts of 80 or 112 tokens (confidence), 10 of 48 or 64 (sentiment), 10 of 48 and after each 5 openings of 2
     tokens (refusal): some 2,000 tokens, 520,000 in all or, at 0.25 GFLOP each, 130 TFLOP: nine minutes on two cores
-    that do 250 GFLOP/s, a quarter of an hour on slower ones. Alone, it is one model, half of that, and 90 walks to make the vectors from. `evals.sample=1`
-    reads all 40 prompts.
+    that do 250 GFLOP/s, a quarter of an hour on slower ones. Alone, it is one model, half of that, and 90 walks to
+    make the vectors from. `evals.sample=1` reads all 40 prompts.
     """
     config.model.path = "models/smollm2"
     config.model.dtype = "float32"
