@@ -208,6 +208,24 @@ def test_all_axes_of_a_model(world, tiny_tokenizer):
     np.testing.assert_allclose(one.named["sentiment, reviews"], want, atol=1e-4)
 
 
+def test_reviews_of_many_lengths_are_not_filled_up_to_the_longest(world, tiny_tokenizer, tmp_path):
+    path, words = tmp_path / "reviews.csv", ("gold", "mold", "path")
+    rows = [(n % 2, " ".join(words[(n + i) % 3] for i in range(1 + n))) for n in range(32)]
+    path.write_text("Sentiment,Text\n" + "".join(f"{label},{text}\n" for label, text in rows))
+    cfg = settings(kinds="reviews", reviews=str(path), limit=32, max_tokens=512)
+    given = comparison.load(cfg, tiny_tokenizer)
+    samples = sentiment.reviews(tiny_tokenizer, str(path), 32, 512)
+    assert len(given.reviews) == 4 and sum(b.tokens.size for b in given.reviews) < 0.75 * samples.tokens.size
+    found = comparison.read(world.graphdef, full(world), given, tiny_tokenizer, cfg, jax.random.key(0), draws=3)
+    model = decoder.bind(world.graphdef, full(world))
+    act, labels = map(np.asarray, extract.collect(model, extract.buckets(samples, 32, 1)))
+    want = act[:, labels == 1].mean(1) - act[:, labels == 0].mean(1)
+    np.testing.assert_allclose(found.named["sentiment, reviews"], want, atol=1e-5)
+    alike = dataclasses.replace(cfg, reviews=str(tmp_path / "alike.csv"))
+    (tmp_path / "alike.csv").write_text("Sentiment,Text\n" + "".join(f"{n % 2},gold path\n" for n in range(32)))
+    assert len(comparison.load(alike, tiny_tokenizer).reviews) == 1
+
+
 def test_success_axes(world, tiny_tokenizer):
     """Means of successes less means of failures over texts whose tokens say which they are; asked for by name."""
     given = comparison.load(settings(kinds="success", limit=24), tiny_tokenizer, question="How did it go?")
